@@ -1,0 +1,129 @@
+//! Host memory behind tensors, and the one place where bytes become slices.
+//!
+//! An operation names its outputs and inputs ([`Access::new`]). That takes the device's lock, so no other operation
+//! or copy runs meanwhile, and checks that no output shares a byte with anything else; each output is then handed out
+//! once. These three facts are what makes the slices sound.
+
+use std::{
+    alloc::{Layout, alloc_zeroed, dealloc},
+    any::Any,
+    cell::Cell,
+    ptr::NonNull,
+    sync::{Mutex, MutexGuard},
+};
+
+use compute::{Buffer, F32, HostBytes, Kind, Tensor};
+
+/// Every allocation starts on a cache line.
+const ALIGN: usize = 64;
+
+/// A tensor's memory.
+pub(crate) enum HostBuffer {
+    /// Ours, zeroed; pages are touched when first written.
+    Owned(Owned),
+    /// Somebody else's, read only: a mapped file.
+    Shared(HostBytes),
+}
+
+impl Buffer for HostBuffer {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+pub(crate) struct Owned {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: plain bytes; who may touch them when is `Access`'s business.
+unsafe impl Send for Owned {}
+// SAFETY: as above.
+unsafe impl Sync for Owned {}
+
+impl Owned {
+    pub(crate) fn new(bytes: usize) -> Option<Owned> {
+        let layout = Layout::from_size_align(bytes.max(ALIGN), ALIGN).ok()?;
+        // SAFETY: the layout's size is not zero.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        Some(Owned { start, layout })
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+/// Plain numbers that any bytes make.
+pub(crate) trait Pod: Copy + 'static {}
+impl Pod for u8 {}
+impl Pod for f32 {}
+impl Pod for i32 {}
+
+/// The tensors of a running operation.
+pub(crate) struct Access<'a> {
+    outs: &'a [&'a Tensor],
+    ins: &'a [&'a Tensor],
+    taken: Cell<u32>,
+    _lock: MutexGuard<'a, ()>,
+}
+
+impl<'a> Access<'a> {
+    /// # Panics
+    /// If an output shares memory with another output or an input.
+    pub(crate) fn new(lock: &'a Mutex<()>, outs: &'a [&'a Tensor], ins: &'a [&'a Tensor]) -> Access<'a> {
+        for (i, out) in outs.iter().enumerate() {
+            let clash = outs[..i].iter().chain(ins).find(|t| t.overlaps(out));
+            assert!(clash.is_none(), "output {out:?} shares memory with {:?}", clash.expect("just seen"));
+        }
+        // A panic while an operation ran leaves numbers, not broken invariants.
+        let lock = lock.lock().unwrap_or_else(|e| e.into_inner());
+        Access { outs, ins, taken: Cell::new(0), _lock: lock }
+    }
+
+    /// The elements of output `i`; each output can be asked for once.
+    pub(crate) fn out<T: Pod>(&self, i: usize) -> &mut [T] {
+        assert_eq!(self.taken.replace(self.taken.get() | 1 << i) & 1 << i, 0, "output {i} taken twice");
+        let t = self.outs[i];
+        let HostBuffer::Owned(owned) = buffer(t) else { panic!("{t:?} is read only") };
+        check::<T>(t);
+        let range = t.byte_range();
+        assert!(range.end <= owned.layout.size());
+        // SAFETY: inside the allocation; elements are plain numbers and aligned (`check`); the module's three facts
+        // make it the only live reference.
+        unsafe {
+            std::slice::from_raw_parts_mut(owned.start.as_ptr().add(range.start).cast(), range.len() / size_of::<T>())
+        }
+    }
+
+    /// The elements of input `i`.
+    pub(crate) fn input<T: Pod>(&self, i: usize) -> &[T] {
+        let t = self.ins[i];
+        check::<T>(t);
+        let bytes = bytes(t);
+        assert_eq!(bytes.as_ptr() as usize % align_of::<T>(), 0, "{t:?} is aligned");
+        // SAFETY: aligned, plain numbers, and nobody writes while the device's lock is held.
+        unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) }
+    }
+}
+
+fn buffer(t: &Tensor) -> &HostBuffer {
+    t.buffer().as_any().downcast_ref().expect("a tensor of this device")
+}
+
+fn bytes(t: &Tensor) -> &[u8] {
+    match buffer(t) {
+        // SAFETY: inside the allocation; not written while the lock is held, see `Access::input`.
+        HostBuffer::Owned(o) => unsafe { &std::slice::from_raw_parts(o.start.as_ptr(), o.layout.size())[t.byte_range()] },
+        HostBuffer::Shared(s) => &(**s).as_ref()[t.byte_range()],
+    }
+}
+
+/// `T` is what the tensor holds: its numbers, or the bytes of packed rows.
+fn check<T: Pod>(t: &Tensor) {
+    let of = |name: &str| std::any::type_name::<T>() == name;
+    assert!(of("u8") || of("f32") && t.kind() == F32 || of("i32") && t.kind() == Kind::I32, "{t:?} as other numbers");
+}

@@ -1,0 +1,368 @@
+//! The chat encoding: a conversation becomes a prompt, and generated text becomes events.
+//!
+//! ```text
+//! [Message]  --Chat::render-->  [Part]  --tokenizer-->  token ids  --model-->  ...
+//! [Event]  <--Events::text, Events::marker--  tokenizer  <--  token ids  <--  ...
+//! ```
+//!
+//! A prompt is not a string. A [`Part::Marker`] becomes its one token; a [`Part::Text`] is tokenized with the added
+//! tokens switched off, so that no text, whoever wrote it, can become a marker: a user who types `<|im_end|>` has
+//! typed ten characters. The other way round, a marker that the model produced arrives through [`Events::marker`] and
+//! the same characters spelled by ordinary tokens arrive through [`Events::text`], where they mean nothing: a model
+//! may write about `</think>` without ending its thoughts.
+//!
+//! DeepSeek V4 has its own encoding in Rust, [`DeepSeekV4`]; every other family uses the template that its file
+//! carries, [`Template`]. Tool declarations, calls and results are not encoded yet.
+
+pub use crate::deepseek_v4::chat::{DeepSeekV4, Release};
+pub use crate::template::Template;
+
+/// Who speaks. A `developer` is a [`Role::System`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Instructions, first or between turns.
+    System,
+    /// The person, or the program, that asks.
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said.
+    pub text: String,
+    /// What an assistant thought before saying it; `None` when unknown.
+    pub reasoning: Option<String>,
+}
+
+impl Message {
+    /// A message without reasoning.
+    pub fn new(role: Role, text: impl Into<String>) -> Message {
+        Message { role, text: text.into(), reasoning: None }
+    }
+
+    /// Instructions.
+    pub fn system(text: impl Into<String>) -> Message {
+        Message::new(Role::System, text)
+    }
+
+    /// A question.
+    pub fn user(text: impl Into<String>) -> Message {
+        Message::new(Role::User, text)
+    }
+
+    /// An answer.
+    pub fn assistant(text: impl Into<String>) -> Message {
+        Message::new(Role::Assistant, text)
+    }
+
+    /// The same message, thought about like this.
+    pub fn with_reasoning(self, reasoning: impl Into<String>) -> Message {
+        Message { reasoning: Some(reasoning.into()), ..self }
+    }
+}
+
+/// How hard to think. What each word means to a model depends on its release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// Also what APIs call minimal.
+    Low,
+    /// Also what APIs call medium or xhigh.
+    High,
+    /// As hard as it can.
+    Max,
+}
+
+impl Effort {
+    /// `low`, `high` or `max`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Effort::Low => "low",
+            Effort::High => "high",
+            Effort::Max => "max",
+        }
+    }
+}
+
+/// Where a prompt ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum End {
+    /// With the markers that make the model answer.
+    #[default]
+    Answer,
+    /// Inside the last message, which is the assistant's: the model continues its text.
+    Continue,
+    /// After the last message: nothing is asked of the model.
+    Closed,
+}
+
+/// What a render depends on besides the messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChatOptions {
+    /// Let the model think before it answers, where [`Chat::can_think`].
+    pub thinking: bool,
+    /// How hard to think; `None` is the model's own default. Means nothing without `thinking`.
+    pub effort: Option<Effort>,
+    /// Where the prompt ends.
+    pub end: End,
+    /// Seconds since 1970 for templates that print the date; `None` leaves them the date they were written with. Fix
+    /// it per session: a prompt that changes at midnight is a prompt to prefill again.
+    pub now_s: Option<i64>,
+}
+
+/// One piece of a prompt. Neighbouring texts are always joined and never empty, so that one text tokenizes as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Becomes the one token with this text.
+    Marker(String),
+    /// Becomes ordinary tokens only, whatever it spells.
+    Text(String),
+}
+
+impl Part {
+    /// What it looks like.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Part::Marker(s) | Part::Text(s) => s,
+        }
+    }
+}
+
+/// What a piece of generated text means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// More of the reasoning.
+    Thinking(String),
+    /// More of the answer.
+    Text(String),
+}
+
+/// A family's way to write conversations and to read answers.
+pub trait Chat: Send + Sync {
+    /// The prompt for a conversation.
+    ///
+    /// # Errors
+    ///
+    /// [`ChatError::Refused`] and [`ChatError::NothingToContinue`] blame the conversation, all else the model file.
+    fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<Vec<Part>, ChatError>;
+
+    /// A reader for what the model generates after a prompt that was rendered with the same options.
+    fn stream(&self, options: &ChatOptions) -> Box<dyn Events>;
+
+    /// Whether the model may think before it answers.
+    fn can_think(&self) -> bool;
+
+    /// The markers that end an answer. The vocabulary may name further ones (`eot`, `eom`): take the union.
+    fn stop_markers(&self) -> Vec<String>;
+}
+
+/// Reads an answer while it is generated. What it has said so far never depends on how the text was cut.
+pub trait Events: Send {
+    /// The model wrote ordinary tokens that read `text`.
+    fn text(&mut self, text: &str) -> Vec<Event>;
+
+    /// The model wrote the one token `marker`, one of the added tokens of its vocabulary. The marker that ends the
+    /// answer is not reported.
+    fn marker(&mut self, marker: &str) -> Vec<Event>;
+
+    /// The model has ended, or was cut short: what was held back.
+    fn finish(&mut self) -> Vec<Event>;
+}
+
+/// Why a conversation has no prompt.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChatError {
+    /// There is nothing to render with.
+    #[error("the model file has no chat template")]
+    NoTemplate,
+    /// The template does not parse.
+    #[error("chat template, line {line}: {what}")]
+    Syntax {
+        /// Counted from 1.
+        line: usize,
+        /// The parser's words.
+        what: String,
+    },
+    /// The template does something that cannot be done.
+    #[error("chat template, line {line}: {what}")]
+    Fails {
+        /// Counted from 1.
+        line: usize,
+        /// The engine's words.
+        what: String,
+    },
+    /// The template will not write this conversation; it says why.
+    #[error("the chat template refuses this conversation: {0}")]
+    Refused(String),
+    /// The template wants more than any honest one needs.
+    #[error("the chat template is not accepted: it {0}")]
+    Greedy(String),
+    /// [`End::Continue`] after something else than the assistant's words.
+    #[error("nothing to continue: the last message is not the assistant's")]
+    NothingToContinue,
+    /// Every noncharacter of Unicode occurs in the conversation, so that none is left to guard it with.
+    #[error("the conversation contains all 66 noncharacters of Unicode")]
+    Noncharacters,
+}
+
+impl ChatError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            ChatError::NoTemplate => "this may be a base model: complete raw text, or take an instruction-tuned file",
+            ChatError::Syntax { .. } | ChatError::Fails { .. } | ChatError::Greedy(_) => {
+                "the template came with the model file: take the file from another source, or complete raw text"
+            }
+            ChatError::Refused(_) => "many models want the system message first, then user and assistant in turn",
+            ChatError::NothingToContinue => "end the conversation with the beginning of the answer",
+            ChatError::Noncharacters => "remove code points such as U+FDD0 and U+FFFF: they are not text",
+        }
+    }
+}
+
+/// The prompt as it would look on paper, for logs and tests.
+pub fn show(parts: &[Part]) -> String {
+    parts.iter().map(Part::as_str).collect()
+}
+
+/// Appends text, joined with what is before it.
+pub(crate) fn push_text(parts: &mut Vec<Part>, text: &str) {
+    match parts.last_mut() {
+        _ if text.is_empty() => {}
+        Some(Part::Text(last)) => last.push_str(text),
+        _ => parts.push(Part::Text(text.to_owned())),
+    }
+}
+
+pub(crate) const THINK: &str = "<think>";
+pub(crate) const THINK_END: &str = "</think>";
+
+/// Reads `reasoning</think>answer`, the form that all families with reasoning share so far.
+///
+/// Newlines around the reasoning and before the answer belong to the form, not to either. So newlines that may precede
+/// `</think>` are held back, as is a beginning of it where it may be spelled out, and nothing else.
+pub(crate) struct ThinkReader {
+    state: State,
+    held: String,
+    /// Still at the start of a section: newlines are dropped.
+    fresh: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing but white space or a part of `<think>` so far.
+    Opening,
+    /// Between the tags. Reasoning ends the way it began: `spelled` by ordinary tokens, or by the marker.
+    Thinking { spelled: bool },
+    Answering,
+}
+
+impl ThinkReader {
+    /// The prompt ends with `<think>`; `spelled` if by ordinary tokens.
+    pub(crate) fn thinking(spelled: bool) -> ThinkReader {
+        ThinkReader { state: State::Thinking { spelled }, held: String::new(), fresh: true }
+    }
+
+    /// The prompt ends with `</think>`.
+    pub(crate) fn answering() -> ThinkReader {
+        ThinkReader { state: State::Answering, held: String::new(), fresh: true }
+    }
+
+    /// The model opens a `<think>` itself, or does not.
+    pub(crate) fn opening() -> ThinkReader {
+        ThinkReader { state: State::Opening, held: String::new(), fresh: false }
+    }
+
+    /// The answer goes on in the middle: every character counts.
+    pub(crate) fn continuing() -> ThinkReader {
+        ThinkReader { state: State::Answering, held: String::new(), fresh: false }
+    }
+
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        self.held.clear();
+        self.fresh = true;
+    }
+
+    /// Emits `text` as part of the current section.
+    fn emit(&mut self, text: &str, events: &mut Vec<Event>) {
+        let text = if self.fresh { text.trim_start_matches('\n') } else { text };
+        if text.is_empty() {
+            return;
+        }
+        self.fresh = false;
+        events.push(match self.state {
+            State::Thinking { .. } => Event::Thinking(text.to_owned()),
+            State::Opening | State::Answering => Event::Text(text.to_owned()),
+        });
+    }
+
+    fn read(&mut self, text: &str, events: &mut Vec<Event>) {
+        let text = std::mem::take(&mut self.held) + text;
+        match self.state {
+            State::Opening => {
+                let begun = text.trim_start();
+                if let Some(rest) = begun.strip_prefix(THINK) {
+                    self.enter(State::Thinking { spelled: true });
+                    self.read(rest, events);
+                } else if THINK.starts_with(begun) {
+                    self.held = text;
+                } else {
+                    self.state = State::Answering;
+                    self.emit(&text, events);
+                }
+            }
+            State::Thinking { spelled } => {
+                if let Some((reasoning, answer)) = text.split_once(THINK_END).filter(|_| spelled) {
+                    self.emit(reasoning.trim_end_matches('\n'), events);
+                    self.enter(State::Answering);
+                    self.read(answer, events);
+                } else {
+                    let begun = if spelled { begun_at(&text, THINK_END) } else { text.len() };
+                    let kept = text[..begun].trim_end_matches('\n').len();
+                    self.emit(&text[..kept], events);
+                    text[kept..].clone_into(&mut self.held);
+                }
+            }
+            State::Answering => self.emit(&text, events),
+        }
+    }
+}
+
+impl Events for ThinkReader {
+    fn text(&mut self, text: &str) -> Vec<Event> {
+        let mut events = Vec::new();
+        self.read(text, &mut events);
+        events
+    }
+
+    fn marker(&mut self, marker: &str) -> Vec<Event> {
+        match (self.state, marker) {
+            (State::Opening, THINK) if self.held.trim_start().is_empty() => {
+                self.enter(State::Thinking { spelled: false });
+            }
+            (State::Thinking { spelled: false }, THINK_END) => self.enter(State::Answering),
+            // A stray end of reasoning says nothing.
+            (State::Answering, THINK_END) => {}
+            _ => return self.text(marker),
+        }
+        Vec::new()
+    }
+
+    fn finish(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        let held = std::mem::take(&mut self.held);
+        self.emit(&held, &mut events);
+        events
+    }
+}
+
+/// Where in `text` a last, incomplete `tag` may have begun; the end if nowhere.
+fn begun_at(text: &str, tag: &str) -> usize {
+    let from = text.len().saturating_sub(tag.len() - 1);
+    (from..text.len()).find(|&i| text.is_char_boundary(i) && tag.starts_with(&text[i..])).unwrap_or(text.len())
+}

@@ -75,7 +75,8 @@ fn push_spelled(bytes: &mut Vec<u8>, token: &str) {
 /// complete wait for the next id. What is not UTF-8 becomes U+FFFD. However the ids are cut into
 /// calls, the text is the same.
 ///
-/// Control tokens are hidden unless [`show_control`](Decoder::show_control) asks for them.
+/// Control tokens, and the unknown and unused ones, are hidden unless
+/// [`show_control`](Decoder::show_control) asks for them.
 pub struct Decoder {
     pieces: Arc<Pieces>,
     show_control: bool,

@@ -38,9 +38,9 @@ pub(crate) fn check_bytes(tokens: &[String], types: &[TokenType]) -> Result<(), 
 }
 
 /// Every way to make a piece out of two, best first: by the score of the result; between equals,
-/// the longer left half, then the longer right one. SentencePiece picks the leftmost of equals;
-/// this is the order of Hugging Face's conversion (`generate_merges`), which the
-/// `tokenizer.json` of the models carry.
+/// the longer left half, then the longer right one, as Hugging Face's conversion has it
+/// (`generate_merges`). SentencePiece picks the leftmost of equals; no text is known where that
+/// makes a difference.
 pub(crate) fn merges(
     pieces: &HashMap<&str, TokenId>,
     tokens: &[String],
@@ -75,7 +75,8 @@ pub(crate) fn merges(
     }
     // Stable, so that what is equal in all of this keeps the order of ids.
     found.sort_by(|a, b| {
-        let score = |x: &Half| scores[x.id as usize];
+        // The sum makes -0 into 0, which `total_cmp` would tell apart.
+        let score = |x: &Half| scores[x.id as usize] + 0.0;
         score(b)
             .total_cmp(&score(a))
             .then((b.left_chars, b.right_chars).cmp(&(a.left_chars, a.right_chars)))

@@ -1,11 +1,11 @@
 //! Text to ids and back.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use tokenizers::{
     Model as _, NormalizedString,
-    models::bpe::{BPE, BpeBuilder},
+    models::bpe::{self, BPE, BpeBuilder},
 };
 
 use crate::{
@@ -228,10 +228,19 @@ impl Tokenizer {
         self.0.chat_template.as_deref()
     }
 
-    /// About how much memory a byte-level tokenizer takes once built.
+    /// How much memory a tokenizer takes, rather more than less: texts in both directions, the
+    /// merges, and a cache of ten thousand words.
     pub fn memory_bytes(n_vocab: usize, n_merges: usize) -> usize {
-        // TODO measure
-        n_vocab * 160 + n_merges * 40
+        // Measured as resident size: 42 MB for 129,280 tokens and 127,741 merges; 66 MB for
+        // 248,320 and 247,587; 17 MB for 49,152 and 48,900.
+        300 * n_vocab + 40 * n_merges + (2 << 20)
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = f.debug_struct("Tokenizer");
+        f.field("n_vocab", &self.n_vocab()).finish_non_exhaustive()
     }
 }
 
@@ -329,13 +338,7 @@ impl<'a> Known<'a> {
     fn builder(&self, merges: Vec<(String, String)>) -> BpeBuilder {
         let pieces = self.pieces.iter().map(|(text, id)| (text.to_string(), *id));
         let bytes = self.bytes.iter().map(|(text, id)| (text.to_string(), *id));
-        // Collected in the library's own kind of map, whose type we need not name.
-        BPE::builder().vocab_and_merges(
-            bytes
-                .chain(pieces)
-                .collect::<tokenizers::models::bpe::Vocab>(),
-            merges,
-        )
+        BPE::builder().vocab_and_merges(bytes.chain(pieces).collect::<bpe::Vocab>(), merges)
     }
 }
 
@@ -420,7 +423,6 @@ const END_TEXTS: &[&str] = &[
     // Fill in the middle: padding, next repository, next file.
     "<|fim_pad|>",
     "<fim_pad>",
-    "<PAD>",
     "<|repo_name|>",
     "<repo_name>",
     "<|file_sep|>",

@@ -5,7 +5,7 @@ use crate::{Error, TokenId, error::shorten, pre};
 /// The algorithm, `tokenizer.ggml.model`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Model {
-    /// `gpt2`: byte-level BPE. Pieces are spelled in the [alphabet](crate::alphabet) of bytes.
+    /// `gpt2`: byte-level BPE. Pieces are spelled with one printable character per byte.
     Gpt2,
     /// `llama`: SentencePiece BPE. Scores rank the merges, U+2581 stands for a space, and bytes
     /// that no piece covers have tokens of their own.
@@ -170,5 +170,210 @@ impl Vocab {
             name: self.pre.clone(),
             known: pre::known(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Special, Tokenizer, alphabet};
+
+    /// Every byte, `ab`, and two marks: 256 to 258.
+    fn tiny() -> Vocab {
+        let marks = ["ab", "<s>", "<think>"];
+        let bytes = alphabet::CHARS.map(String::from);
+        Vocab {
+            model: Model::Gpt2,
+            pre: Some("gpt-2".into()),
+            tokens: bytes.into_iter().chain(marks.map(String::from)).collect(),
+            types: [vec![1; 257], vec![3, 4]].concat(),
+            scores: vec![],
+            merges: vec!["a b".into()],
+            special: SpecialIds {
+                bos: Some(257),
+                ..Default::default()
+            },
+            add_bos: None,
+            add_space_prefix: None,
+            chat_template: None,
+        }
+    }
+
+    fn tiny_llama() -> Vocab {
+        let bytes = (0..256).map(|b| format!("<0x{b:02X}>"));
+        let pieces = ["a", "b", "ab", "</s>"].map(String::from);
+        Vocab {
+            model: Model::Llama,
+            pre: None,
+            tokens: bytes.chain(pieces).collect(),
+            types: [vec![6; 256], vec![1, 1, 1, 3]].concat(),
+            scores: vec![0.0; 260],
+            merges: vec![],
+            add_bos: Some(false),
+            ..tiny()
+        }
+    }
+
+    fn check(change: impl FnOnce(&mut Vocab), message: &str) {
+        refused(tiny(), change, message);
+    }
+
+    fn check_llama(change: impl FnOnce(&mut Vocab), message: &str) {
+        refused(tiny_llama(), change, message);
+    }
+
+    fn refused(mut vocab: Vocab, change: impl FnOnce(&mut Vocab), message: &str) {
+        change(&mut vocab);
+        match Tokenizer::from_vocab(vocab) {
+            Ok(_) => panic!("accepted: {message}"),
+            Err(e) => assert_eq!(e.to_string(), message),
+        }
+    }
+
+    #[test]
+    fn tiny_vocabularies_work() {
+        let t = Tokenizer::from_vocab(tiny()).unwrap();
+        assert_eq!(t.encode("abab<s>", Special::Parse), [256, 256, 257]);
+        let t = Tokenizer::from_vocab(tiny_llama()).unwrap();
+        assert_eq!(
+            t.encode("ab!", Special::Parse),
+            [0xE2, 0x96, 0x81, 258, 0x21]
+        );
+    }
+
+    #[test]
+    fn counts_must_agree() {
+        check(
+            |v| v.types.truncate(3),
+            "`tokenizer.ggml.token_type` has 3 entries for 259 tokens",
+        );
+        check_llama(
+            |v| v.scores.push(0.0),
+            "`tokenizer.ggml.scores` has 261 entries for 260 tokens",
+        );
+        check(|v| v.tokens.clear(), "the vocabulary has 0 tokens, 0 bytes");
+    }
+
+    #[test]
+    fn numbers_must_be_in_range() {
+        check(|v| v.types[7] = 9, "token 7 has type 9; types are 1 to 6");
+        check_llama(
+            |v| v.scores[3] = f32::NAN,
+            "the score of token 3 is not a number",
+        );
+        check(
+            |v| v.special.eos = Some(u32::MAX),
+            "`tokenizer.ggml.eos_token_id` is 4294967295, but there are 259 tokens",
+        );
+        check(
+            |v| (v.add_bos, v.special.bos) = (Some(true), None),
+            "a BOS token is to be added, but `tokenizer.ggml.bos_token_id` is absent",
+        );
+    }
+
+    #[test]
+    fn bytes_must_have_their_tokens() {
+        check(
+            |v| v.tokens[b'x' as usize] = "xx".into(),
+            "no token stands for byte 0x78",
+        );
+        check_llama(|v| v.types[65] = 1, "no token stands for byte 0x41");
+        for bad in ["<0x-1>", "<0xZZ>", "<0x1FF>"] {
+            let message = format!("byte token 65 is `{bad}`, not `<0x00>` to `<0xFF>`");
+            check_llama(|v| v.tokens[65] = bad.into(), &message);
+        }
+    }
+
+    #[test]
+    fn merges_must_make_tokens_of_tokens() {
+        check(
+            |v| v.merges.push("ab".into()),
+            "merge 1, `ab`, has no space between two pieces",
+        );
+        let none = "has parts, or makes a whole, that are no tokens";
+        check(
+            |v| v.merges.push("b a".into()),
+            &format!("merge 1, `b a`, {none}"),
+        );
+        check(
+            |v| v.merges.push(" ".into()),
+            "merge 1, ` `, has no space between two pieces",
+        );
+        check_llama(
+            |v| v.tokens[258] = "a".repeat(5000),
+            "token 258 has 5000 bytes; at most 1024 are supported",
+        );
+    }
+
+    #[test]
+    fn merges_that_would_make_marks_are_left_out() {
+        let mut vocab = tiny();
+        vocab.tokens[258] = "abc".into();
+        vocab.merges.push("ab c".into());
+        let t = Tokenizer::from_vocab(vocab).unwrap();
+        assert_eq!(t.encode("abc", Special::Plain), [256, 99]);
+        assert_eq!(t.encode("abc", Special::Parse), [258]);
+    }
+
+    #[test]
+    fn unknown_names_list_the_known() {
+        let pre = "deepseek-v3, joyai-llm, deepseek-llm, deepseek-coder, gpt-2, smollm, llama-bpe, \
+                   llama3, llama-v3, glm4, glm5, qwen2, deepseek-r1-qwen, qwen35, gpt-4o";
+        check(
+            |v| v.pre = Some("tekken".into()),
+            &format!("tokenizer.ggml.pre is `tekken`; known are: {pre}"),
+        );
+        check(
+            |v| v.pre = None,
+            &format!("tokenizer.ggml.pre is absent; known are: {pre}"),
+        );
+        assert_eq!(
+            Model::from_name("rwkv").unwrap_err().to_string(),
+            "tokenizer.ggml.model is `rwkv`; known are: gpt2, llama"
+        );
+    }
+
+    #[test]
+    fn of_equal_tokens_the_first_is_produced_and_all_decode() {
+        let mut vocab = tiny();
+        vocab
+            .tokens
+            .extend(["ab".into(), String::new(), "<s>".into()]);
+        vocab.types.extend([1, 1, 3]);
+        let t = Tokenizer::from_vocab(vocab).unwrap();
+        assert_eq!(t.encode("ab<s>", Special::Parse), [256, 257]);
+        assert_eq!(t.decode(&[259, 260, 256]), "abab");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_arrays_hold_nothing_panics(
+            tokens in prop::collection::vec((0..300_usize, "\\PC{0,6}"), 0..40),
+            types in prop::collection::vec((0..300_usize, 0..8), 0..10),
+            merges in prop::collection::vec("[a-c ]{0,5}", 0..10),
+            llama in any::<bool>(),
+            text in any::<String>(),
+        ) {
+            let mut vocab = if llama { tiny_llama() } else { tiny() };
+            for (at, token) in tokens {
+                match vocab.tokens.get_mut(at) {
+                    Some(place) => *place = token,
+                    None => vocab.tokens.push(token),
+                }
+            }
+            vocab.types.resize(vocab.tokens.len(), 1);
+            vocab.scores.resize(vocab.tokens.len(), -1.0);
+            for (at, kind) in types {
+                if let Some(t) = vocab.types.get_mut(at) {
+                    *t = kind;
+                }
+            }
+            vocab.merges.extend(merges);
+            if let Ok(t) = Tokenizer::from_vocab(vocab) {
+                t.decode(&t.encode(&text, Special::Parse));
+            }
+        }
     }
 }

@@ -1,0 +1,5 @@
+//! Real vocabularies, from `testdata/tokenizer`.
+
+mod data;
+mod golden;
+mod text;

@@ -42,7 +42,11 @@ pub struct Message {
 impl Message {
     /// A message without reasoning.
     pub fn new(role: Role, text: impl Into<String>) -> Message {
-        Message { role, text: text.into(), reasoning: None }
+        Message {
+            role,
+            text: text.into(),
+            reasoning: None,
+        }
     }
 
     /// Instructions.
@@ -62,7 +66,10 @@ impl Message {
 
     /// The same message, thought about like this.
     pub fn with_reasoning(self, reasoning: impl Into<String>) -> Message {
-        Message { reasoning: Some(reasoning.into()), ..self }
+        Message {
+            reasoning: Some(reasoning.into()),
+            ..self
+        }
     }
 }
 
@@ -213,13 +220,19 @@ impl ChatError {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            ChatError::NoTemplate => "this may be a base model: complete raw text, or take an instruction-tuned file",
+            ChatError::NoTemplate => {
+                "this may be a base model: complete raw text, or take an instruction-tuned file"
+            }
             ChatError::Syntax { .. } | ChatError::Fails { .. } | ChatError::Greedy(_) => {
                 "the template came with the model file: take the file from another source, or complete raw text"
             }
-            ChatError::Refused(_) => "many models want the system message first, then user and assistant in turn",
+            ChatError::Refused(_) => {
+                "many models want the system message first, then user and assistant in turn"
+            }
             ChatError::NothingToContinue => "end the conversation with the beginning of the answer",
-            ChatError::Noncharacters => "remove code points such as U+FDD0 and U+FFFF: they are not text",
+            ChatError::Noncharacters => {
+                "remove code points such as U+FDD0 and U+FFFF: they are not text"
+            }
         }
     }
 }
@@ -257,29 +270,47 @@ enum State {
     /// Nothing but white space or a part of `<think>` so far.
     Opening,
     /// Between the tags. Reasoning ends the way it began: `spelled` by ordinary tokens, or by the marker.
-    Thinking { spelled: bool },
+    Thinking {
+        spelled: bool,
+    },
     Answering,
 }
 
 impl ThinkReader {
     /// The prompt ends with `<think>`; `spelled` if by ordinary tokens.
     pub(crate) fn thinking(spelled: bool) -> ThinkReader {
-        ThinkReader { state: State::Thinking { spelled }, held: String::new(), fresh: true }
+        ThinkReader {
+            state: State::Thinking { spelled },
+            held: String::new(),
+            fresh: true,
+        }
     }
 
     /// The prompt ends with `</think>`.
     pub(crate) fn answering() -> ThinkReader {
-        ThinkReader { state: State::Answering, held: String::new(), fresh: true }
+        ThinkReader {
+            state: State::Answering,
+            held: String::new(),
+            fresh: true,
+        }
     }
 
     /// The model opens a `<think>` itself, or does not.
     pub(crate) fn opening() -> ThinkReader {
-        ThinkReader { state: State::Opening, held: String::new(), fresh: false }
+        ThinkReader {
+            state: State::Opening,
+            held: String::new(),
+            fresh: false,
+        }
     }
 
     /// The answer goes on in the middle: every character counts.
     pub(crate) fn continuing() -> ThinkReader {
-        ThinkReader { state: State::Answering, held: String::new(), fresh: false }
+        ThinkReader {
+            state: State::Answering,
+            held: String::new(),
+            fresh: false,
+        }
     }
 
     fn enter(&mut self, state: State) {
@@ -290,7 +321,11 @@ impl ThinkReader {
 
     /// Emits `text` as part of the current section.
     fn emit(&mut self, text: &str, events: &mut Vec<Event>) {
-        let text = if self.fresh { text.trim_start_matches('\n') } else { text };
+        let text = if self.fresh {
+            text.trim_start_matches('\n')
+        } else {
+            text
+        };
         if text.is_empty() {
             return;
         }
@@ -322,7 +357,11 @@ impl ThinkReader {
                     self.enter(State::Answering);
                     self.read(answer, events);
                 } else {
-                    let begun = if spelled { begun_at(&text, THINK_END) } else { text.len() };
+                    let begun = if spelled {
+                        begun_at(&text, THINK_END)
+                    } else {
+                        text.len()
+                    };
                     let kept = text[..begun].trim_end_matches('\n').len();
                     self.emit(&text[..kept], events);
                     text[kept..].clone_into(&mut self.held);
@@ -364,5 +403,177 @@ impl Events for ThinkReader {
 /// Where in `text` a last, incomplete `tag` may have begun; the end if nowhere.
 fn begun_at(text: &str, tag: &str) -> usize {
     let from = text.len().saturating_sub(tag.len() - 1);
-    (from..text.len()).find(|&i| text.is_char_boundary(i) && tag.starts_with(&text[i..])).unwrap_or(text.len())
+    (from..text.len())
+        .find(|&i| text.is_char_boundary(i) && tag.starts_with(&text[i..]))
+        .unwrap_or(text.len())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use expect_test::{Expect, expect};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Messages as OpenAI's clients write them.
+    pub(crate) fn messages(json: &serde_json::Value) -> Vec<Message> {
+        let message = |m: &serde_json::Value| Message {
+            role: match m["role"].as_str().unwrap() {
+                "system" => Role::System,
+                "user" => Role::User,
+                "assistant" => Role::Assistant,
+                other => panic!("{other}"),
+            },
+            text: m["content"].as_str().unwrap().to_owned(),
+            reasoning: m["reasoning_content"].as_str().map(str::to_owned),
+        };
+        json.as_array().unwrap().iter().map(message).collect()
+    }
+
+    /// All events of an answer.
+    pub(crate) fn read(
+        mut reader: Box<dyn Events>,
+        answer: impl IntoIterator<Item = Part>,
+    ) -> Vec<Event> {
+        let mut events = Vec::new();
+        for part in answer {
+            events.extend(match part {
+                Part::Marker(marker) => reader.marker(&marker),
+                Part::Text(text) => reader.text(&text),
+            });
+        }
+        events.extend(reader.finish());
+        events
+    }
+
+    /// The same events, as few as possible.
+    pub(crate) fn merged(events: Vec<Event>) -> Vec<Event> {
+        let mut out: Vec<Event> = Vec::new();
+        for event in events {
+            match (out.last_mut(), event) {
+                (Some(Event::Text(last)), Event::Text(more)) => last.push_str(&more),
+                (Some(Event::Thinking(last)), Event::Thinking(more)) => last.push_str(&more),
+                (_, event) => out.push(event),
+            }
+        }
+        out
+    }
+
+    fn check(reader: ThinkReader, answer: &[&str], expect: Expect) {
+        let answer = answer.iter().map(|text| Part::Text((*text).to_owned()));
+        expect.assert_eq(&format!("{:?}", merged(read(Box::new(reader), answer))));
+    }
+
+    #[test]
+    fn reasoning_is_what_the_answer_opens_with() {
+        check(
+            ThinkReader::opening(),
+            &[
+                "\n<thi",
+                "nk>\nwhy",
+                " not\n</th",
+                "ink>",
+                "\n\nSo.</think>\n",
+            ],
+            expect![[r#"[Thinking("why not"), Text("So.</think>\n")]"#]],
+        );
+        check(
+            ThinkReader::opening(),
+            &["\n No <think>"],
+            expect![[r#"[Text("\n No <think>")]"#]],
+        );
+        check(
+            ThinkReader::opening(),
+            &["<thin"],
+            expect![[r#"[Text("<thin")]"#]],
+        );
+        check(
+            ThinkReader::opening(),
+            &["<thing>"],
+            expect![[r#"[Text("<thing>")]"#]],
+        );
+        check(
+            ThinkReader::opening(),
+            &["\n ", "\n"],
+            expect![[r#"[Text("\n \n")]"#]],
+        );
+    }
+
+    #[test]
+    fn reasoning_ends_the_way_it_began() {
+        check(
+            ThinkReader::thinking(true),
+            &["a</think>b"],
+            expect![[r#"[Thinking("a"), Text("b")]"#]],
+        );
+        check(
+            ThinkReader::thinking(false),
+            &["a</think>b"],
+            expect![[r#"[Thinking("a</think>b")]"#]],
+        );
+        let mut reader = ThinkReader::opening();
+        assert_eq!(reader.text("\n"), []);
+        assert_eq!(reader.marker(THINK), []);
+        assert_eq!(
+            reader.text("\na</think>\n"),
+            [Event::Thinking("a</think>".into())]
+        );
+        assert_eq!(reader.marker(THINK_END), []);
+        assert_eq!(reader.text("\nb"), [Event::Text("b".into())]);
+    }
+
+    #[test]
+    fn nothing_but_a_possible_tag_is_held_back() {
+        let mut reader = ThinkReader::thinking(true);
+        assert_eq!(reader.text("a < b\n"), [Event::Thinking("a < b".into())]);
+        assert_eq!(reader.text("c\n\n</thi"), [Event::Thinking("\nc".into())]);
+        assert_eq!(reader.text("s"), [Event::Thinking("\n\n</this".into())]);
+        assert_eq!(reader.text("<"), []);
+        assert_eq!(reader.finish(), [Event::Thinking("<".into())]);
+    }
+
+    proptest! {
+        #[test]
+        fn events_do_not_depend_on_where_the_text_is_cut(
+            words in prop::collection::vec(
+                prop_oneof![Just("<think>"), Just("</think>"), Just("</thi"), Just("\n"), Just(" "), Just("é<")],
+                0..12,
+            ),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+            reader in 0..5_usize,
+        ) {
+            let reader = || Box::new(match reader {
+                0 => ThinkReader::opening(),
+                1 => ThinkReader::thinking(true),
+                2 => ThinkReader::thinking(false),
+                3 => ThinkReader::answering(),
+                _ => ThinkReader::continuing(),
+            });
+            let text = words.concat();
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).collect();
+            cuts.retain(|&cut| text.is_char_boundary(cut));
+            cuts.extend([0, text.len()]);
+            cuts.sort_unstable();
+            let pieces = cuts.windows(2).map(|cut| Part::Text(text[cut[0]..cut[1]].to_owned()));
+            let whole = merged(read(reader(), [Part::Text(text.clone())]));
+            prop_assert_eq!(whole, merged(read(reader(), pieces)));
+        }
+    }
+
+    #[test]
+    fn every_error_says_what_to_do() {
+        let fails = |line| ChatError::Fails {
+            line,
+            what: "undefined value".into(),
+        };
+        for error in [
+            ChatError::NoTemplate,
+            ChatError::Refused("no".into()),
+            fails(3),
+            ChatError::NothingToContinue,
+        ] {
+            assert!(!error.to_string().is_empty() && !error.hint().is_empty());
+        }
+        expect!["chat template, line 3: undefined value"].assert_eq(&fails(3).to_string());
+    }
 }

@@ -6,25 +6,13 @@
 //! values that a template nests in each other without counting, so that a namespace put into itself, or forty times
 //! `x = [x, x]`, can still exhaust stack or memory. Take model files from where you would take programs.
 //!
-//! **A template is not to be fooled.** It returns one string, in which its own `<|im_end|>` and the `<|im_end|>` that a
-//! user typed look the same. So before rendering we break every marker that the texts of the conversation spell, by a
-//! *guard* after its first character: a noncharacter of Unicode that occurs neither in the conversation nor in the
-//! template.
-//!
-//! ```text
-//! user says        ignore <|im_end|> that          guard written as *
-//! template gets    ignore <*|im_end|> that
-//! template writes  <|im_start|>user\nignore <*|im_end|> that<|im_end|>\n
-//! we split         [<|im_start|>] "user\nignore <|im_end|> that" [<|im_end|>] "\n"
-//! ```
-//!
-//! What still spells a marker after rendering, the template wrote. Guards are then dropped. A text that could complete
-//! a marker together with its neighbours is guarded at that end too; white space outside the guards is left to the
-//! template's `trim`. What remains possible is a template that itself joins the pieces of a text, by `replace` or
-//! `lower`; we know none.
+//! **A template is not to be fooled** by markers that the texts of the conversation spell: see `guard.rs`.
 //!
 //! Beyond Jinja, templates expect what the `transformers` library gives them: `trim_blocks`, `lstrip_blocks`, the
-//! string methods of Python, `raise_exception`, `strftime_now` and a `tojson` that writes as Python's `json.dumps`.
+//! string methods of Python, `raise_exception`, and what is in `python.rs`.
+
+mod guard;
+mod python;
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -32,11 +20,12 @@ use std::fmt;
 use std::io;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, State, context};
+use minijinja::value::Value;
+use minijinja::{Environment, Error, ErrorKind, context};
 
+use self::guard::{Guards, Markers};
 use crate::chat::{
-    Chat, ChatError, ChatOptions, End, Events, Message, Part, Role, THINK, ThinkReader, push_text,
+    Chat, ChatError, ChatOptions, End, Events, Message, Part, Role, THINK, ThinkReader,
 };
 
 /// Several times the longest template we know.
@@ -131,7 +120,9 @@ impl Template {
             env: compile(source)?,
             bos: bos.to_owned(),
             eos: eos.to_owned(),
-            guards: noncharacters().filter(|&c| !source.contains(c)).collect(),
+            guards: guard::noncharacters()
+                .filter(|&c| !source.contains(c))
+                .collect(),
             stops: stops(eos, &markers),
             markers,
             can_think: source.contains(THINK) || source.contains("enable_thinking"),
@@ -178,7 +169,7 @@ impl Template {
         if let Some(now_s) = options.now_s {
             variables.insert(
                 "strftime_now",
-                Value::from_function(move |format: &str| strftime(format, now_s)),
+                Value::from_function(move |format: &str| python::strftime(format, now_s)),
             );
         }
         variables.into()
@@ -271,7 +262,7 @@ fn compile(source: &str) -> Result<Environment<'static>, ChatError> {
     env.set_debug(false);
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     env.add_function("raise_exception", raise_exception);
-    env.add_filter("tojson", tojson);
+    env.add_filter("tojson", python::tojson);
     let stack_bytes = (1 << 20) + STACK_BYTES_PER_SOURCE_BYTE * source.len();
     std::thread::scope(|scope| {
         let compiler = std::thread::Builder::new().stack_size(stack_bytes);
@@ -300,129 +291,6 @@ fn stops(eos: &str, markers: &Markers) -> Vec<String> {
         .chain(known)
         .map(str::to_owned)
         .collect()
-}
-
-/// Two noncharacters that the conversation does not contain.
-#[derive(Clone, Copy)]
-struct Guards {
-    /// Breaks markers.
-    inside: char,
-    /// Ends the text to continue.
-    end: char,
-}
-
-impl Guards {
-    fn choose(candidates: &[char], messages: &[Message]) -> Result<Guards, ChatError> {
-        let free = |c: &char| {
-            !messages.iter().any(|m| {
-                m.text.contains(*c) || m.reasoning.as_ref().is_some_and(|r| r.contains(*c))
-            })
-        };
-        let mut free = candidates.iter().copied().filter(free);
-        match (free.next(), free.next()) {
-            (Some(inside), Some(end)) => Ok(Guards { inside, end }),
-            _ => Err(ChatError::Noncharacters),
-        }
-    }
-}
-
-/// The code points that Unicode promises never to make characters of.
-fn noncharacters() -> impl Iterator<Item = char> {
-    let ends_of_planes = (0..=16).flat_map(|plane| [plane << 16 | 0xFFFE, plane << 16 | 0xFFFF]);
-    (0xFDD0..=0xFDEF)
-        .chain(ends_of_planes)
-        .filter_map(char::from_u32)
-}
-
-/// The texts of the added tokens, by their first byte and then longest first, as a tokenizer matches them.
-struct Markers {
-    by_byte: BTreeMap<u8, Vec<String>>,
-}
-
-impl Markers {
-    fn new(texts: impl Iterator<Item = String>) -> Markers {
-        let mut by_byte: BTreeMap<u8, Vec<String>> = BTreeMap::new();
-        // One character cannot be broken by a guard, and white space is trimmed by templates: both stay text.
-        for text in texts.filter(|text| text.chars().count() > 1 && !text.trim().is_empty()) {
-            by_byte.entry(text.as_bytes()[0]).or_default().push(text);
-        }
-        for texts in by_byte.values_mut() {
-            texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
-        }
-        Markers { by_byte }
-    }
-
-    fn contains(&self, text: &str) -> bool {
-        self.at(text) == Some(text)
-    }
-
-    /// The marker that `text` starts with.
-    fn at<'a>(&self, text: &'a str) -> Option<&'a str> {
-        let texts = self.by_byte.get(text.as_bytes().first()?)?;
-        texts
-            .iter()
-            .find(|marker| text.starts_with(*marker))
-            .map(|marker| &text[..marker.len()])
-    }
-
-    /// Whether a marker can begin before `text` and reach into it.
-    fn reaches_in(&self, text: &str) -> bool {
-        let reaches = |tail: &str| text.starts_with(tail) || tail.starts_with(text);
-        !text.is_empty() && self.inner_bounds().any(|(marker, i)| reaches(&marker[i..]))
-    }
-
-    /// Whether a marker can begin in `text` and reach out of its end.
-    fn reaches_out(&self, text: &str) -> bool {
-        self.inner_bounds()
-            .any(|(marker, i)| text.ends_with(&marker[..i]))
-    }
-
-    fn inner_bounds(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.by_byte
-            .values()
-            .flatten()
-            .flat_map(|m| m.char_indices().skip(1).map(move |(i, _)| (m.as_str(), i)))
-    }
-
-    /// `text` with guards, so that no marker is in it or can be completed by it.
-    fn guard(&self, text: &str, guard: char) -> String {
-        let core = text.trim();
-        let (before, after) = text.split_at(text.len() - text.trim_start().len());
-        let after = &after[core.len()..];
-        let mut out = String::with_capacity(text.len() + 8);
-        out.push_str(before);
-        if self.reaches_in(core) {
-            out.push(guard);
-        }
-        for (i, c) in core.char_indices() {
-            out.push(c);
-            if self.at(&core[i..]).is_some() {
-                out.push(guard);
-            }
-        }
-        if self.reaches_out(core) {
-            out.push(guard);
-        }
-        out.push_str(after);
-        out
-    }
-
-    /// Rendered text as markers and unguarded texts.
-    fn split(&self, rendered: &str, guard: char) -> Vec<Part> {
-        let (mut parts, mut text, mut i) = (Vec::new(), String::new(), 0);
-        while let Some(c) = rendered[i..].chars().next() {
-            if let Some(marker) = self.at(&rendered[i..]) {
-                push_text(&mut parts, &std::mem::take(&mut text));
-                parts.push(Part::Marker(marker.to_owned()));
-                i += marker.len();
-            } else {
-                text.extend(Some(c).filter(|&c| c != guard));
-                i += c.len_utf8();
-            }
-        }
-        push_text(&mut parts, &text);
-        parts
-    }
 }
 
 /// Collects output up to a length.
@@ -489,261 +357,6 @@ fn printable(words: &str) -> String {
     }
 }
 
-/// `json.dumps(value, ensure_ascii=False, ...)`.
-fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Value, Error> {
-    let separators: Option<Vec<String>> = options.get("separators")?;
-    let indent: Option<usize> = options.get("indent")?;
-    let (item, key) = match (separators.as_deref(), indent) {
-        (Some([item, key]), _) => (item.clone(), key.clone()),
-        (_, Some(_)) => (",".to_owned(), ": ".to_owned()),
-        (_, None) => (", ".to_owned(), ": ".to_owned()),
-    };
-    let ascii = options
-        .get::<Option<bool>>("ensure_ascii")?
-        .unwrap_or(false);
-    let sorted = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
-    options.assert_all_used()?;
-    if indent.is_some_and(|indent| indent > 16) {
-        return Err(Error::new(
-            ErrorKind::InvalidOperation,
-            "tojson: indent is above 16",
-        ));
-    }
-    let mut json = Json {
-        state,
-        item,
-        key,
-        indent,
-        ascii,
-        sorted,
-        out: String::new(),
-    };
-    json.value(value, 0)?;
-    Ok(Value::from_safe_string(json.out))
-}
-
-/// Deeper values are refused: ours nest as deep as a tool's schema, a hostile template's without end.
-const JSON_DEPTH_MAX: usize = 100;
-
-struct Json<'a> {
-    state: &'a State<'a, 'a>,
-    item: String,
-    key: String,
-    indent: Option<usize>,
-    ascii: bool,
-    sorted: bool,
-    out: String,
-}
-
-impl Json<'_> {
-    fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
-        let before = self.out.len();
-        match value.kind() {
-            ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool => self
-                .out
-                .push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number if value.is_integer() => self.out.push_str(&value.to_string()),
-            ValueKind::Number => self
-                .out
-                .push_str(&python_float(f64::try_from(value.clone())?)),
-            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
-            ValueKind::Seq | ValueKind::Iterable => self.items(value, depth, ['[', ']'])?,
-            ValueKind::Map => self.items(value, depth, ['{', '}'])?,
-            kind => {
-                return Err(Error::new(
-                    ErrorKind::BadSerialization,
-                    format!("{kind} has no form in JSON"),
-                ));
-            }
-        }
-        self.state
-            .consume_fuel(1 + (self.out.len() - before) as u64 / 64)
-    }
-
-    fn items(
-        &mut self,
-        value: &Value,
-        depth: usize,
-        [open, close]: [char; 2],
-    ) -> Result<(), Error> {
-        if depth == JSON_DEPTH_MAX {
-            return Err(Error::new(
-                ErrorKind::BadSerialization,
-                "the value is nested too deeply for JSON",
-            ));
-        }
-        let mut items: Vec<Value> = value.try_iter()?.collect();
-        if self.sorted && open == '{' {
-            items.sort();
-        }
-        self.out.push(open);
-        for (i, item) in items.iter().enumerate() {
-            if i > 0 {
-                self.out.push_str(&self.item);
-            }
-            self.new_line(depth + 1);
-            if open == '{' {
-                self.string(&item.to_string());
-                self.out.push_str(&self.key);
-                self.value(&value.get_item(item)?, depth + 1)?;
-            } else {
-                self.value(item, depth + 1)?;
-            }
-        }
-        if !items.is_empty() {
-            self.new_line(depth);
-        }
-        self.out.push(close);
-        Ok(())
-    }
-
-    fn new_line(&mut self, depth: usize) {
-        if let Some(indent) = self.indent {
-            self.out.push('\n');
-            self.out.extend(std::iter::repeat_n(' ', indent * depth));
-        }
-    }
-
-    fn string(&mut self, s: &str) {
-        let quoted = serde_json::Value::from(s).to_string();
-        if !self.ascii {
-            self.out.push_str(&quoted);
-            return;
-        }
-        for unit in quoted.encode_utf16() {
-            match u8::try_from(unit) {
-                Ok(byte) if byte.is_ascii() => self.out.push(byte.into()),
-                _ => self.out.push_str(&format!("\\u{unit:04x}")),
-            }
-        }
-    }
-}
-
-/// `repr(x)`: the shortest digits that read back, with an exponent below `1e-4` and from `1e16`.
-fn python_float(x: f64) -> String {
-    if !x.is_finite() {
-        return if x.is_nan() {
-            "NaN"
-        } else if x > 0.0 {
-            "Infinity"
-        } else {
-            "-Infinity"
-        }
-        .to_owned();
-    }
-    let scientific = format!("{x:e}");
-    let (digits, exponent) = scientific
-        .split_once('e')
-        .expect("`{:e}` writes an exponent");
-    let exponent: i32 = exponent.parse().expect("an exponent is a number");
-    match exponent {
-        -4..16 if x.fract() == 0.0 => format!("{x:.1}"),
-        -4..16 => format!("{x}"),
-        _ => format!(
-            "{digits}e{}{:02}",
-            if exponent < 0 { '-' } else { '+' },
-            exponent.abs()
-        ),
-    }
-}
-
-/// `datetime.strftime`, in UTC and English.
-fn strftime(format: &str, now_s: i64) -> Result<String, Error> {
-    const MONTHS: [&str; 12] = [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ];
-    const DAYS: [&str; 7] = [
-        "Sunday",
-        "Monday",
-        "Tuesday",
-        "Wednesday",
-        "Thursday",
-        "Friday",
-        "Saturday",
-    ];
-    let (days, second) = (now_s.div_euclid(86_400), now_s.rem_euclid(86_400));
-    let (year, month, day) = civil_date(days);
-    let weekday = DAYS[(days + 4).rem_euclid(7) as usize]; // 1970 began on a Thursday.
-    let month_name = MONTHS[month as usize - 1];
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let mut out = String::new();
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            out.push(c);
-            continue;
-        }
-        let mut code = chars.next();
-        let padded = code != Some('-');
-        if !padded {
-            code = chars.next();
-        }
-        let number = |n: i64| {
-            if padded {
-                format!("{n:02}")
-            } else {
-                n.to_string()
-            }
-        };
-        out.push_str(&match code {
-            Some('Y') => year.to_string(),
-            Some('y') => number(year.rem_euclid(100)),
-            Some('m') => number(month),
-            Some('d') => number(day),
-            Some('B') => month_name.to_owned(),
-            Some('b') => month_name[..3].to_owned(),
-            Some('A') => weekday.to_owned(),
-            Some('a') => weekday[..3].to_owned(),
-            Some('H') => number(hour),
-            Some('I') => number((hour + 11) % 12 + 1),
-            Some('M') => number(minute),
-            Some('S') => number(second),
-            Some('p') => if hour < 12 { "AM" } else { "PM" }.to_owned(),
-            Some('F') => format!("{year}-{month:02}-{day:02}"),
-            Some('T') => format!("{hour:02}:{minute:02}:{second:02}"),
-            Some('%') => "%".to_owned(),
-            _ => {
-                return Err(Error::new(
-                    ErrorKind::InvalidOperation,
-                    "strftime_now: unknown format",
-                ));
-            }
-        });
-    }
-    Ok(out)
-}
-
-/// Year, month and day of the Gregorian calendar, `days` after 1970-01-01.
-///
-/// Counted in years that begin in March, so that the leap day comes last, and eras of 400 years, which all have 146,097
-/// days (H. Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-fn civil_date(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468; // since 0000-03-01
-    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153; // 0 is March
-    let day_of_month = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (
-        era * 400 + year + i64::from(month <= 2),
-        month,
-        day_of_month,
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
@@ -751,6 +364,7 @@ mod tests {
     use expect_test::{Expect, expect};
     use proptest::prelude::*;
 
+    use super::guard::noncharacters;
     use super::*;
     use crate::chat::tests::{merged, messages, read};
     use crate::chat::{Effort, Event, show};

@@ -278,6 +278,20 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_to_no_question_keeps_its_reasoning() {
+        let messages = [Message::assistant("A").with_reasoning("R")];
+        let options = ChatOptions {
+            end: End::Closed,
+            ..thinking()
+        };
+        check(
+            &messages,
+            &options,
+            expect!["BOS <｜Assistant｜><think>R</think>A EOS "],
+        );
+    }
+
+    #[test]
     fn consecutive_questions_are_one_turn() {
         let messages = [
             Message::user("one"),

@@ -1,0 +1,213 @@
+//! Kernels for AVX-512 with VNNI, VBMI and GFNI.
+//!
+//! A kernel unpacks 256 weights into four registers of bytes, interleaved like the activations' [`Group`], and two
+//! vectors with the factors of `w = a * q - b`; [`dot`] does the rest for one column or four. Here `q` is unsigned, as
+//! `vpdpbusd` wants it: formats with signed levels add an offset, which is then part of `b`.
+//!
+//! | file | formats |
+//! |---|---|
+//! | `float.rs` | `F32`, `F16`, `BF16` |
+//! | `q8_0.rs`, `nibbles.rs` | blocks of 32 |
+//! | `k_quants.rs` | `Q2_K` to `Q6_K` |
+//! | `iq.rs` | `IQ2_XXS`, `IQ3_XXS`, `IQ4_XS` |
+
+mod float;
+mod iq;
+mod k_quants;
+mod nibbles;
+mod q8_0;
+
+use std::arch::x86_64::*;
+
+use quant::Format;
+
+use super::{Kernel, simd};
+use crate::activation::{Activation, Group, groups};
+
+/// Whether this machine can run these kernels.
+pub(super) fn is_available() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vnni")
+        && is_x86_feature_detected!("avx512vbmi")
+        && is_x86_feature_detected!("gfni")
+}
+
+/// The kernel for `format`, if there is one; only for machines where [`is_available`].
+pub(super) fn kernel(format: Format) -> Option<Kernel> {
+    Some(match format {
+        Format::F32 => simd!(F32, float::f32),
+        Format::F16 => simd!(F32, float::f16),
+        Format::BF16 => simd!(F32, float::bf16),
+        Format::Q8_0 => simd!(Q8_0, q8_0::q8_0),
+        Format::Q4_0 => simd!(Q8_0, nibbles::q4_0),
+        Format::Q4_1 => simd!(Q8_1, nibbles::q4_1),
+        Format::Q5_0 => simd!(Q8_0, nibbles::q5_0),
+        Format::Q5_1 => simd!(Q8_1, nibbles::q5_1),
+        Format::IQ4_NL => simd!(Q8_0, nibbles::iq4_nl),
+        Format::MXFP4 => simd!(Q8_0, nibbles::mxfp4),
+        Format::Q2_K => simd!(Q8_K, k_quants::q2_k),
+        Format::Q3_K => simd!(Q8_K, k_quants::q3_k),
+        Format::Q4_K => simd!(Q8_K, k_quants::q4_k),
+        Format::Q5_K => simd!(Q8_K, k_quants::q5_k),
+        Format::Q6_K => simd!(Q8_K, k_quants::q6_k),
+        Format::IQ2_XXS => simd!(Q8_K, iq::iq2_xxs),
+        Format::IQ3_XXS => simd!(Q8_K, iq::iq3_xxs),
+        Format::IQ4_XS => simd!(Q8_K, iq::iq4_xs),
+        _ => return None,
+    })
+}
+
+/// How far ahead of the arithmetic weights are asked for, in bytes.
+const AHEAD: usize = 1536;
+
+/// 256 weights. Levels lie as in [`Group`]; lane `i` of `a` and `b` holds the factors of weights `16 i .. 16 i + 16`.
+struct Weights {
+    q: [__m512i; 4],
+    a: __m512,
+    b: __m512,
+}
+
+/// The dot products of a row of weights, `BYTES` per 256 of them, with the rows `x`.
+///
+/// `BY_16` says that the halves of a block of 32 have factors of their own; otherwise all sums of a block share a
+/// register, which takes one conversion and one product less. A row of blocks of 32 may end within the 256: the rest
+/// counts as zeros.
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn dot<const N: usize, const BYTES: usize, const BY_16: bool>(
+    w: &[u8],
+    x: [&[u8]; N],
+    decode: impl Fn(&[u8; BYTES]) -> Weights,
+) -> [f32; N] {
+    let (whole, rest) = w.as_chunks::<BYTES>();
+    let mut last = [0; BYTES];
+    last[..rest.len()].copy_from_slice(rest);
+    let n = whole.len() + usize::from(!rest.is_empty());
+    let x = x.map(|x| &groups(x)[..n]);
+    let mut sums = [_mm512_setzero_ps(); N];
+    for g in 0..n {
+        let bytes = whole.get(g).unwrap_or(&last);
+        if N == 1 {
+            prefetch(bytes);
+        }
+        let w = decode(bytes);
+        for c in 0..N {
+            sums[c] = add_group::<BY_16>(sums[c], &w, &x[c][g]);
+        }
+    }
+    sums.map(|sum| _mm512_reduce_add_ps(sum))
+}
+
+/// `sum + scale * (a * (q . x) - b * (1 . x))`, lane by lane
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn add_group<const BY_16: bool>(sum: __m512, w: &Weights, x: &Group) -> __m512 {
+    let zero = _mm512_setzero_si512();
+    let q = x.q.each_ref().map(|q| load_i8(q));
+    let first = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, w.q[0], q[0]), w.q[1], q[1]);
+    let products = if BY_16 {
+        let second = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, w.q[2], q[2]), w.q[3], q[3]);
+        let second = _mm512_mul_ps(_mm512_cvtepi32_ps(second), _mm512_movehdup_ps(w.a));
+        _mm512_fmadd_ps(_mm512_cvtepi32_ps(first), _mm512_moveldup_ps(w.a), second)
+    } else {
+        let all = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(first, w.q[2], q[2]), w.q[3], q[3]);
+        _mm512_mul_ps(_mm512_cvtepi32_ps(all), w.a)
+    };
+    let total = _mm512_fnmadd_ps(load_f32(&x.sums), w.b, products);
+    _mm512_fmadd_ps(total, load_f32(&x.scale), sum)
+}
+
+/// Asks for the weights that come [`AHEAD`] of `bytes`.
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn prefetch<const BYTES: usize>(bytes: &[u8; BYTES]) {
+    for line in 0..BYTES.div_ceil(64) {
+        let at = bytes.as_ptr().wrapping_add(AHEAD + 64 * line);
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load_i8(bytes: &[i8; 64]) -> __m512i {
+    // SAFETY: 64 readable bytes; `loadu` has no alignment requirement.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load_f32(values: &[f32; 16]) -> __m512 {
+    // SAFETY: 64 readable bytes; `loadu` has no alignment requirement.
+    unsafe { _mm512_loadu_ps(values.as_ptr()) }
+}
+
+/// The 64 bytes from `at` on.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load_64(bytes: &[u8], at: usize) -> __m512i {
+    let bytes = &bytes[at..at + 64];
+    // SAFETY: 64 readable bytes; `loadu` has no alignment requirement.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+/// The 32 bytes from `at` on.
+#[target_feature(enable = "avx")]
+#[inline]
+fn load_32(bytes: &[u8], at: usize) -> __m256i {
+    let bytes = &bytes[at..at + 32];
+    // SAFETY: 32 readable bytes; `loadu` has no alignment requirement.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+/// The 16 bytes from `at` on.
+#[target_feature(enable = "sse2")]
+#[inline]
+fn load_16(bytes: &[u8], at: usize) -> __m128i {
+    let bytes = &bytes[at..at + 16];
+    // SAFETY: 16 readable bytes; `loadu` has no alignment requirement.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+/// Eight f16, `STRIDE` bytes apart from byte `at` on, each in two lanes.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn halves<const STRIDE: usize>(bytes: &[u8], at: usize) -> __m512 {
+    let half = |b: usize| i16::from_le_bytes([bytes[at + b * STRIDE], bytes[at + b * STRIDE + 1]]);
+    let halves = _mm_set_epi16(half(7), half(6), half(5), half(4), half(3), half(2), half(1), half(0));
+    twice(_mm256_castps_si256(_mm256_cvtph_ps(halves)))
+}
+
+/// Eight lanes, each in two.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn twice(lanes: __m256i) -> __m512 {
+    let each = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    _mm512_castsi512_ps(_mm512_permutexvar_epi32(each, _mm512_castsi256_si512(lanes)))
+}
+
+/// The f16 at byte `at`, in all lanes.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn half_at(bytes: &[u8], at: usize) -> __m512 {
+    let half = i16::from_le_bytes([bytes[at], bytes[at + 1]]);
+    _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(half as i32)))
+}
+
+/// Bit `k` of byte `7 - j` to bit `j` of byte `k`, in each eight bytes.
+#[target_feature(enable = "avx512f,gfni")]
+#[inline]
+fn transpose_bits(rows: __m512i) -> __m512i {
+    // A product of bit matrices: byte k of this one has but bit k.
+    let identity = _mm512_set1_epi64(0x8040_2010_0804_0201_u64 as i64);
+    _mm512_gf2p8affine_epi64_epi8::<0>(identity, rows)
+}
+
+/// Eight numbers, usually constants.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn eight(f: impl Fn(i64) -> i64) -> __m512i {
+    _mm512_setr_epi64(f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7))
+}

@@ -1,0 +1,128 @@
+//! Blocks of 32 weights as 16 bytes: `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `IQ4_NL`, `MXFP4`.
+
+use std::arch::x86_64::*;
+
+use super::{Weights, dot, halves, load_16, transpose_bits, twice};
+use crate::dot::tables::{E2M1, IQ4};
+
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+pub(super) fn q4_0<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+    dot::<N, { 8 * 18 }, false>(w, x, |w| {
+        let a = halves::<18>(w, 0);
+        Weights { q: nibbles::<18>(w, 2), a, b: _mm512_mul_ps(a, _mm512_set1_ps(8.0)) }
+    })
+}
+
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+pub(super) fn q4_1<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+    dot::<N, { 8 * 20 }, false>(w, x, |w| Weights {
+        q: nibbles::<20>(w, 4),
+        a: halves::<20>(w, 0),
+        b: negative(halves::<20>(w, 2)),
+    })
+}
+
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+pub(super) fn q5_0<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+    dot::<N, { 8 * 22 }, false>(w, x, |w| {
+        let a = halves::<22>(w, 0);
+        Weights { q: five_bits::<22>(w, 2), a, b: _mm512_mul_ps(a, _mm512_set1_ps(16.0)) }
+    })
+}
+
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+pub(super) fn q5_1<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+    dot::<N, { 8 * 24 }, false>(w, x, |w| Weights {
+        q: five_bits::<24>(w, 4),
+        a: halves::<24>(w, 0),
+        b: negative(halves::<24>(w, 2)),
+    })
+}
+
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+pub(super) fn iq4_nl<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+    dot::<N, { 8 * 18 }, false>(w, x, |w| {
+        let a = halves::<18>(w, 0);
+        Weights { q: look_up::<-128>(&IQ4, nibbles::<18>(w, 2)), a, b: _mm512_mul_ps(a, _mm512_set1_ps(128.0)) }
+    })
+}
+
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+pub(super) fn mxfp4<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+    dot::<N, { 8 * 17 }, false>(w, x, |w| {
+        let e = |b: usize| i32::from(w[17 * b]);
+        let a = e8m0_half(_mm256_setr_epi32(e(0), e(1), e(2), e(3), e(4), e(5), e(6), e(7)));
+        Weights { q: look_up::<12>(&E2M1, nibbles::<17>(w, 1)), a, b: _mm512_mul_ps(a, _mm512_set1_ps(12.0)) }
+    })
+}
+
+/// The nibbles of eight blocks' 16 bytes, which lie `STRIDE` apart from byte `at` on.
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn nibbles<const STRIDE: usize>(w: &[u8], at: usize) -> [__m512i; 4] {
+    let block = |b: usize| load_16(w, at + STRIDE * b);
+    // Every other block from `b` on.
+    let four = |b: usize| {
+        let four = _mm512_castsi128_si512(block(b));
+        let four = _mm512_inserti32x4::<1>(four, block(b + 2));
+        let four = _mm512_inserti32x4::<2>(four, block(b + 4));
+        _mm512_inserti32x4::<3>(four, block(b + 6))
+    };
+    let (even, odd) = (four(0), four(1));
+    split(_mm512_unpacklo_epi64(even, odd), _mm512_unpackhi_epi64(even, odd))
+}
+
+/// Bytes 0..8 and 8..16 of eight blocks, to their low and high nibbles.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+pub(super) fn split(first: __m512i, second: __m512i) -> [__m512i; 4] {
+    let low = _mm512_set1_epi8(15);
+    [
+        _mm512_and_si512(first, low),
+        _mm512_and_si512(second, low),
+        _mm512_and_si512(_mm512_srli_epi16::<4>(first), low),
+        _mm512_and_si512(_mm512_srli_epi16::<4>(second), low),
+    ]
+}
+
+/// Nibbles from byte `at + 4` on, and their fifth bits in the words from `at` on.
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn five_bits<const STRIDE: usize>(w: &[u8], at: usize) -> [__m512i; 4] {
+    let word = |b: usize| i64::from(u32::from_le_bytes(std::array::from_fn(|k| w[at + b * STRIDE + k])));
+    let high = _mm512_setr_epi64(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7));
+    let low = nibbles::<STRIDE>(w, at + 4);
+    std::array::from_fn(|p| {
+        // Byte p of each word to byte 3 of its eight, whose bits become bit 4 of the eight.
+        let lane = _mm_set_epi64x(0x8080_8080_0880_8080_u64 as i64 + ((p as i64) << 24), 0x8080_8080_0080_8080_u64 as i64 + ((p as i64) << 24));
+        let high = _mm512_shuffle_epi8(high, _mm512_broadcast_i32x4(lane));
+        _mm512_or_si512(low[p], transpose_bits(high))
+    })
+}
+
+/// `table[q] + OFFSET` as an unsigned byte.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+pub(super) fn look_up<const OFFSET: i8>(table: &[i8; 16], q: [__m512i; 4]) -> [__m512i; 4] {
+    let table = table.map(|level| level.wrapping_add(OFFSET));
+    // SAFETY: 16 readable bytes; `loadu` has no alignment requirement.
+    let table = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
+    q.map(|q| _mm512_shuffle_epi8(table, q))
+}
+
+/// `2^(e - 128)` for eight exponents, each in two lanes; see [`crate::dot::tables::e8m0_half`].
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn e8m0_half(e: __m256i) -> __m512 {
+    let e = _mm512_castps_si512(twice(e));
+    let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(e, _mm512_set1_epi32(1)));
+    let small = _mm512_sllv_epi32(_mm512_set1_epi32(0x0020_0000), e);
+    let is_small = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
+    _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, is_small, small))
+}
+
+#[target_feature(enable = "avx512f,avx512dq")]
+#[inline]
+fn negative(x: __m512) -> __m512 {
+    _mm512_xor_ps(x, _mm512_set1_ps(-0.0))
+}

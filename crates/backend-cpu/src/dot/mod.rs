@@ -1,0 +1,168 @@
+//! Dot products of packed rows of weights with rows of activations, per format and instruction set.
+//!
+//! [`scalar`] says what is computed; the other folders say it again for wider registers. Integer sums are the same
+//! everywhere; the order in which f32 products are added belongs to the instruction set. A kernel for four columns does
+//! per column what the kernel for one does: every kernel is one generic function, taken for 1 and for 4.
+//!
+//! | folder | needs |
+//! |---|---|
+//! | `scalar/` | nothing |
+//! | `avx2/` | AVX2, FMA, F16C: x86 since 2013 |
+//! | `avx512/` | AVX-512 with VNNI, VBMI and GFNI: Intel since Ice Lake, AMD since Zen 4 |
+//!
+//! To add a format: its levels in `scalar/`, a line in [`scalar_kernel`]; where it should be fast, a decoder in
+//! `avx2/` and `avx512/` and a line in their tables. A format without any of these is decoded by `quant`.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod scalar;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use quant::Format;
+
+use crate::activation::Activation;
+
+/// How to multiply rows of one format.
+///
+/// `w` is a packed row of weights; its length says how many blocks there are. Every `x` is a row of as many values,
+/// packed as `activation` and, but for `F32`, starting on a cache line; what follows it in the slice is ignored.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernel {
+    /// What the activations must be packed as.
+    pub(crate) activation: Activation,
+    /// `sum_i w[i] * x[i]`
+    pub(crate) dot: fn(w: &[u8], x: &[u8]) -> f32,
+    /// Four times `dot`, bit for bit, for the price of unpacking the weights once.
+    pub(crate) dot4: fn(w: &[u8], x: [&[u8]; 4]) -> [f32; 4],
+}
+
+/// An instruction set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Isa {
+    /// What every machine has.
+    Scalar,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 with VNNI, VBMI and GFNI.
+    Avx512,
+}
+
+impl Isa {
+    /// The best that this machine has.
+    pub(crate) fn detect() -> Isa {
+        Isa::available().last().expect("scalar code runs everywhere")
+    }
+
+    /// All that this machine has, the best one last.
+    pub(crate) fn available() -> impl DoubleEndedIterator<Item = Isa> {
+        [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.is_available())
+    }
+
+    /// As messages spell it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "AVX2",
+            Isa::Avx512 => "AVX-512",
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn is_available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            Isa::Avx2 => avx2::is_available(),
+            Isa::Avx512 => avx512::is_available() && avx2::is_available(),
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn is_available(self) -> bool {
+        self == Isa::Scalar
+    }
+}
+
+/// The kernel for `format`; there is one for every format and instruction set.
+///
+/// # Panics
+/// If this machine lacks `isa`.
+pub(crate) fn kernel(format: Format, isa: Isa) -> Kernel {
+    assert!(isa.is_available(), "this machine has no {}", isa.name());
+    let simd = match isa {
+        Isa::Scalar => None,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::kernel(format),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => avx512::kernel(format).or_else(|| avx2::kernel(format)),
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => None,
+    };
+    simd.unwrap_or_else(|| scalar_kernel(format))
+}
+
+/// A kernel out of a safe function that is generic in the number of columns.
+macro_rules! safe {
+    ($activation:ident, $f:path) => {{
+        use $f as f;
+        Kernel { activation: Activation::$activation, dot: |w, x| f::<1>(w, [x])[0], dot4: |w, x| f::<4>(w, x) }
+    }};
+}
+
+/// The same out of a function that needs more than every machine has.
+#[cfg(target_arch = "x86_64")]
+macro_rules! simd {
+    ($activation:ident, $f:path) => {{
+        use $f as f;
+        Kernel {
+            activation: Activation::$activation,
+            // SAFETY: `super::kernel` refuses instruction sets that this machine lacks.
+            dot: |w, x| unsafe { f::<1>(w, [x])[0] },
+            // SAFETY: as above.
+            dot4: |w, x| unsafe { f::<4>(w, x) },
+        }
+    }};
+}
+#[cfg(target_arch = "x86_64")]
+use simd;
+
+/// A kernel that lets `quant` decode and multiplies f32.
+macro_rules! decoded {
+    ($format:path) => {
+        Kernel {
+            activation: Activation::F32,
+            dot: |w, x| scalar::by_decoding($format, w, [x], scalar::f32::<1>)[0],
+            dot4: |w, x| scalar::by_decoding($format, w, x, scalar::f32::<4>),
+        }
+    };
+}
+
+fn scalar_kernel(format: Format) -> Kernel {
+    match format {
+        Format::F32 => safe!(F32, scalar::f32),
+        Format::F16 => safe!(F32, scalar::f16),
+        Format::BF16 => safe!(F32, scalar::bf16),
+        Format::Q4_0 => safe!(Q8_0, scalar::q4_0),
+        Format::Q4_1 => safe!(Q8_1, scalar::q4_1),
+        Format::Q5_0 => safe!(Q8_0, scalar::q5_0),
+        Format::Q5_1 => safe!(Q8_1, scalar::q5_1),
+        Format::Q8_0 => safe!(Q8_0, scalar::q8_0),
+        Format::Q2_K => safe!(Q8_K, scalar::q2_k),
+        Format::Q3_K => safe!(Q8_K, scalar::q3_k),
+        Format::Q4_K => safe!(Q8_K, scalar::q4_k),
+        Format::Q5_K => safe!(Q8_K, scalar::q5_k),
+        Format::Q6_K => safe!(Q8_K, scalar::q6_k),
+        Format::IQ2_XXS => safe!(Q8_K, scalar::iq2_xxs),
+        Format::IQ2_XS => safe!(Q8_K, scalar::iq2_xs),
+        Format::IQ2_S => safe!(Q8_K, scalar::iq2_s),
+        Format::IQ3_XXS => safe!(Q8_K, scalar::iq3_xxs),
+        Format::IQ3_S => safe!(Q8_K, scalar::iq3_s),
+        Format::IQ4_NL => safe!(Q8_0, scalar::iq4_nl),
+        Format::IQ4_XS => safe!(Q8_K, scalar::iq4_xs),
+        Format::MXFP4 => safe!(Q8_0, scalar::mxfp4),
+        Format::IQ1_S => decoded!(Format::IQ1_S),
+    }
+}

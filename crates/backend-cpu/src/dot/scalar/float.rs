@@ -1,0 +1,50 @@
+//! Weights that meet f32 activations: floats, and formats that have no kernel of their own.
+
+use half::{bf16, f16};
+use quant::Format;
+
+/// Partial sums: a register of AVX-512, two of AVX2.
+const LANES: usize = 16;
+
+pub(in crate::dot) fn f32<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+    dot::<N, 4>(w, x, |w| f32::from_le_bytes(*w))
+}
+
+pub(in crate::dot) fn f16<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+    dot::<N, 2>(w, x, |w| f16::from_le_bytes(*w).to_f32())
+}
+
+pub(in crate::dot) fn bf16<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+    dot::<N, 2>(w, x, |w| bf16::from_le_bytes(*w).to_f32())
+}
+
+fn dot<const N: usize, const BYTES: usize>(w: &[u8], x: [&[u8]; N], decode: impl Fn(&[u8; BYTES]) -> f32) -> [f32; N] {
+    x.map(|x| {
+        let mut lanes = [0.0; LANES];
+        for (i, (w, x)) in w.as_chunks().0.iter().zip(x.as_chunks().0).enumerate() {
+            lanes[i % LANES] += decode(w) * f32::from_ne_bytes(*x);
+        }
+        lanes.into_iter().sum()
+    })
+}
+
+/// Any format: `quant` decodes a block, `dot` is the kernel for f32 rows.
+pub(in crate::dot) fn by_decoding<const N: usize>(
+    format: Format,
+    w: &[u8],
+    x: [&[u8]; N],
+    dot: impl Fn(&[u8], [&[u8]; N]) -> [f32; N],
+) -> [f32; N] {
+    const LONGEST: usize = 256;
+    let n = format.block_len();
+    let mut values = [0.0; LONGEST];
+    let mut bytes = [0; 4 * LONGEST];
+    let mut sums = [0.0; N];
+    for (i, w) in w.chunks_exact(format.block_bytes()).enumerate() {
+        format.decode(w, &mut values[..n]);
+        bytes.as_chunks_mut().0.iter_mut().zip(&values[..n]).for_each(|(b, v)| *b = v.to_ne_bytes());
+        let part = dot(&bytes[..4 * n], x.map(|x| &x[4 * n * i..][..4 * n]));
+        sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+    }
+    sums
+}

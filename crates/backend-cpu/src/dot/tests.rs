@@ -1,0 +1,149 @@
+//! Every kernel against the scalar one, and the scalar ones against `quant`.
+
+use quant::{FORMATS, Format};
+
+use super::{Isa, Kernel, kernel};
+use crate::activation::{Activation, Group};
+
+#[test]
+fn every_instruction_set_computes_what_scalar_code_does() {
+    for &format in FORMATS {
+        for n in lengths(format) {
+            let case = Case::new(format, n);
+            let expected = (case.kernel(Isa::Scalar).dot)(&case.w, case.row(0));
+            for isa in Isa::available() {
+                let actual = (case.kernel(isa).dot)(&case.w, case.row(0));
+                let error = (actual - expected).abs();
+                assert!(error <= 1e-5 * case.magnitude(0), "{format:?} {isa:?} {n}: {actual}, not {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn four_columns_are_four_times_one_column() {
+    for &format in FORMATS {
+        for n in lengths(format) {
+            let case = Case::new(format, n);
+            for isa in Isa::available() {
+                let Kernel { dot, dot4, .. } = case.kernel(isa);
+                let rows = [0, 1, 2, 3].map(|i| case.row(i));
+                let one_by_one = rows.map(|x| dot(&case.w, x).to_bits());
+                assert_eq!(dot4(&case.w, rows).map(f32::to_bits), one_by_one, "{format:?} {isa:?} {n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn scalar_code_computes_what_the_format_says() {
+    for &format in FORMATS {
+        for n in lengths(format) {
+            let case = Case::new(format, n);
+            for (i, x) in case.x.iter().enumerate() {
+                let expected: f64 = case.values.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
+                let actual = (case.kernel(Isa::Scalar).dot)(&case.w, case.row(i));
+                // An activation is off by half a step, and by what its scale lost as f16; f32 sums by less.
+                let error = (f64::from(actual) - expected).abs();
+                let bound = match case.kernel(Isa::Scalar).activation {
+                    Activation::F32 => 1e-5,
+                    _ => 0.5 / 127.0 + 1.0 / 1024.0,
+                };
+                assert!(error <= bound * f64::from(case.magnitude(i)), "{format:?} {n}: {actual}, not {expected}");
+            }
+        }
+    }
+}
+
+/// Whole groups, none, and rows that end within one.
+fn lengths(format: Format) -> Vec<usize> {
+    let blocks: &[usize] = match format.block_len() {
+        1 => &[1, 5, 16, 64, 80, 128, 333, 1024],
+        2..256 => &[1, 2, 7, 8, 9, 16, 18, 45],
+        _ => &[1, 2, 3, 7],
+    };
+    blocks.iter().map(|n| n * format.block_len()).collect()
+}
+
+/// A row of weights and four of activations.
+struct Case {
+    format: Format,
+    w: Vec<u8>,
+    values: Vec<f32>,
+    x: Vec<Vec<f32>>,
+    packed: Vec<Vec<Group>>, // as the format's kernels want it
+}
+
+impl Case {
+    fn new(format: Format, n: usize) -> Case {
+        let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ (n as u64) << 8 ^ format as u64);
+        let mut w: Vec<u8> = (0..n / format.block_len() * format.block_bytes()).map(|_| random.next() as u8).collect();
+        w.chunks_exact_mut(format.block_bytes()).for_each(|w| tame(format, w, &mut random));
+        let mut values = vec![0.0; n];
+        format.decode(&w, &mut values);
+        // Columns that are all of one sign are the hardest for sums that subtract an offset.
+        let x: Vec<Vec<f32>> = (0..4)
+            .map(|i| (0..n).map(|_| if i == 3 { random.unit().abs() } else { random.unit() * 3.0 }).collect())
+            .collect();
+        let packed = x.iter().map(|x| pack(kernel(format, Isa::Scalar).activation, x)).collect();
+        Case { format, w, values, x, packed }
+    }
+
+    fn kernel(&self, isa: Isa) -> Kernel {
+        kernel(self.format, isa)
+    }
+
+    fn row(&self, i: usize) -> &[u8] {
+        // SAFETY: a group is bytes.
+        unsafe { self.packed[i].align_to().1 }
+    }
+
+    /// `sum_j |w[j]| * max|x|`: what rounding errors are in proportion to.
+    fn magnitude(&self, i: usize) -> f32 {
+        let max = self.x[i].iter().fold(0.0f32, |max, x| max.max(x.abs()));
+        self.values.iter().map(|w| w.abs() * max).sum()
+    }
+}
+
+/// A packed row, on a cache line as groups are.
+fn pack(activation: Activation, x: &[f32]) -> Vec<Group> {
+    let bytes = activation.row_bytes(x.len());
+    let mut out = vec![Group::ZERO; bytes.div_ceil(size_of::<Group>())];
+    // SAFETY: a group may be written as bytes.
+    activation.pack(x, unsafe { &mut out.align_to_mut().1[..bytes] });
+    out
+}
+
+/// Random bytes make infinite scales; these get scales below one.
+fn tame(format: Format, w: &mut [u8], random: &mut Random) {
+    let halves: &[usize] = match format {
+        Format::F32 => return w.copy_from_slice(&random.unit().to_le_bytes()),
+        Format::BF16 => return w.copy_from_slice(&half::bf16::from_f32(random.unit()).to_le_bytes()),
+        Format::MXFP4 => return w[0] = 118 + w[0] % 10,
+        Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
+        Format::Q2_K => &[80, 82],
+        Format::Q3_K => &[108],
+        Format::Q6_K => &[208],
+        _ => &[0],
+    };
+    for &at in halves {
+        w[at..at + 2].copy_from_slice(&half::f16::from_f32(random.unit()).to_le_bytes());
+    }
+}
+
+/// Marsaglia's xorshift64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 >> 24
+    }
+
+    /// In -1.0..1.0.
+    fn unit(&mut self) -> f32 {
+        (self.next() & 0xff_ffff) as f32 / 8_388_608.0 - 1.0
+    }
+}

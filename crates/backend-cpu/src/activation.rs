@@ -62,19 +62,19 @@ impl Group {
     }
 }
 
-/// A packed row as groups.
+/// The first `n` groups of a packed row.
 ///
 /// # Panics
-/// If the row does not start on a cache line.
-pub(crate) fn groups(row: &[u8]) -> &[Group] {
-    // SAFETY: a group is integers and floats without padding; any bytes make one.
-    let (before, groups, _) = unsafe { row.align_to::<Group>() };
-    assert!(before.is_empty(), "packed rows start on a cache line");
-    groups
+/// If there are fewer, or the row does not start on a cache line.
+#[inline]
+pub(crate) fn groups(row: &[u8], n: usize) -> &[Group] {
+    assert!(row.len() >= n * size_of::<Group>() && row.as_ptr().cast::<Group>().is_aligned(), "a packed row");
+    // SAFETY: long enough and aligned; a group is integers and floats without padding, which any bytes make.
+    unsafe { std::slice::from_raw_parts(row.as_ptr().cast(), n) }
 }
 
 fn groups_mut(row: &mut [u8]) -> &mut [Group] {
-    // SAFETY: as in `groups`; and any group is bytes.
+    // SAFETY: any bytes make a group, and any group is bytes.
     let (before, groups, _) = unsafe { row.align_to_mut::<Group>() };
     assert!(before.is_empty(), "packed rows start on a cache line");
     groups

@@ -1,4 +1,255 @@
-//! x
-use super::Kernel;
-pub(super) fn is_available() -> bool { is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") }
-pub(super) fn kernel(_f: quant::Format) -> Option<Kernel> { None }
+//! Kernels for AVX2.
+//!
+//! As in `avx512/`, with registers half as wide: weights are unpacked 128 at a time, four blocks of 32, into four
+//! registers of bytes that lie like the halves of a [`Group`]'s pieces. Products of bytes are added in 16 bits, which
+//! the largest level must allow; see [`products`].
+//!
+//! | file | formats |
+//! |---|---|
+//! | `float.rs` | `F32`, `F16`, `BF16` |
+//! | `legacy.rs` | blocks of 32: `Q4_0` to `Q8_0`, `IQ4_NL`, `MXFP4` |
+//! | `k_quants.rs` | `Q2_K` to `Q6_K` |
+//! | `iq.rs` | the formats with a codebook: `IQ2_*`, `IQ3_*`, `IQ4_XS` |
+
+mod float;
+mod iq;
+mod k_quants;
+mod legacy;
+
+use std::arch::x86_64::*;
+
+use quant::Format;
+
+use super::{Kernel, simd};
+use crate::activation::{Activation, Group, groups};
+
+/// Whether this machine can run these kernels.
+pub(super) fn is_available() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+/// The kernel for `format`, if there is one; only for machines where [`is_available`].
+pub(super) fn kernel(format: Format) -> Option<Kernel> {
+    Some(match format {
+        Format::F32 => simd!(F32, float::f32),
+        Format::F16 => simd!(F32, float::f16),
+        Format::BF16 => simd!(F32, float::bf16),
+        Format::Q4_0 => simd!(Q8_0, legacy::q4_0),
+        Format::Q4_1 => simd!(Q8_1, legacy::q4_1),
+        Format::Q5_0 => simd!(Q8_0, legacy::q5_0),
+        Format::Q5_1 => simd!(Q8_1, legacy::q5_1),
+        Format::Q8_0 => simd!(Q8_0, legacy::q8_0),
+        Format::IQ4_NL => simd!(Q8_0, legacy::iq4_nl),
+        Format::MXFP4 => simd!(Q8_0, legacy::mxfp4),
+        Format::Q2_K => simd!(Q8_K, k_quants::q2_k),
+        Format::Q3_K => simd!(Q8_K, k_quants::q3_k),
+        Format::Q4_K => simd!(Q8_K, k_quants::q4_k),
+        Format::Q5_K => simd!(Q8_K, k_quants::q5_k),
+        Format::Q6_K => simd!(Q8_K, k_quants::q6_k),
+        Format::IQ2_XXS => simd!(Q8_K, iq::iq2_xxs),
+        Format::IQ2_XS => simd!(Q8_K, iq::iq2_xs),
+        Format::IQ2_S => simd!(Q8_K, iq::iq2_s),
+        Format::IQ3_XXS => simd!(Q8_K, iq::iq3_xxs),
+        Format::IQ3_S => simd!(Q8_K, iq::iq3_s),
+        Format::IQ4_XS => simd!(Q8_K, iq::iq4_xs),
+        _ => return None,
+    })
+}
+
+/// How far ahead of the arithmetic weights are asked for, in bytes.
+const AHEAD: usize = 1536;
+
+/// 128 weights, half of a [`Group`]: `w = a * q - b`. Lane `i` of `a` and `b` is for weights `16 i .. 16 i + 16`.
+struct Weights {
+    q: [__m256i; 4],
+    a: __m256,
+    b: __m256,
+}
+
+/// The dot products of a row of weights, `BYTES` per 256 of them, with the rows `x`.
+///
+/// `decode` unpacks the first or second 128. Levels are at most `MAX`, see [`products`]. `BY_16` says that the halves of
+/// a block of 32 have factors of their own. A row of blocks of 32 may end within the 256: the rest counts as zeros.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn dot<const N: usize, const BYTES: usize, const MAX: usize, const BY_16: bool>(
+    w: &[u8],
+    x: [&[u8]; N],
+    decode: impl Fn(&[u8; BYTES], usize) -> Weights,
+) -> [f32; N] {
+    let (whole, rest) = w.as_chunks::<BYTES>();
+    let padded;
+    let mut last: &[[u8; BYTES]] = &[];
+    if !rest.is_empty() {
+        padded = [pad(rest)];
+        last = &padded;
+    }
+    let mut x_groups: [&[Group]; N] = [&[]; N];
+    for c in 0..N {
+        x_groups[c] = groups(x[c], whole.len() + last.len());
+    }
+    let mut sums = [_mm256_setzero_ps(); N];
+    let mut g = 0;
+    for part in [whole, last] {
+        for bytes in part {
+            if N == 1 {
+                prefetch(bytes);
+            }
+            for half in 0..2 {
+                let w = decode(bytes, half);
+                for c in 0..N {
+                    // SAFETY: a column was cut to as many groups as the parts have together. Checks take time here.
+                    let x = unsafe { x_groups[c].get_unchecked(g) };
+                    sums[c] = add_half::<MAX, BY_16>(sums[c], &w, x, half);
+                }
+            }
+            g += 1;
+        }
+    }
+    sums.map(|sum| reduce(sum))
+}
+
+/// `sum + scale * (a * (q . x) - b * (1 . x))`, lane by lane
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn add_half<const MAX: usize, const BY_16: bool>(sum: __m256, w: &Weights, x: &Group, half: usize) -> __m256 {
+    let [first, second] = products::<MAX, BY_16>(&w.q, [0, 1, 2, 3].map(|p| load_i8(&x.q[p], half)));
+    let products = if BY_16 {
+        let second = _mm256_mul_ps(_mm256_cvtepi32_ps(second), _mm256_movehdup_ps(w.a));
+        _mm256_fmadd_ps(_mm256_cvtepi32_ps(first), _mm256_moveldup_ps(w.a), second)
+    } else {
+        _mm256_mul_ps(_mm256_cvtepi32_ps(first), w.a)
+    };
+    let total = _mm256_fnmadd_ps(load_f32(&x.sums, half), w.b, products);
+    _mm256_fmadd_ps(total, load_f32(&x.scale, half), sum)
+}
+
+/// Sums of four products per lane of each register: those of the first two and the last two, or, unless `BY_16`, of all
+/// and nothing.
+///
+/// Products of bytes come in pairs of 16 bits, at most `2 * 127 * MAX`. Levels up to 32 let four pairs be added before
+/// they need 32 bits, levels up to 64 two, levels up to 128 none. [`SIGNED`] levels lend their sign to the activations.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn products<const MAX: usize, const BY_16: bool>(w: &[__m256i; 4], x: [__m256i; 4]) -> [__m256i; 2] {
+    let mut pairs = x;
+    for p in 0..4 {
+        pairs[p] = match MAX {
+            SIGNED => _mm256_maddubs_epi16(_mm256_abs_epi8(w[p]), _mm256_sign_epi8(x[p], w[p])),
+            _ => _mm256_maddubs_epi16(w[p], x[p]),
+        };
+    }
+    let widen = |pairs| _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    let two = |i: usize| match MAX {
+        ..=64 => widen(_mm256_add_epi16(pairs[i], pairs[i + 1])),
+        _ => _mm256_add_epi32(widen(pairs[i]), widen(pairs[i + 1])),
+    };
+    match (BY_16, MAX) {
+        (true, _) => [two(0), two(2)],
+        (false, ..=32) => {
+            let four = _mm256_add_epi16(_mm256_add_epi16(pairs[0], pairs[1]), _mm256_add_epi16(pairs[2], pairs[3]));
+            [widen(four), _mm256_setzero_si256()]
+        }
+        (false, _) => [_mm256_add_epi32(two(0), two(2)), _mm256_setzero_si256()],
+    }
+}
+
+/// Instead of a largest level: levels are signed bytes.
+const SIGNED: usize = 255;
+
+/// Four blocks of 32 to eight bytes of each.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn interleave(blocks: [__m256i; 4]) -> [__m256i; 4] {
+    let [b0, b1, b2, b3] = blocks;
+    let even = (_mm256_unpacklo_epi64(b0, b1), _mm256_unpacklo_epi64(b2, b3));
+    let odd = (_mm256_unpackhi_epi64(b0, b1), _mm256_unpackhi_epi64(b2, b3));
+    [
+        _mm256_permute2x128_si256::<0x20>(even.0, even.1),
+        _mm256_permute2x128_si256::<0x20>(odd.0, odd.1),
+        _mm256_permute2x128_si256::<0x31>(even.0, even.1),
+        _mm256_permute2x128_si256::<0x31>(odd.0, odd.1),
+    ]
+}
+
+/// `bytes`, and zeros behind them.
+fn pad<const BYTES: usize>(bytes: &[u8]) -> [u8; BYTES] {
+    let mut padded = [0; BYTES];
+    padded[..bytes.len()].copy_from_slice(bytes);
+    padded
+}
+
+/// The sum of all lanes.
+#[target_feature(enable = "avx")]
+#[inline]
+fn reduce(sum: __m256) -> f32 {
+    let four = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}
+
+/// Asks for the weights that come [`AHEAD`] of `bytes`.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn prefetch<const BYTES: usize>(bytes: &[u8; BYTES]) {
+    for line in 0..BYTES.div_ceil(64) {
+        _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(AHEAD + 64 * line).cast());
+    }
+}
+
+/// Half of a piece.
+#[target_feature(enable = "avx")]
+#[inline]
+fn load_i8(bytes: &[i8; 64], half: usize) -> __m256i {
+    let bytes = &bytes[32 * half..32 * half + 32];
+    // SAFETY: 32 readable bytes; `loadu` has no alignment requirement.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx")]
+#[inline]
+fn load_f32(values: &[f32; 16], half: usize) -> __m256 {
+    let values = &values[8 * half..8 * half + 8];
+    // SAFETY: 32 readable bytes; `loadu` has no alignment requirement.
+    unsafe { _mm256_loadu_ps(values.as_ptr()) }
+}
+
+/// The 32 bytes from `at` on.
+#[target_feature(enable = "avx")]
+#[inline]
+fn load_32(bytes: &[u8], at: usize) -> __m256i {
+    let bytes = &bytes[at..at + 32];
+    // SAFETY: 32 readable bytes; `loadu` has no alignment requirement.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+/// The 16 bytes from `at` on.
+#[inline]
+fn load_16(bytes: &[u8], at: usize) -> __m128i {
+    let bytes = &bytes[at..at + 16];
+    // SAFETY: 16 readable bytes; `loadu` has no alignment requirement.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+/// The `N` bytes from `at` on.
+#[inline]
+fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut part = [0; N];
+    part.copy_from_slice(&bytes[at..at + N]);
+    part
+}
+
+/// The f16 at byte `at`, in all lanes.
+#[target_feature(enable = "avx2,f16c")]
+#[inline]
+fn half_at(bytes: &[u8], at: usize) -> __m256 {
+    let half = i16::from_le_bytes(bytes_at(bytes, at));
+    _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(half))))
+}
+
+/// Four lanes, each in two.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn twice(lanes: __m128) -> __m256 {
+    _mm256_permutevar8x32_ps(_mm256_castps128_ps256(lanes), _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3))
+}

@@ -2,14 +2,16 @@
 
 use std::arch::x86_64::*;
 
-use super::{load_32, load_64};
+use super::{load_32, pad};
 
-/// Registers of partial sums per column, to hide the latency of the additions.
+/// Registers of partial sums per column, which hide the latency of additions.
 const SUMS: usize = 4;
+/// Bytes of a register.
+const REGISTER: usize = 64;
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn f32<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 64>(w, x, |w| _mm512_castsi512_ps(load_64(w, 0)))
+    dot::<N, 64>(w, x, |w| load(w))
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
@@ -22,46 +24,47 @@ pub(super) fn bf16<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
     dot::<N, 32>(w, x, |w| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(load_32(w, 0)))))
 }
 
-/// `BYTES` hold 16 weights; element `i` of a row is added to lane `i % 16` of sum `i / 16 % SUMS`.
+/// The dot products of a row of weights, `BYTES` per register, with the rows `x`.
+///
+/// Register `i` of a row is added to sum `i % SUMS`; one that the row does not fill ends in zeros.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-fn dot<const N: usize, const BYTES: usize>(
-    w: &[u8],
-    x: [&[u8]; N],
-    decode: impl Fn(&[u8; BYTES]) -> __m512,
-) -> [f32; N] {
+fn dot<const N: usize, const BYTES: usize>(w: &[u8], x: [&[u8]; N], decode: impl Fn(&[u8; BYTES]) -> __m512) -> [f32; N] {
     let (whole, rest) = w.as_chunks::<BYTES>();
-    let x_bytes = w.len() / BYTES * 64 + rest.len() * 64 / BYTES;
-    let (whole_x, rest_x) = (x.map(|x| x[..x_bytes].as_chunks::<64>().0), x.map(|x| x[..x_bytes].as_chunks::<64>().1));
+    let rest_x = rest.len() * REGISTER / BYTES;
     let mut sums = [[_mm512_setzero_ps(); SUMS]; N];
-    let (fours, _) = whole.as_chunks::<SUMS>();
-    let fours_x = whole_x.map(|x| &x.as_chunks::<SUMS>().0[..fours.len()]);
-    for (g, w) in fours.iter().enumerate() {
+    let mut columns: [&[[u8; REGISTER]]; N] = [&[]; N];
+    for c in 0..N {
+        columns[c] = &x[c][..whole.len() * REGISTER].as_chunks().0[..whole.len()];
+    }
+    let (steps, remainder) = whole.as_chunks::<SUMS>();
+    for (s, step) in steps.iter().enumerate() {
         for i in 0..SUMS {
-            let w = decode(&w[i]);
+            let w = decode(&step[i]);
             for c in 0..N {
-                sums[c][i] = _mm512_fmadd_ps(w, _mm512_castsi512_ps(load_64(&fours_x[c][g][i], 0)), sums[c][i]);
+                sums[c][i] = _mm512_fmadd_ps(w, load(&columns[c][s * SUMS + i]), sums[c][i]);
             }
         }
     }
-    let mut add = |i: usize, w: &[u8; BYTES], x: [&[u8; 64]; N]| {
+    for (i, w) in remainder.iter().enumerate() {
         let w = decode(w);
         for c in 0..N {
-            sums[c][i] = _mm512_fmadd_ps(w, _mm512_castsi512_ps(load_64(x[c], 0)), sums[c][i]);
+            sums[c][i] = _mm512_fmadd_ps(w, load(&columns[c][steps.len() * SUMS + i]), sums[c][i]);
         }
-    };
-    for i in fours.len() * SUMS..whole.len() {
-        add(i % SUMS, &whole[i], whole_x.map(|x| &x[i]));
     }
     if !rest.is_empty() {
-        let mut last = [0; BYTES];
-        last[..rest.len()].copy_from_slice(rest);
-        let last_x = rest_x.map(|rest| {
-            let mut last = [0; 64];
-            last[..rest.len()].copy_from_slice(rest);
-            last
-        });
-        add(whole.len() % SUMS, &last, last_x.each_ref());
+        let w = decode(&pad(rest));
+        for c in 0..N {
+            let x = pad(&x[c][whole.len() * REGISTER..][..rest_x]);
+            sums[c][remainder.len()] = _mm512_fmadd_ps(w, load(&x), sums[c][remainder.len()]);
+        }
     }
     sums.map(|[a, b, c, d]| _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d))))
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load(bytes: &[u8; REGISTER]) -> __m512 {
+    // SAFETY: a register of readable bytes; `loadu` has no alignment requirement.
+    unsafe { _mm512_loadu_ps(bytes.as_ptr().cast()) }
 }

@@ -83,19 +83,30 @@ fn dot<const N: usize, const BYTES: usize, const BY_16: bool>(
     decode: impl Fn(&[u8; BYTES]) -> Weights,
 ) -> [f32; N] {
     let (whole, rest) = w.as_chunks::<BYTES>();
-    let mut last = [0; BYTES];
-    last[..rest.len()].copy_from_slice(rest);
-    let n = whole.len() + usize::from(!rest.is_empty());
-    let x = x.map(|x| &groups(x)[..n]);
+    let padded;
+    let mut last: &[[u8; BYTES]] = &[];
+    if !rest.is_empty() {
+        padded = [pad(rest)];
+        last = &padded;
+    }
+    let mut x_groups: [&[Group]; N] = [&[]; N];
+    for c in 0..N {
+        x_groups[c] = groups(x[c], whole.len() + last.len());
+    }
     let mut sums = [_mm512_setzero_ps(); N];
-    for g in 0..n {
-        let bytes = whole.get(g).unwrap_or(&last);
-        if N == 1 {
-            prefetch(bytes);
-        }
-        let w = decode(bytes);
-        for c in 0..N {
-            sums[c] = add_group::<BY_16>(sums[c], &w, &x[c][g]);
+    let mut g = 0;
+    for part in [whole, last] {
+        for bytes in part {
+            if N == 1 {
+                prefetch(bytes);
+            }
+            let w = decode(bytes);
+            for c in 0..N {
+                // SAFETY: a column was cut to as many groups as the parts have together. Checks would take a tenth of
+                // the time.
+                sums[c] = add_group::<BY_16>(sums[c], &w, unsafe { x_groups[c].get_unchecked(g) });
+            }
+            g += 1;
         }
     }
     sums.map(|sum| _mm512_reduce_add_ps(sum))
@@ -118,6 +129,13 @@ fn add_group<const BY_16: bool>(sum: __m512, w: &Weights, x: &Group) -> __m512 {
     };
     let total = _mm512_fnmadd_ps(load_f32(&x.sums), w.b, products);
     _mm512_fmadd_ps(total, load_f32(&x.scale), sum)
+}
+
+/// `bytes`, and zeros behind them.
+fn pad<const BYTES: usize>(bytes: &[u8]) -> [u8; BYTES] {
+    let mut padded = [0; BYTES];
+    padded[..bytes.len()].copy_from_slice(bytes);
+    padded
 }
 
 /// Asks for the weights that come [`AHEAD`] of `bytes`.

@@ -51,7 +51,7 @@ fn dot<const N: usize, const BYTES: usize>(
     x: [&[u8]; N],
     decode: impl Fn(&[u8; BYTES]) -> Levels,
 ) -> [f32; N] {
-    let x = x.map(groups);
+    let x = x.map(|x| groups(x, w.len() / BYTES));
     let mut sums = [0.0; N];
     for (g, w) in w.as_chunks().0.iter().enumerate() {
         let w = decode(w);
@@ -71,7 +71,7 @@ fn dot_32<const N: usize, const BYTES: usize>(
     x: [&[u8]; N],
     decode: impl Fn(&[u8; BYTES]) -> Block,
 ) -> [f32; N] {
-    let x = x.map(groups);
+    let x = x.map(|x| groups(x, (w.len() / BYTES).div_ceil(8)));
     let mut sums = [0.0; N];
     for (b, w) in w.as_chunks().0.iter().enumerate() {
         let w = decode(w);

@@ -62,7 +62,7 @@ fn dot<const N: usize, const BYTES: usize>(w: &[u8], x: [&[u8]; N], decode: impl
     sums.map(|[a, b, c, d]| reduce(_mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d))))
 }
 
-#[target_feature(enable = "avx")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn load(bytes: &[u8; REGISTER]) -> __m256 {
     // SAFETY: a register of readable bytes; `loadu` has no alignment requirement.

@@ -106,29 +106,36 @@ static MASKS: [u64; 256] = masks();
 static EVEN_MASKS: [u64; 128] = even_masks();
 
 /// Eight weights of each of four blocks: eight magnitudes and the mask of their signs, for piece `p` and block `b`.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn rows(row: impl Fn(usize, usize) -> (u64, u64)) -> [__m256i; 4] {
-    let four = |p| {
-        let [a, b, c, d] = [row(p, 0), row(p, 1), row(p, 2), row(p, 3)];
-        let magnitudes = _mm256_setr_epi64x(a.0 as i64, b.0 as i64, c.0 as i64, d.0 as i64);
-        let negative = _mm256_setr_epi64x(a.1 as i64, b.1 as i64, c.1 as i64, d.1 as i64);
+    let (mut magnitudes, mut negative) = ([[0; 4]; 4], [[0; 4]; 4]);
+    for p in 0..4 {
+        for b in 0..4 {
+            let (row, signs) = row(p, b);
+            (magnitudes[p][b], negative[p][b]) = (row as i64, signs as i64);
+        }
+    }
+    let mut q = [_mm256_set1_epi8(OFFSET); 4];
+    for p in 0..4 {
+        let ([a, b, c, d], [e, f, g, h]) = (magnitudes[p], negative[p]);
+        let (magnitudes, negative) = (_mm256_setr_epi64x(a, b, c, d), _mm256_setr_epi64x(e, f, g, h));
         // -x is !x + 1.
         let signed = _mm256_sub_epi8(_mm256_xor_si256(magnitudes, negative), negative);
-        _mm256_add_epi8(signed, _mm256_set1_epi8(OFFSET))
-    };
-    [four(0), four(1), four(2), four(3)]
+        q[p] = _mm256_add_epi8(signed, q[p]);
+    }
+    q
 }
 
 /// The factors of levels that had [`OFFSET`] added to them.
-#[target_feature(enable = "avx")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn scaled(a: __m256) -> Weights {
     Weights { q: [_mm256_setzero_si256(); 4], a, b: _mm256_mul_ps(a, _mm256_set1_ps(f32::from(OFFSET))) }
 }
 
 /// `(2 * scales + 1) * unit * d`
-#[target_feature(enable = "avx,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn odd_multiples(scales: __m256, d: __m256, unit: f32) -> __m256 {
     let one = _mm256_mul_ps(d, _mm256_set1_ps(unit));
@@ -136,7 +143,7 @@ fn odd_multiples(scales: __m256, d: __m256, unit: f32) -> __m256 {
 }
 
 /// Eight nibbles, the low one of a byte first.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn nibble_scales(w: &[u8], at: usize) -> __m256 {
     let nibbles = _mm256_srlv_epi32(_mm256_set1_epi32(word(w, at) as i32), _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));

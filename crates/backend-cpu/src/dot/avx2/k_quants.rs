@@ -85,7 +85,7 @@ pub(super) fn q6_k<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
 }
 
 /// Eight bytes, of which each two bits belong to a block.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn two_bits(w: &[u8], at: usize) -> __m256i {
     let eight = _mm256_set1_epi64x(i64::from_le_bytes(bytes_at(w, at)));
@@ -93,7 +93,7 @@ fn two_bits(w: &[u8], at: usize) -> __m256i {
 }
 
 /// 64 bytes, of which each 32 hold one block in the low nibbles and the next in the high ones.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn nibbles(w: &[u8], at: usize) -> [__m256i; 4] {
     let (first, second, low) = (load_32(w, at), load_32(w, at + 32), _mm256_set1_epi8(15));
@@ -106,7 +106,7 @@ fn nibbles(w: &[u8], at: usize) -> [__m256i; 4] {
 }
 
 /// `Q4_K` and `Q5_K`: `d`, `dmin` and eight six-bit pairs in twelve bytes, to the factors of four blocks.
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn scales_and_mins(w: &[u8], half: usize) -> (__m256, __m256) {
     let s = [4, 8, 12].map(|at| u32::from_le_bytes(bytes_at(w, at)));
@@ -122,7 +122,7 @@ fn scales_and_mins(w: &[u8], half: usize) -> (__m256, __m256) {
 }
 
 /// The eight bytes from `at` on.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn load_8(w: &[u8], at: usize) -> __m128i {
     _mm_cvtsi64_si128(i64::from_le_bytes(bytes_at(w, at)))

@@ -69,20 +69,20 @@ pub(super) fn mxfp4<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
 }
 
 /// Factors of levels that had `offset` added to them.
-#[target_feature(enable = "avx")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn scaled(a: __m256, offset: f32) -> Weights {
     Weights { q: [_mm256_setzero_si256(); 4], a, b: _mm256_mul_ps(a, _mm256_set1_ps(offset)) }
 }
 
-#[target_feature(enable = "avx")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn negative(x: __m256) -> __m256 {
     _mm256_xor_ps(x, _mm256_set1_ps(-0.0))
 }
 
 /// The 32 nibbles of 16 bytes: the low ones, then the high ones.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 pub(super) fn nibbles(w: &[u8], at: usize) -> __m256i {
     let bytes = load_16(w, at);
@@ -90,7 +90,7 @@ pub(super) fn nibbles(w: &[u8], at: usize) -> __m256i {
 }
 
 /// Nibbles from byte `at + 4` on, and their fifth bits in the word at `at`.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn five_bits(w: &[u8], at: usize) -> __m256i {
     let bytes = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
@@ -101,7 +101,7 @@ fn five_bits(w: &[u8], at: usize) -> __m256i {
 }
 
 /// `table[q]`
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 pub(super) fn look_up(table: &[i8; 16], q: __m256i) -> __m256i {
     // SAFETY: 16 readable bytes; `loadu` has no alignment requirement.
@@ -110,7 +110,7 @@ pub(super) fn look_up(table: &[i8; 16], q: __m256i) -> __m256i {
 }
 
 /// Four f16, `STRIDE` bytes apart from byte `at` on, each in two lanes.
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn halves<const STRIDE: usize>(w: &[u8], at: usize) -> __m256 {
     let half = |b: usize| i16::from_le_bytes(bytes_at(w, at + b * STRIDE));

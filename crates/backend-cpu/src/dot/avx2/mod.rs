@@ -110,7 +110,7 @@ fn dot<const N: usize, const BYTES: usize, const MAX: usize, const BY_16: bool>(
 }
 
 /// `sum + scale * (a * (q . x) - b * (1 . x))`, lane by lane
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn add_half<const MAX: usize, const BY_16: bool>(sum: __m256, w: &Weights, x: &Group, half: usize) -> __m256 {
     let [first, second] = products::<MAX, BY_16>(&w.q, [0, 1, 2, 3].map(|p| load_i8(&x.q[p], half)));
@@ -129,7 +129,7 @@ fn add_half<const MAX: usize, const BY_16: bool>(sum: __m256, w: &Weights, x: &G
 ///
 /// Products of bytes come in pairs of 16 bits, at most `2 * 127 * MAX`. Levels up to 32 let four pairs be added before
 /// they need 32 bits, levels up to 64 two, levels up to 128 none. [`SIGNED`] levels lend their sign to the activations.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn products<const MAX: usize, const BY_16: bool>(w: &[__m256i; 4], x: [__m256i; 4]) -> [__m256i; 2] {
     let mut pairs = x;
@@ -158,7 +158,7 @@ fn products<const MAX: usize, const BY_16: bool>(w: &[__m256i; 4], x: [__m256i; 
 const SIGNED: usize = 255;
 
 /// Four blocks of 32 to eight bytes of each.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn interleave(blocks: [__m256i; 4]) -> [__m256i; 4] {
     let [b0, b1, b2, b3] = blocks;
@@ -180,7 +180,7 @@ fn pad<const BYTES: usize>(bytes: &[u8]) -> [u8; BYTES] {
 }
 
 /// The sum of all lanes.
-#[target_feature(enable = "avx")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn reduce(sum: __m256) -> f32 {
     let four = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
@@ -189,7 +189,7 @@ fn reduce(sum: __m256) -> f32 {
 }
 
 /// Asks for the weights that come [`AHEAD`] of `bytes`.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn prefetch<const BYTES: usize>(bytes: &[u8; BYTES]) {
     for line in 0..BYTES.div_ceil(64) {
@@ -198,7 +198,7 @@ fn prefetch<const BYTES: usize>(bytes: &[u8; BYTES]) {
 }
 
 /// Half of a piece.
-#[target_feature(enable = "avx")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn load_i8(bytes: &[i8; 64], half: usize) -> __m256i {
     let bytes = &bytes[32 * half..32 * half + 32];
@@ -206,7 +206,7 @@ fn load_i8(bytes: &[i8; 64], half: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }
 
-#[target_feature(enable = "avx")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn load_f32(values: &[f32; 16], half: usize) -> __m256 {
     let values = &values[8 * half..8 * half + 8];
@@ -215,7 +215,7 @@ fn load_f32(values: &[f32; 16], half: usize) -> __m256 {
 }
 
 /// The 32 bytes from `at` on.
-#[target_feature(enable = "avx")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn load_32(bytes: &[u8], at: usize) -> __m256i {
     let bytes = &bytes[at..at + 32];
@@ -240,7 +240,7 @@ fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 /// The f16 at byte `at`, in all lanes.
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn half_at(bytes: &[u8], at: usize) -> __m256 {
     let half = i16::from_le_bytes(bytes_at(bytes, at));
@@ -248,7 +248,7 @@ fn half_at(bytes: &[u8], at: usize) -> __m256 {
 }
 
 /// Four lanes, each in two.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn twice(lanes: __m128) -> __m256 {
     _mm256_permutevar8x32_ps(_mm256_castps128_ps256(lanes), _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3))

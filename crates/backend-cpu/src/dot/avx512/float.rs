@@ -62,7 +62,7 @@ fn dot<const N: usize, const BYTES: usize>(w: &[u8], x: [&[u8]; N], decode: impl
     sums.map(|[a, b, c, d]| _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d))))
 }
 
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn load(bytes: &[u8; REGISTER]) -> __m512 {
     // SAFETY: a register of readable bytes; `loadu` has no alignment requirement.

@@ -88,13 +88,13 @@ pub(super) fn iq4_xs<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
 struct Table([__m512i; 4]);
 
 impl Table {
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
     #[inline]
     fn new(bytes: &[u8; 256]) -> Table {
         Table([load_64(bytes, 0), load_64(bytes, 64), load_64(bytes, 128), load_64(bytes, 192)])
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+    #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
     #[inline]
     fn look_up(&self, indices: __m512i) -> __m512i {
         let low = _mm512_permutex2var_epi8(self.0[0], indices, self.0[1]);
@@ -114,7 +114,7 @@ fn level(p: usize, rows: __m512i, more: __m512i, values: __m512i) -> __m512i {
 }
 
 /// Bytes whose highest bit makes the number of ones even; what it was does not matter.
-#[target_feature(enable = "avx512f,gfni")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn even_signs(codes: __m512i) -> __m512i {
     // A matrix with a row per bit of the result, that of bit 0 in the highest byte.
@@ -122,7 +122,7 @@ fn even_signs(codes: __m512i) -> __m512i {
 }
 
 /// `(2 * scales + 1) * unit * d`
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn odd_multiples(scales: __m512i, d: __m512, unit: f32) -> __m512 {
     let one = _mm512_mul_ps(d, _mm512_set1_ps(unit));
@@ -130,7 +130,7 @@ fn odd_multiples(scales: __m512i, d: __m512, unit: f32) -> __m512 {
 }
 
 /// `x` where `mask` has ones, `y` elsewhere.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn select(mask: __m512i, x: __m512i, y: __m512i) -> __m512i {
     _mm512_ternarylogic_epi32::<0xca>(mask, x, y)

@@ -101,7 +101,7 @@ pub(super) fn q6_k<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
 }
 
 /// 128 bytes, of which each 32 hold one block in the low nibbles and the next in the high ones.
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn nibbles(w: &[u8], at: usize) -> [__m512i; 4] {
     let qs = [load_64(w, at), load_64(w, at + 64)];
@@ -113,7 +113,7 @@ fn nibbles(w: &[u8], at: usize) -> [__m512i; 4] {
 }
 
 /// `Q4_K` and `Q5_K`: `d`, `dmin` and eight six-bit pairs in twelve bytes, to the factors of each 16 weights.
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn scales_and_mins(w: &[u8]) -> (__m512, __m512) {
     let s = [word(w, 4) as u32, word(w, 8) as u32, word(w, 12) as u32];
@@ -132,7 +132,7 @@ fn word(w: &[u8], at: usize) -> i32 {
 }
 
 /// `x & mask | y`
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn and_or(x: __m512i, mask: __m512i, y: __m512i) -> __m512i {
     _mm512_ternarylogic_epi32::<0xea>(x, mask, y)

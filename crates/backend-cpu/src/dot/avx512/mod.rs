@@ -148,14 +148,14 @@ fn prefetch<const BYTES: usize>(bytes: &[u8; BYTES]) {
     }
 }
 
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn load_i8(bytes: &[i8; 64]) -> __m512i {
     // SAFETY: 64 readable bytes; `loadu` has no alignment requirement.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn load_f32(values: &[f32; 16]) -> __m512 {
     // SAFETY: 64 readable bytes; `loadu` has no alignment requirement.
@@ -163,7 +163,7 @@ fn load_f32(values: &[f32; 16]) -> __m512 {
 }
 
 /// The 64 bytes from `at` on.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn load_64(bytes: &[u8], at: usize) -> __m512i {
     let bytes = &bytes[at..at + 64];
@@ -172,7 +172,7 @@ fn load_64(bytes: &[u8], at: usize) -> __m512i {
 }
 
 /// The 32 bytes from `at` on.
-#[target_feature(enable = "avx")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn load_32(bytes: &[u8], at: usize) -> __m256i {
     let bytes = &bytes[at..at + 32];
@@ -181,7 +181,7 @@ fn load_32(bytes: &[u8], at: usize) -> __m256i {
 }
 
 /// The 16 bytes from `at` on.
-#[target_feature(enable = "sse2")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn load_16(bytes: &[u8], at: usize) -> __m128i {
     let bytes = &bytes[at..at + 16];
@@ -190,7 +190,7 @@ fn load_16(bytes: &[u8], at: usize) -> __m128i {
 }
 
 /// Eight f16, `STRIDE` bytes apart from byte `at` on, each in two lanes.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn halves<const STRIDE: usize>(bytes: &[u8], at: usize) -> __m512 {
     let half = |b: usize| i16::from_le_bytes([bytes[at + b * STRIDE], bytes[at + b * STRIDE + 1]]);
@@ -199,7 +199,7 @@ fn halves<const STRIDE: usize>(bytes: &[u8], at: usize) -> __m512 {
 }
 
 /// Eight lanes, each in two.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn twice(lanes: __m256i) -> __m512 {
     let each = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
@@ -207,7 +207,7 @@ fn twice(lanes: __m256i) -> __m512 {
 }
 
 /// The f16 at byte `at`, in all lanes.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn half_at(bytes: &[u8], at: usize) -> __m512 {
     let half = i16::from_le_bytes([bytes[at], bytes[at + 1]]);
@@ -215,7 +215,7 @@ fn half_at(bytes: &[u8], at: usize) -> __m512 {
 }
 
 /// Bit `k` of byte `7 - j` to bit `j` of byte `k`, in each eight bytes.
-#[target_feature(enable = "avx512f,gfni")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn transpose_bits(rows: __m512i) -> __m512i {
     // A product of bit matrices: byte k of this one has but bit k.
@@ -224,7 +224,7 @@ fn transpose_bits(rows: __m512i) -> __m512i {
 }
 
 /// Eight numbers, usually constants.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn eight(f: impl Fn(i64) -> i64) -> __m512i {
     _mm512_setr_epi64(f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7))

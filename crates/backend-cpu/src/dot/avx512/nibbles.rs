@@ -73,7 +73,7 @@ fn nibbles<const STRIDE: usize>(w: &[u8], at: usize) -> [__m512i; 4] {
 }
 
 /// Bytes 0..8 and 8..16 of eight blocks, to their low and high nibbles.
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 pub(super) fn split(first: __m512i, second: __m512i) -> [__m512i; 4] {
     let low = _mm512_set1_epi8(15);
@@ -101,7 +101,7 @@ fn five_bits<const STRIDE: usize>(w: &[u8], at: usize) -> [__m512i; 4] {
 }
 
 /// `table[q] + OFFSET` as an unsigned byte.
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 pub(super) fn look_up<const OFFSET: i8>(table: &[i8; 16], q: [__m512i; 4]) -> [__m512i; 4] {
     let table = table.map(|level| level.wrapping_add(OFFSET));
@@ -111,7 +111,7 @@ pub(super) fn look_up<const OFFSET: i8>(table: &[i8; 16], q: [__m512i; 4]) -> [_
 }
 
 /// `2^(e - 128)` for eight exponents, each in two lanes; see [`crate::dot::tables::e8m0_half`].
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn e8m0_half(e: __m256i) -> __m512 {
     let e = _mm512_castps_si512(twice(e));
@@ -121,7 +121,7 @@ fn e8m0_half(e: __m256i) -> __m512 {
     _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, is_small, small))
 }
 
-#[target_feature(enable = "avx512f,avx512dq")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn negative(x: __m512) -> __m512 {
     _mm512_xor_ps(x, _mm512_set1_ps(-0.0))

@@ -19,7 +19,7 @@ pub(super) fn q8_0<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
 }
 
 /// Blocks 0 and 2, 1 and 3, 4 and 6, 5 and 7 to eight bytes of each.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn interleave(blocks: [__m512i; 4]) -> [__m512i; 4] {
     let [b02, b13, b46, b57] = blocks;

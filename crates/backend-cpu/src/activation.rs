@@ -51,10 +51,12 @@ pub(crate) struct Group {
     pub(crate) scale: [f32; 16],
     /// The sum of `q` over values `16 i .. 16 i + 16`; in `Q8_1` a block's rounded sum, then 0.
     pub(crate) sums: [f32; 16],
+    /// -128 times the sum of `q`: where a sum of products starts if 128 was added to the weights to make them unsigned.
+    pub(crate) start: [i32; 16],
 }
 
 impl Group {
-    pub(crate) const ZERO: Group = Group { q: [[0; 64]; 4], scale: [0.0; 16], sums: [0.0; 16] };
+    pub(crate) const ZERO: Group = Group { q: [[0; 64]; 4], scale: [0.0; 16], sums: [0.0; 16], start: [0; 16] };
 
     /// Byte `i` of the values in their order, for code that is in no hurry.
     pub(crate) fn value(&self, i: usize) -> i8 {
@@ -158,7 +160,9 @@ fn pack_block(x: &[f32; 32], inverse: f32, b: usize, group: &mut Group) {
         group.q[p][8 * b..8 * b + 8].copy_from_slice(&q.map(|q| q as i8));
     }
     for (i, q) in q.as_chunks::<16>().0.iter().enumerate() {
-        group.sums[2 * b + i] = q.iter().sum::<i32>() as f32;
+        let sum = q.iter().sum::<i32>();
+        group.sums[2 * b + i] = sum as f32;
+        group.start[2 * b + i] = -128 * sum;
     }
 }
 

@@ -9,11 +9,9 @@ use std::arch::x86_64::*;
 
 use quant::{IQ2_XXS_GRID, IQ3_XXS_GRID};
 
-use super::{Weights, dot, eight, half_at, load_32, load_64, nibbles::look_up, nibbles::split, transpose_bits};
+use super::{SIGNED, Weights, dot, eight, half_at, load_32, load_64, nibbles::look_up, nibbles::split, transpose_bits};
 use crate::dot::tables::IQ4;
 
-/// Makes signed levels unsigned.
-const OFFSET: i8 = 64;
 /// The odd bytes of a register.
 const ODD: u64 = 0xaaaa_aaaa_aaaa_aaaa;
 
@@ -22,19 +20,19 @@ pub(super) fn iq2_xxs<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
     static PLANES: [[u8; 256]; 2] = [plane_of_8(0), plane_of_8(1)];
     static VALUES: [u8; 64] = values([8, 25, 43, 0]);
     let (planes, values) = (PLANES.each_ref().map(|plane| Table::new(plane)), load_64(&VALUES, 0));
-    dot::<N, 66, false>(w, x, |w| {
+    dot::<N, 66, SIGNED>(w, x, |w| {
         // A block in each eight bytes: an index per eight weights, four times seven signs, a scale of four bits.
         let blocks = load_64(w, 2);
         // Word p of a block: plane 1 of its row p, then plane 0.
         let twice = _mm_set_epi64x(0x0b0b_0a0a_0909_0808, 0x0303_0202_0101_0000);
         let indices = _mm512_shuffle_epi8(blocks, _mm512_broadcast_i32x4(twice));
         let rows = _mm512_mask_mov_epi8(planes[1].look_up(indices), ODD, planes[0].look_up(indices));
-        // The upper byte of word p: its signs. The lower byte does not matter, as `VALUES` repeats.
-        let signs = even_signs(_mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x3500_2e00_2700_2000), blocks));
-        let scales = _mm512_srli_epi32::<28>(_mm512_shuffle_epi32::<0xf5>(blocks));
-        let a = odd_multiples(scales, half_at(w, 0), 0.125);
-        let q = std::array::from_fn(|p| level(p, rows, signs, values));
-        Weights { q, a, b: _mm512_mul_ps(a, _mm512_set1_ps(f32::from(OFFSET))) }
+        // The upper byte of word p: its signs. The lower byte does not matter, as `VALUES` repeats; in words 0 and 2,
+        // that is at the low end of a lane, it is the scale.
+        let fields = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x3500_2e3c_2700_203c), blocks);
+        let a = odd_multiples(fields, half_at(w, 0), 0.125);
+        let fields = even_signs(fields);
+        Weights::signed(std::array::from_fn(|p| level(p, rows, fields, values)), a)
     })
 }
 
@@ -43,7 +41,7 @@ pub(super) fn iq3_xxs<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
     static PLANES: [[u8; 256]; 2] = [planes_of_4(1, 0), planes_of_4(2, 2)];
     static VALUES: [u8; 64] = values([4, 12, 20, 28, 36, 44, 52, 62]);
     let (planes, values) = (PLANES.each_ref().map(|plane| Table::new(plane)), load_64(&VALUES, 0));
-    dot::<N, 98, false>(w, x, |w| {
+    dot::<N, 98, SIGNED>(w, x, |w| {
         // Two indices per eight weights, so word p of a block has those of its eight p.
         let indices = load_64(w, 2);
         // Nibbles, from the low end: planes 1 and 0 of four weights, planes 1 and 0 of the next four. The middle two
@@ -60,14 +58,13 @@ pub(super) fn iq3_xxs<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
         let upper = _mm512_mask_mov_epi8(signs, ODD, plane_2);
         let scales = _mm512_srli_epi32::<28>(_mm512_shuffle_epi32::<0xa0>(blocks));
         let a = odd_multiples(scales, half_at(w, 0), 0.25);
-        let q = std::array::from_fn(|p| level(p, rows, upper, values));
-        Weights { q, a, b: _mm512_mul_ps(a, _mm512_set1_ps(f32::from(OFFSET))) }
+        Weights::signed(std::array::from_fn(|p| level(p, rows, upper, values)), a)
     })
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn iq4_xs<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 136, false>(w, x, |w| {
+    dot::<N, 136, SIGNED>(w, x, |w| {
         let (low, high) = (load_64(w, 8), load_64(w, 72));
         let first = _mm512_permutex2var_epi64(low, eight(|b| 2 * b), high);
         let second = _mm512_permutex2var_epi64(low, eight(|b| 2 * b + 1), high);
@@ -79,7 +76,7 @@ pub(super) fn iq4_xs<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
         let scales = select(_mm512_set1_epi32(15), low, _mm512_and_si512(high, _mm512_set1_epi32(0x30)));
         let scales = _mm512_sub_epi32(scales, _mm512_set1_epi32(32));
         let a = _mm512_mul_ps(_mm512_cvtepi32_ps(scales), half_at(w, 0));
-        Weights { q: look_up::<-128>(&IQ4, split(first, second)), a, b: _mm512_mul_ps(a, _mm512_set1_ps(128.0)) }
+        Weights::signed(look_up(&IQ4, split(first, second)), a)
     })
 }
 
@@ -121,12 +118,12 @@ fn even_signs(codes: __m512i) -> __m512i {
     _mm512_gf2p8affine_epi64_epi8::<0>(codes, _mm512_set1_epi64(0x0102_0408_1020_407f))
 }
 
-/// `(2 * scales + 1) * unit * d`
+/// `(2 * scale + 1) * unit * d` for the low four bits of each lane
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn odd_multiples(scales: __m512i, d: __m512, unit: f32) -> __m512 {
-    let one = _mm512_mul_ps(d, _mm512_set1_ps(unit));
-    _mm512_fmadd_ps(_mm512_cvtepi32_ps(scales), _mm512_add_ps(one, one), one)
+    let odd = _mm512_setr_ps(1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0, 17.0, 19.0, 21.0, 23.0, 25.0, 27.0, 29.0, 31.0);
+    _mm512_mul_ps(_mm512_permutexvar_ps(scales, _mm512_mul_ps(odd, _mm512_set1_ps(unit))), d)
 }
 
 /// `x` where `mask` has ones, `y` elsewhere.
@@ -161,13 +158,13 @@ const fn planes_of_4(low: u32, high: u32) -> [u8; 256] {
     planes
 }
 
-/// The levels' magnitudes, then their negatives, all plus [`OFFSET`], and again up to 64 entries.
-const fn values<const LEVELS: usize>(magnitudes: [i8; LEVELS]) -> [u8; 64] {
+/// The levels' magnitudes, then their negatives, all plus 128, and again up to 64 entries.
+const fn values<const LEVELS: usize>(magnitudes: [u8; LEVELS]) -> [u8; 64] {
     let mut values = [0; 64];
     let mut i = 0;
     while i < 64 {
         let magnitude = magnitudes[i % LEVELS];
-        values[i] = (OFFSET + if i / LEVELS % 2 == 0 { magnitude } else { -magnitude }) as u8;
+        values[i] = if i / LEVELS % 2 == 0 { 128 + magnitude } else { 128 - magnitude };
         i += 1;
     }
     values

@@ -5,11 +5,11 @@
 
 use std::arch::x86_64::*;
 
-use super::{Weights, dot, eight, half_at, load_16, load_32, load_64};
+use super::{BY_16, MINS, Weights, dot, eight, half_at, load_16, load_32, load_64};
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn q2_k<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 84, false>(w, x, |w| {
+    dot::<N, 84, MINS>(w, x, |w| {
         let scales = _mm512_cvtepu8_epi32(load_16(w, 0));
         // 0, 1, 2 and 3 times the scale of each 16 weights fit a byte and so are looked up: scale `i` in dword `i`, of
         // which a lane of 16 bytes holds those of the two blocks whose weights it has.
@@ -33,7 +33,7 @@ pub(super) fn q2_k<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn q3_k<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 110, true>(w, x, |w| {
+    dot::<N, 110, BY_16>(w, x, |w| {
         let (qs, high) = (load_64(w, 32), _mm512_broadcast_i64x4(load_32(w, 0)));
         let fields = eight(|b| b % 4 * 2);
         // Block b's high bits are bits b; they go to bits 2.
@@ -58,7 +58,7 @@ pub(super) fn q3_k<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn q4_k<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 144, false>(w, x, |w| {
+    dot::<N, 144, MINS>(w, x, |w| {
         let (a, b) = scales_and_mins(w);
         Weights { q: nibbles(w, 16), a, b }
     })
@@ -66,7 +66,7 @@ pub(super) fn q4_k<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn q5_k<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 176, false>(w, x, |w| {
+    dot::<N, 176, MINS>(w, x, |w| {
         let (a, b) = scales_and_mins(w);
         let (low, high) = (nibbles(w, 48), _mm512_broadcast_i64x4(load_32(w, 16)));
         // Block b's high bits are bits b; they go to bits 4.
@@ -81,7 +81,7 @@ pub(super) fn q5_k<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn q6_k<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 210, true>(w, x, |w| {
+    dot::<N, 210, BY_16>(w, x, |w| {
         let (low, high) = ([load_64(w, 0), load_64(w, 64)], load_64(w, 128));
         let nibbles = eight(|b| b % 4 / 2 * 4);
         // Two bits at 0, 2, 4 and 6; they go to bit 4.

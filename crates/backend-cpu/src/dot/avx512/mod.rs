@@ -2,7 +2,7 @@
 //!
 //! A kernel unpacks 256 weights into four registers of bytes, interleaved like the activations' [`Group`], and two
 //! vectors with the factors of `w = a * q - b`; [`dot`] does the rest for one column or four. Here `q` is unsigned, as
-//! `vpdpbusd` wants it: formats with signed levels add an offset, which is then part of `b`.
+//! `vpdpbusd` wants it: 128 is added to signed levels, and taken off again by where the sum of products starts.
 //!
 //! | file | formats |
 //! |---|---|
@@ -63,6 +63,13 @@ pub(super) fn kernel(format: Format) -> Option<Kernel> {
 /// How far ahead of the arithmetic weights are asked for, in bytes.
 const AHEAD: usize = 1536;
 
+/// Levels are signed, with 128 added to them; there is no `b`.
+const SIGNED: u8 = 0;
+/// Levels are unsigned; `a` is the same for both halves of a block of 32.
+const MINS: u8 = 1;
+/// Levels are unsigned; the halves of a block of 32 have an `a` of their own.
+const BY_16: u8 = 2;
+
 /// 256 weights. Levels lie as in [`Group`]; lane `i` of `a` and `b` holds the factors of weights `16 i .. 16 i + 16`.
 struct Weights {
     q: [__m512i; 4],
@@ -70,14 +77,21 @@ struct Weights {
     b: __m512,
 }
 
+impl Weights {
+    #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+    #[inline]
+    fn signed(q: [__m512i; 4], a: __m512) -> Weights {
+        Weights { q, a, b: _mm512_setzero_ps() }
+    }
+}
+
 /// The dot products of a row of weights, `BYTES` per 256 of them, with the rows `x`.
 ///
-/// `BY_16` says that the halves of a block of 32 have factors of their own; otherwise all sums of a block share a
-/// register, which takes one conversion and one product less. A row of blocks of 32 may end within the 256: the rest
-/// counts as zeros.
+/// `FORM` is one of [`SIGNED`], [`MINS`] and [`BY_16`]. A row of blocks of 32 may end within the 256: the rest counts as
+/// zeros.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-fn dot<const N: usize, const BYTES: usize, const BY_16: bool>(
+fn dot<const N: usize, const BYTES: usize, const FORM: u8>(
     w: &[u8],
     x: [&[u8]; N],
     decode: impl Fn(&[u8; BYTES]) -> Weights,
@@ -104,7 +118,7 @@ fn dot<const N: usize, const BYTES: usize, const BY_16: bool>(
             for c in 0..N {
                 // SAFETY: a column was cut to as many groups as the parts have together. Checks would take a tenth of
                 // the time.
-                sums[c] = add_group::<BY_16>(sums[c], &w, unsafe { x_groups[c].get_unchecked(g) });
+                sums[c] = add_group::<FORM>(sums[c], &w, unsafe { x_groups[c].get_unchecked(g) });
             }
             g += 1;
         }
@@ -115,11 +129,12 @@ fn dot<const N: usize, const BYTES: usize, const BY_16: bool>(
 /// `sum + scale * (a * (q . x) - b * (1 . x))`, lane by lane
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-fn add_group<const BY_16: bool>(sum: __m512, w: &Weights, x: &Group) -> __m512 {
+fn add_group<const FORM: u8>(sum: __m512, w: &Weights, x: &Group) -> __m512 {
     let zero = _mm512_setzero_si512();
     let q = x.q.each_ref().map(|q| load_i8(q));
-    let first = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, w.q[0], q[0]), w.q[1], q[1]);
-    let products = if BY_16 {
+    let start = if FORM == SIGNED { load_i32(&x.start) } else { zero };
+    let first = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, w.q[0], q[0]), w.q[1], q[1]);
+    let products = if FORM == BY_16 {
         let second = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, w.q[2], q[2]), w.q[3], q[3]);
         let second = _mm512_mul_ps(_mm512_cvtepi32_ps(second), _mm512_movehdup_ps(w.a));
         _mm512_fmadd_ps(_mm512_cvtepi32_ps(first), _mm512_moveldup_ps(w.a), second)
@@ -127,7 +142,7 @@ fn add_group<const BY_16: bool>(sum: __m512, w: &Weights, x: &Group) -> __m512 {
         let all = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(first, w.q[2], q[2]), w.q[3], q[3]);
         _mm512_mul_ps(_mm512_cvtepi32_ps(all), w.a)
     };
-    let total = _mm512_fnmadd_ps(load_f32(&x.sums), w.b, products);
+    let total = if FORM == SIGNED { products } else { _mm512_fnmadd_ps(load_f32(&x.sums), w.b, products) };
     _mm512_fmadd_ps(total, load_f32(&x.scale), sum)
 }
 
@@ -160,6 +175,13 @@ fn load_i8(bytes: &[i8; 64]) -> __m512i {
 fn load_f32(values: &[f32; 16]) -> __m512 {
     // SAFETY: 64 readable bytes; `loadu` has no alignment requirement.
     unsafe { _mm512_loadu_ps(values.as_ptr()) }
+}
+
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn load_i32(values: &[i32; 16]) -> __m512i {
+    // SAFETY: 64 readable bytes; `loadu` has no alignment requirement.
+    unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
 }
 
 /// The 64 bytes from `at` on.

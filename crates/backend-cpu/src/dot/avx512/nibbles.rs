@@ -2,20 +2,19 @@
 
 use std::arch::x86_64::*;
 
-use super::{Weights, dot, halves, load_16, transpose_bits, twice};
+use super::{MINS, SIGNED, Weights, dot, halves, load_16, transpose_bits, twice};
 use crate::dot::tables::{E2M1, IQ4};
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn q4_0<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 18 }, false>(w, x, |w| {
-        let a = halves::<18>(w, 0);
-        Weights { q: nibbles::<18>(w, 2), a, b: _mm512_mul_ps(a, _mm512_set1_ps(8.0)) }
+    dot::<N, { 8 * 18 }, SIGNED>(w, x, |w| {
+        Weights::signed(plus(120, nibbles::<18>(w, 2)), halves::<18>(w, 0))
     })
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn q4_1<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 20 }, false>(w, x, |w| Weights {
+    dot::<N, { 8 * 20 }, MINS>(w, x, |w| Weights {
         q: nibbles::<20>(w, 4),
         a: halves::<20>(w, 0),
         b: negative(halves::<20>(w, 2)),
@@ -24,15 +23,14 @@ pub(super) fn q4_1<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn q5_0<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 22 }, false>(w, x, |w| {
-        let a = halves::<22>(w, 0);
-        Weights { q: five_bits::<22>(w, 2), a, b: _mm512_mul_ps(a, _mm512_set1_ps(16.0)) }
+    dot::<N, { 8 * 22 }, SIGNED>(w, x, |w| {
+        Weights::signed(plus(112, five_bits::<22>(w, 2)), halves::<22>(w, 0))
     })
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn q5_1<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 24 }, false>(w, x, |w| Weights {
+    dot::<N, { 8 * 24 }, MINS>(w, x, |w| Weights {
         q: five_bits::<24>(w, 4),
         a: halves::<24>(w, 0),
         b: negative(halves::<24>(w, 2)),
@@ -41,18 +39,17 @@ pub(super) fn q5_1<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn iq4_nl<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 18 }, false>(w, x, |w| {
-        let a = halves::<18>(w, 0);
-        Weights { q: look_up::<-128>(&IQ4, nibbles::<18>(w, 2)), a, b: _mm512_mul_ps(a, _mm512_set1_ps(128.0)) }
+    dot::<N, { 8 * 18 }, SIGNED>(w, x, |w| {
+        Weights::signed(look_up(&IQ4, nibbles::<18>(w, 2)), halves::<18>(w, 0))
     })
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn mxfp4<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 17 }, false>(w, x, |w| {
+    dot::<N, { 8 * 17 }, SIGNED>(w, x, |w| {
         let e = |b: usize| i32::from(w[17 * b]);
         let a = e8m0_half(_mm256_setr_epi32(e(0), e(1), e(2), e(3), e(4), e(5), e(6), e(7)));
-        Weights { q: look_up::<12>(&E2M1, nibbles::<17>(w, 1)), a, b: _mm512_mul_ps(a, _mm512_set1_ps(12.0)) }
+        Weights::signed(look_up(&E2M1, nibbles::<17>(w, 1)), a)
     })
 }
 
@@ -100,11 +97,18 @@ fn five_bits<const STRIDE: usize>(w: &[u8], at: usize) -> [__m512i; 4] {
     })
 }
 
-/// `table[q] + OFFSET` as an unsigned byte.
+/// `q + offset`
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-pub(super) fn look_up<const OFFSET: i8>(table: &[i8; 16], q: [__m512i; 4]) -> [__m512i; 4] {
-    let table = table.map(|level| level.wrapping_add(OFFSET));
+fn plus(offset: i8, q: [__m512i; 4]) -> [__m512i; 4] {
+    q.map(|q| _mm512_add_epi8(q, _mm512_set1_epi8(offset)))
+}
+
+/// `table[q] + 128`
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+pub(super) fn look_up(table: &[i8; 16], q: [__m512i; 4]) -> [__m512i; 4] {
+    let table = table.map(|level| level as u8 ^ 128);
     // SAFETY: 16 readable bytes; `loadu` has no alignment requirement.
     let table = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
     q.map(|q| _mm512_shuffle_epi8(table, q))

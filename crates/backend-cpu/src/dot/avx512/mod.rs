@@ -207,25 +207,67 @@ fn load_32(bytes: &[u8], at: usize) -> __m256i {
 #[inline]
 fn load_16(bytes: &[u8], at: usize) -> __m128i {
     let bytes = &bytes[at..at + 16];
-    // SAFETY: 16 readable bytes; `loadu` has no alignment requirement.
-    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+    // Not `loadu`: the compiler would take it for two halves and put them together with shuffles.
+    // SAFETY: 16 readable bytes; `lddqu` has no alignment requirement.
+    unsafe { _mm_lddqu_si128(bytes.as_ptr().cast()) }
 }
 
-/// Eight f16, `STRIDE` bytes apart from byte `at` on, each in two lanes.
+/// The f16 at byte `AT` of eight blocks of `STRIDE` bytes, each in two lanes.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-fn halves<const STRIDE: usize>(bytes: &[u8], at: usize) -> __m512 {
-    let half = |b: usize| i16::from_le_bytes([bytes[at + b * STRIDE], bytes[at + b * STRIDE + 1]]);
-    let halves = _mm_set_epi16(half(7), half(6), half(5), half(4), half(3), half(2), half(1), half(0));
-    twice(_mm256_castps_si256(_mm256_cvtph_ps(halves)))
+fn halves<const STRIDE: usize, const AT: usize>(w: &[u8]) -> __m512 {
+    let picks = const { &Picks::new(STRIDE, AT, 1) };
+    _mm512_cvtph_ps(_mm512_castsi512_si256(picks.pick(w)))
 }
 
-/// Eight lanes, each in two.
-#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-#[inline]
-fn twice(lanes: __m256i) -> __m512 {
-    let each = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-    _mm512_castsi512_ps(_mm512_permutexvar_epi32(each, _mm512_castsi256_si512(lanes)))
+/// Where in eight blocks of 32 weights the 16-bit words of a register come from.
+///
+/// 64 bytes have those of two to four blocks, so that two permutations find all: faster than loading them one by one.
+struct Picks {
+    /// The byte at which each of four loads starts.
+    loads: [usize; 4],
+    /// For each word of the result, which of the 64 words of the first two loads, or of the last two.
+    index: [u16; 32],
+    /// The words that come from the last two loads.
+    late: u32,
+}
+
+impl Picks {
+    /// `run` words from byte `at` on of each block, and again, before those of the next; `stride` is a block's bytes.
+    const fn new(stride: usize, at: usize, run: usize) -> Picks {
+        let mut picks = Picks { loads: [0; 4], index: [0; 32], late: 0 };
+        let per_load = (64 - at - 2 * run) / stride + 1;
+        let mut r = 0;
+        while r < 4 {
+            // At a block, but not so late that the load would end past the eighth.
+            let (start, last) = (r * per_load * stride, 8 * stride - 64);
+            picks.loads[r] = if start < last { start } else { last };
+            r += 1;
+        }
+        let mut i = 0;
+        while i < 16 * run {
+            let block = i / run / 2;
+            let r = block / per_load;
+            let byte = block * stride + at + 2 * (i % run) - picks.loads[r];
+            picks.index[i] = (byte / 2 + r % 2 * 32) as u16;
+            picks.late |= (r as u32 / 2) << i;
+            i += 1;
+        }
+        picks
+    }
+
+    #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+    #[inline]
+    fn pick(&self, w: &[u8]) -> __m512i {
+        // SAFETY: 64 readable bytes; `loadu` has no alignment requirement.
+        let index = unsafe { _mm512_loadu_si512(self.index.as_ptr().cast()) };
+        let load = |r: usize| load_64(w, self.loads[r]);
+        let early = _mm512_permutex2var_epi16(load(0), index, load(1));
+        if self.late == 0 {
+            return early;
+        }
+        _mm512_mask_mov_epi16(early, self.late, _mm512_permutex2var_epi16(load(2), index, load(3)))
+    }
 }
 
 /// The f16 at byte `at`, in all lanes.

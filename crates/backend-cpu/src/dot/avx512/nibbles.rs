@@ -2,13 +2,13 @@
 
 use std::arch::x86_64::*;
 
-use super::{MINS, SIGNED, Weights, dot, halves, load_16, transpose_bits, twice};
+use super::{MINS, Picks, SIGNED, Weights, dot, eight, halves, load_16, load_64, transpose_bits};
 use crate::dot::tables::{E2M1, IQ4};
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn q4_0<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
     dot::<N, { 8 * 18 }, SIGNED>(w, x, |w| {
-        Weights::signed(plus(120, nibbles::<18>(w, 2)), halves::<18>(w, 0))
+        Weights::signed(plus(120, nibbles::<18>(w, 2)), halves::<18, 0>(w))
     })
 }
 
@@ -16,40 +16,41 @@ pub(super) fn q4_0<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
 pub(super) fn q4_1<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
     dot::<N, { 8 * 20 }, MINS>(w, x, |w| Weights {
         q: nibbles::<20>(w, 4),
-        a: halves::<20>(w, 0),
-        b: negative(halves::<20>(w, 2)),
+        a: halves::<20, 0>(w),
+        b: negative(halves::<20, 2>(w)),
     })
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn q5_0<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
     dot::<N, { 8 * 22 }, SIGNED>(w, x, |w| {
-        Weights::signed(plus(112, five_bits::<22>(w, 2)), halves::<22>(w, 0))
+        Weights::signed(plus(112, five_bits::<22, 2>(w)), halves::<22, 0>(w))
     })
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn q5_1<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
     dot::<N, { 8 * 24 }, MINS>(w, x, |w| Weights {
-        q: five_bits::<24>(w, 4),
-        a: halves::<24>(w, 0),
-        b: negative(halves::<24>(w, 2)),
+        q: five_bits::<24, 4>(w),
+        a: halves::<24, 0>(w),
+        b: negative(halves::<24, 2>(w)),
     })
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn iq4_nl<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
     dot::<N, { 8 * 18 }, SIGNED>(w, x, |w| {
-        Weights::signed(look_up(&IQ4, nibbles::<18>(w, 2)), halves::<18>(w, 0))
+        Weights::signed(look_up(&IQ4, nibbles::<18>(w, 2)), halves::<18, 0>(w))
     })
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn mxfp4<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
     dot::<N, { 8 * 17 }, SIGNED>(w, x, |w| {
-        let e = |b: usize| i32::from(w[17 * b]);
-        let a = e8m0_half(_mm256_setr_epi32(e(0), e(1), e(2), e(3), e(4), e(5), e(6), e(7)));
-        Weights::signed(look_up(&E2M1, nibbles::<17>(w, 1)), a)
+        // Each block's exponent into two lanes.
+        let e = eight(|b| 17 * b * 0x1_0000_0001);
+        let e = _mm512_maskz_permutex2var_epi8(0x1111_1111_1111_1111, load_64(w, 0), e, load_64(w, 64));
+        Weights::signed(look_up(&E2M1, nibbles::<17>(w, 1)), e8m0_half(e))
     })
 }
 
@@ -60,10 +61,8 @@ fn nibbles<const STRIDE: usize>(w: &[u8], at: usize) -> [__m512i; 4] {
     let block = |b: usize| load_16(w, at + STRIDE * b);
     // Every other block from `b` on.
     let four = |b: usize| {
-        let four = _mm512_castsi128_si512(block(b));
-        let four = _mm512_inserti32x4::<1>(four, block(b + 2));
-        let four = _mm512_inserti32x4::<2>(four, block(b + 4));
-        _mm512_inserti32x4::<3>(four, block(b + 6))
+        let two = |b: usize| _mm256_set_m128i(block(b + 2), block(b));
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(two(b)), two(b + 4))
     };
     let (even, odd) = (four(0), four(1));
     split(_mm512_unpacklo_epi64(even, odd), _mm512_unpackhi_epi64(even, odd))
@@ -82,13 +81,13 @@ pub(super) fn split(first: __m512i, second: __m512i) -> [__m512i; 4] {
     ]
 }
 
-/// Nibbles from byte `at + 4` on, and their fifth bits in the words from `at` on.
+/// Eight blocks' nibbles from byte `AT + 4` on, and their fifth bits in the words from `AT` on.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-fn five_bits<const STRIDE: usize>(w: &[u8], at: usize) -> [__m512i; 4] {
-    let word = |b: usize| i64::from(u32::from_le_bytes(std::array::from_fn(|k| w[at + b * STRIDE + k])));
-    let high = _mm512_setr_epi64(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7));
-    let low = nibbles::<STRIDE>(w, at + 4);
+fn five_bits<const STRIDE: usize, const AT: usize>(w: &[u8]) -> [__m512i; 4] {
+    // A block's word in the low half of each eight bytes.
+    let high = const { &Picks::new(STRIDE, AT, 2) }.pick(w);
+    let low = nibbles::<STRIDE>(w, AT + 4);
     std::array::from_fn(|p| {
         // Byte p of each word to byte 3 of its eight, whose bits become bit 4 of the eight.
         let lane = _mm_set_epi64x(0x8080_8080_0880_8080_u64 as i64 + ((p as i64) << 24), 0x8080_8080_0080_8080_u64 as i64 + ((p as i64) << 24));
@@ -114,11 +113,10 @@ pub(super) fn look_up(table: &[i8; 16], q: [__m512i; 4]) -> [__m512i; 4] {
     q.map(|q| _mm512_shuffle_epi8(table, q))
 }
 
-/// `2^(e - 128)` for eight exponents, each in two lanes; see [`crate::dot::tables::e8m0_half`].
+/// `2^(e - 128)`; see [`crate::dot::tables::e8m0_half`].
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-fn e8m0_half(e: __m256i) -> __m512 {
-    let e = _mm512_castps_si512(twice(e));
+fn e8m0_half(e: __m512i) -> __m512 {
     let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(e, _mm512_set1_epi32(1)));
     let small = _mm512_sllv_epi32(_mm512_set1_epi32(0x0020_0000), e);
     let is_small = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));

@@ -13,7 +13,7 @@ pub(super) fn q8_0<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
             let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
             _mm512_xor_si512(both, _mm512_set1_epi8(-128))
         };
-        Weights::signed(interleave([pair(0), pair(1), pair(4), pair(5)]), halves::<34>(w, 0))
+        Weights::signed(interleave([pair(0), pair(1), pair(4), pair(5)]), halves::<34, 0>(w))
     })
 }
 

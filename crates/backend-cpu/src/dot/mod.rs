@@ -24,7 +24,7 @@ mod tests;
 
 use quant::Format;
 
-use crate::activation::Activation;
+use crate::activation::{Activation, GROUP};
 
 /// How to multiply rows of one format.
 ///
@@ -38,6 +38,30 @@ pub(crate) struct Kernel {
     pub(crate) dot: fn(w: &[u8], x: &[u8]) -> f32,
     /// Four times `dot`, bit for bit, for the price of unpacking the weights once.
     pub(crate) dot4: fn(w: &[u8], x: [&[u8]; 4]) -> [f32; 4],
+    /// What is faster from some eight columns on, where there is such a thing.
+    pub(crate) tile: Option<Tile>,
+}
+
+/// Products of many rows with many columns: each row of weights is unpacked once.
+///
+/// Four columns fit the first-level cache with some room; so they should meet all unpacked rows of a tile, which the
+/// second level holds, before the next four.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile {
+    /// Unpacks a row of weights into `out`, [`Tile::row_bytes`] long and on a cache line.
+    pub(crate) unpack: fn(w: &[u8], out: &mut [u8]),
+    /// `[r][c]` is [`Kernel::dot`] of row `r`, which is unpacked here, and column `c`, bit for bit.
+    pub(crate) dot: FourByFour,
+}
+
+/// Four rows of weights, four columns, their products.
+pub(crate) type FourByFour = fn(w: [&[u8]; 4], x: [&[u8]; 4]) -> [[f32; 4]; 4];
+
+impl Tile {
+    /// Bytes of an unpacked row of `n` weights.
+    pub(crate) fn row_bytes(n: usize) -> usize {
+        n.div_ceil(GROUP) * (GROUP + 2 * 64)
+    }
 }
 
 /// An instruction set.
@@ -108,7 +132,12 @@ pub(crate) fn kernel(format: Format, isa: Isa) -> Kernel {
 macro_rules! safe {
     ($activation:ident, $f:path) => {{
         use $f as f;
-        Kernel { activation: Activation::$activation, dot: |w, x| f::<1>(w, [x])[0], dot4: |w, x| f::<4>(w, x) }
+        Kernel {
+            activation: Activation::$activation,
+            dot: |w, x| f::<1>(w, [x])[0],
+            dot4: |w, x| f::<4>(w, x),
+            tile: None,
+        }
     }};
 }
 
@@ -123,6 +152,7 @@ macro_rules! simd {
             dot: |w, x| unsafe { f::<1>(w, [x])[0] },
             // SAFETY: as above.
             dot4: |w, x| unsafe { f::<4>(w, x) },
+            tile: None,
         }
     }};
 }
@@ -136,6 +166,7 @@ macro_rules! decoded {
             activation: Activation::F32,
             dot: |w, x| scalar::by_decoding($format, w, [x], scalar::f32::<1>)[0],
             dot4: |w, x| scalar::by_decoding($format, w, x, scalar::f32::<4>),
+            tile: None,
         }
     };
 }
@@ -164,5 +195,8 @@ fn scalar_kernel(format: Format) -> Kernel {
         Format::IQ4_XS => safe!(Q8_K, scalar::iq4_xs),
         Format::MXFP4 => safe!(Q8_0, scalar::mxfp4),
         Format::IQ1_S => decoded!(Format::IQ1_S),
+        Format::IQ1_M => decoded!(Format::IQ1_M),
+        Format::TQ1_0 => decoded!(Format::TQ1_0),
+        Format::TQ2_0 => decoded!(Format::TQ2_0),
     }
 }

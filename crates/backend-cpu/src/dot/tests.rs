@@ -2,7 +2,7 @@
 
 use quant::{FORMATS, Format};
 
-use super::{Isa, Kernel, kernel};
+use super::{Isa, Kernel, Tile, kernel};
 use crate::activation::{Activation, Group};
 
 #[test]
@@ -30,6 +30,24 @@ fn four_columns_are_four_times_one_column() {
                 let rows = [0, 1, 2, 3].map(|i| case.row(i));
                 let one_by_one = rows.map(|x| dot(&case.w, x).to_bits());
                 assert_eq!(dot4(&case.w, rows).map(f32::to_bits), one_by_one, "{format:?} {isa:?} {n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn tiles_are_sixteen_times_one_column() {
+    for &format in FORMATS {
+        for n in lengths(format) {
+            let rows = [0, 1, 2, 3].map(|seed| Case::seeded(format, n, seed));
+            for isa in Isa::available() {
+                let Kernel { dot, tile: Some(tile), .. } = kernel(format, isa) else { continue };
+                let columns = [0, 1, 2, 3].map(|i| rows[0].row(i));
+                let unpacked = rows.each_ref().map(|row| unpack(tile, &row.w, n));
+                let unpacked = unpacked.each_ref().map(|row| &bytes(row)[..Tile::row_bytes(n)]);
+                let one_by_one = rows.each_ref().map(|row| columns.map(|x| dot(&row.w, x).to_bits()));
+                let tiled = (tile.dot)(unpacked, columns).map(|row| row.map(f32::to_bits));
+                assert_eq!(tiled, one_by_one, "{format:?} {isa:?} {n}");
             }
         }
     }
@@ -76,7 +94,11 @@ struct Case {
 
 impl Case {
     fn new(format: Format, n: usize) -> Case {
-        let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ (n as u64) << 8 ^ format as u64);
+        Case::seeded(format, n, 0)
+    }
+
+    fn seeded(format: Format, n: usize, seed: u64) -> Case {
+        let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ seed << 40 ^ (n as u64) << 8 ^ format as u64);
         let mut w: Vec<u8> = (0..n / format.block_len() * format.block_bytes()).map(|_| random.next() as u8).collect();
         w.chunks_exact_mut(format.block_bytes()).for_each(|w| tame(format, w, &mut random));
         let mut values = vec![0.0; n];
@@ -94,8 +116,7 @@ impl Case {
     }
 
     fn row(&self, i: usize) -> &[u8] {
-        // SAFETY: a group is bytes.
-        unsafe { self.packed[i].align_to().1 }
+        bytes(&self.packed[i])
     }
 
     /// `sum_j |w[j]| * max|x|`: what rounding errors are in proportion to.
@@ -107,11 +128,25 @@ impl Case {
 
 /// A packed row, on a cache line as groups are.
 fn pack(activation: Activation, x: &[f32]) -> Vec<Group> {
-    let bytes = activation.row_bytes(x.len());
-    let mut out = vec![Group::ZERO; bytes.div_ceil(size_of::<Group>())];
+    filled(activation.row_bytes(x.len()), |out| activation.pack(x, out))
+}
+
+/// An unpacked row of `n` weights, on a cache line.
+fn unpack(tile: Tile, w: &[u8], n: usize) -> Vec<Group> {
+    filled(Tile::row_bytes(n), |out| (tile.unpack)(w, out))
+}
+
+/// Groups, of whose bytes the first `n` have been filled.
+fn filled(n: usize, fill: impl Fn(&mut [u8])) -> Vec<Group> {
+    let mut out = vec![Group::ZERO; n.div_ceil(size_of::<Group>())];
     // SAFETY: a group may be written as bytes.
-    activation.pack(x, unsafe { &mut out.align_to_mut().1[..bytes] });
+    fill(unsafe { &mut out.align_to_mut().1[..n] });
     out
+}
+
+fn bytes(groups: &[Group]) -> &[u8] {
+    // SAFETY: a group is bytes.
+    unsafe { groups.align_to().1 }
 }
 
 /// Random bytes make infinite scales; these get scales below one.
@@ -120,6 +155,9 @@ fn tame(format: Format, w: &mut [u8], random: &mut Random) {
         Format::F32 => return w.copy_from_slice(&random.unit().to_le_bytes()),
         Format::BF16 => return w.copy_from_slice(&half::bf16::from_f32(random.unit()).to_le_bytes()),
         Format::MXFP4 => return w[0] = 118 + w[0] % 10,
+        Format::IQ1_M => return w[55] = w[55] & 15 | 0x30, // the scale's highest bits
+        Format::TQ1_0 => &[52],
+        Format::TQ2_0 => &[64],
         Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
         Format::Q2_K => &[80, 82],
         Format::Q3_K => &[108],

@@ -29,7 +29,11 @@ pub(super) fn bf16<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
 /// Register `i` of a row is added to sum `i % SUMS`; one that the row does not fill ends in zeros.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn dot<const N: usize, const BYTES: usize>(w: &[u8], x: [&[u8]; N], decode: impl Fn(&[u8; BYTES]) -> __m256) -> [f32; N] {
+fn dot<const N: usize, const BYTES: usize>(
+    w: &[u8],
+    x: [&[u8]; N],
+    decode: impl Fn(&[u8; BYTES]) -> __m256,
+) -> [f32; N] {
     let (whole, rest) = w.as_chunks::<BYTES>();
     let rest_x = rest.len() * REGISTER / BYTES;
     let mut sums = [[_mm256_setzero_ps(); SUMS]; N];

@@ -7,97 +7,91 @@ use std::arch::x86_64::*;
 
 use quant::{IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID};
 
-use super::{SIGNED, Weights, bytes_at, dot, half_at, interleave, legacy::look_up, legacy::nibbles, twice};
+use super::{Weights, bytes_at, half_at, interleave, legacy::look_up, legacy::nibbles, twice};
 use crate::dot::tables::{IQ4, even_signs};
 
 /// Makes signed levels unsigned.
 const OFFSET: i8 = 64;
 /// What the levels are at most, the offset included.
-const MAX: usize = 64 + 62;
+pub(super) const MAX: usize = 64 + 62;
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn iq2_xxs<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 66, MAX, false>(w, x, |w, half| {
-        let block = |b: usize| (bytes_at::<4>(w, 2 + 32 * half + 8 * b), word(w, 6 + 32 * half + 8 * b));
-        let q = rows(|p, b| {
-            let (indices, signs) = block(b);
-            (IQ2_XXS_GRID[usize::from(indices[p])], EVEN_MASKS[(signs >> (7 * p) & 127) as usize])
-        });
-        let scale = |b: usize| (block(b).1 >> 28) as i32;
-        let scales = _mm_setr_epi32(scale(0), scale(1), scale(2), scale(3));
-        Weights { q, ..scaled(odd_multiples(twice(_mm_cvtepi32_ps(scales)), half_at(w, 0), 0.125)) }
-    })
+#[inline]
+pub(super) fn iq2_xxs<const HALF: usize>(w: &[u8; 66]) -> Weights {
+    let block = |b: usize| (bytes_at::<4>(w, 2 + 32 * HALF + 8 * b), word(w, 6 + 32 * HALF + 8 * b));
+    let q = rows(|p, b| {
+        let (indices, signs) = block(b);
+        (IQ2_XXS_GRID[usize::from(indices[p])], EVEN_MASKS[(signs >> (7 * p) & 127) as usize])
+    });
+    let scale = |b: usize| (block(b).1 >> 28) as i32;
+    let scales = _mm_setr_epi32(scale(0), scale(1), scale(2), scale(3));
+    Weights { q, ..scaled(odd_multiples(twice(_mm_cvtepi32_ps(scales)), half_at(w, 0), 0.125)) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn iq2_xs<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 74, MAX, true>(w, x, |w, half| {
-        let q = rows(|p, b| {
-            let row = u16::from_le_bytes(bytes_at(w, 2 + 32 * half + 8 * b + 2 * p));
-            (IQ2_XS_GRID[usize::from(row & 511)], EVEN_MASKS[usize::from(row >> 9)])
-        });
-        Weights { q, ..scaled(odd_multiples(nibble_scales(w, 66 + 4 * half), half_at(w, 0), 0.125)) }
-    })
+#[inline]
+pub(super) fn iq2_xs<const HALF: usize>(w: &[u8; 74]) -> Weights {
+    let q = rows(|p, b| {
+        let row = u16::from_le_bytes(bytes_at(w, 2 + 32 * HALF + 8 * b + 2 * p));
+        (IQ2_XS_GRID[usize::from(row & 511)], EVEN_MASKS[usize::from(row >> 9)])
+    });
+    Weights { q, ..scaled(odd_multiples(nibble_scales(w, 66 + 4 * HALF), half_at(w, 0), 0.125)) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn iq2_s<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 82, MAX, true>(w, x, |w, half| {
-        let q = rows(|p, b| {
-            let r = 16 * half + 4 * b + p;
-            let high = usize::from(w[66 + 4 * half + b]) >> (2 * p) & 3;
-            (IQ2_S_GRID[usize::from(w[2 + r]) | high << 8], MASKS[usize::from(w[34 + r])])
-        });
-        Weights { q, ..scaled(odd_multiples(nibble_scales(w, 74 + 4 * half), half_at(w, 0), 0.125)) }
-    })
+#[inline]
+pub(super) fn iq2_s<const HALF: usize>(w: &[u8; 82]) -> Weights {
+    let q = rows(|p, b| {
+        let r = 16 * HALF + 4 * b + p;
+        let high = usize::from(w[66 + 4 * HALF + b]) >> (2 * p) & 3;
+        (IQ2_S_GRID[usize::from(w[2 + r]) | high << 8], MASKS[usize::from(w[34 + r])])
+    });
+    Weights { q, ..scaled(odd_multiples(nibble_scales(w, 74 + 4 * HALF), half_at(w, 0), 0.125)) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn iq3_xxs<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 98, MAX, false>(w, x, |w, half| {
-        let signs = |b: usize| word(w, 66 + 16 * half + 4 * b);
-        let row = |r: usize| u64::from(IQ3_XXS_GRID[usize::from(w[2 + 32 * half + r])]);
-        let q = rows(|p, b| {
-            let r = 8 * b + 2 * p;
-            (row(r) | row(r + 1) << 32, EVEN_MASKS[(signs(b) >> (7 * p) & 127) as usize])
-        });
-        let scale = |b: usize| (signs(b) >> 28) as i32;
-        let scales = _mm_setr_epi32(scale(0), scale(1), scale(2), scale(3));
-        Weights { q, ..scaled(odd_multiples(twice(_mm_cvtepi32_ps(scales)), half_at(w, 0), 0.25)) }
-    })
+#[inline]
+pub(super) fn iq3_xxs<const HALF: usize>(w: &[u8; 98]) -> Weights {
+    let signs = |b: usize| word(w, 66 + 16 * HALF + 4 * b);
+    let row = |r: usize| u64::from(IQ3_XXS_GRID[usize::from(w[2 + 32 * HALF + r])]);
+    let q = rows(|p, b| {
+        let r = 8 * b + 2 * p;
+        (row(r) | row(r + 1) << 32, EVEN_MASKS[(signs(b) >> (7 * p) & 127) as usize])
+    });
+    let scale = |b: usize| (signs(b) >> 28) as i32;
+    let scales = _mm_setr_epi32(scale(0), scale(1), scale(2), scale(3));
+    Weights { q, ..scaled(odd_multiples(twice(_mm_cvtepi32_ps(scales)), half_at(w, 0), 0.25)) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn iq3_s<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 110, MAX, false>(w, x, |w, half| {
-        let row = |r: usize| {
-            let high = usize::from(w[66 + r / 8]) >> (r % 8) & 1;
-            u64::from(IQ3_S_GRID[usize::from(w[2 + r]) | high << 8])
-        };
-        let q = rows(|p, b| {
-            let r = 16 * half + 4 * b + p;
-            (row(2 * r) | row(2 * r + 1) << 32, MASKS[usize::from(w[74 + r])])
-        });
-        let scale = |b: usize| i32::from(w[106 + 2 * half + b / 2] >> (b % 2 * 4) & 15);
-        let scales = _mm_setr_epi32(scale(0), scale(1), scale(2), scale(3));
-        Weights { q, ..scaled(odd_multiples(twice(_mm_cvtepi32_ps(scales)), half_at(w, 0), 1.0)) }
-    })
+#[inline]
+pub(super) fn iq3_s<const HALF: usize>(w: &[u8; 110]) -> Weights {
+    let row = |r: usize| {
+        let high = usize::from(w[66 + r / 8]) >> (r % 8) & 1;
+        u64::from(IQ3_S_GRID[usize::from(w[2 + r]) | high << 8])
+    };
+    let q = rows(|p, b| {
+        let r = 16 * HALF + 4 * b + p;
+        (row(2 * r) | row(2 * r + 1) << 32, MASKS[usize::from(w[74 + r])])
+    });
+    let scale = |b: usize| i32::from(w[106 + 2 * HALF + b / 2] >> (b % 2 * 4) & 15);
+    let scales = _mm_setr_epi32(scale(0), scale(1), scale(2), scale(3));
+    Weights { q, ..scaled(odd_multiples(twice(_mm_cvtepi32_ps(scales)), half_at(w, 0), 1.0)) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn iq4_xs<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 136, SIGNED, false>(w, x, |w, half| {
-        let q = interleave([0, 1, 2, 3].map(|b| look_up(&IQ4, nibbles(w, 8 + 64 * half + 16 * b))));
-        // Six bits per block: four in a field of the half word, two more in a field of the one before it.
-        let low = i32::from(u16::from_le_bytes(bytes_at(w, 4 + 2 * half)));
-        let low = _mm_srlv_epi32(_mm_set1_epi32(low), _mm_setr_epi32(0, 4, 8, 12));
-        let high = i32::from(w[2 + half]) << 4;
-        let high = _mm_srlv_epi32(_mm_set1_epi32(high), _mm_setr_epi32(0, 2, 4, 6));
-        let low = _mm_and_si128(low, _mm_set1_epi32(15));
-        let scales = _mm_or_si128(low, _mm_and_si128(high, _mm_set1_epi32(48)));
-        let scales = _mm_cvtepi32_ps(_mm_sub_epi32(scales, _mm_set1_epi32(32)));
-        Weights { q, a: _mm256_mul_ps(twice(scales), half_at(w, 0)), b: _mm256_setzero_ps() }
-    })
+#[inline]
+pub(super) fn iq4_xs<const HALF: usize>(w: &[u8; 136]) -> Weights {
+    let q = interleave([0, 1, 2, 3].map(|b| look_up(&IQ4, nibbles(w, 8 + 64 * HALF + 16 * b))));
+    // Six bits per block: four in a field of the half word, two more in a field of the one before it.
+    let low = i32::from(u16::from_le_bytes(bytes_at(w, 4 + 2 * HALF)));
+    let low = _mm_srlv_epi32(_mm_set1_epi32(low), _mm_setr_epi32(0, 4, 8, 12));
+    let high = i32::from(w[2 + HALF]) << 4;
+    let high = _mm_srlv_epi32(_mm_set1_epi32(high), _mm_setr_epi32(0, 2, 4, 6));
+    let low = _mm_and_si128(low, _mm_set1_epi32(15));
+    let scales = _mm_or_si128(low, _mm_and_si128(high, _mm_set1_epi32(48)));
+    let scales = _mm_cvtepi32_ps(_mm_sub_epi32(scales, _mm_set1_epi32(32)));
+    Weights { q, a: _mm256_mul_ps(twice(scales), half_at(w, 0)), b: _mm256_setzero_ps() }
 }
 
 /// For each bit of the index, 255 in the byte of a negative weight.
@@ -146,7 +140,8 @@ fn odd_multiples(scales: __m256, d: __m256, unit: f32) -> __m256 {
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn nibble_scales(w: &[u8], at: usize) -> __m256 {
-    let nibbles = _mm256_srlv_epi32(_mm256_set1_epi32(word(w, at) as i32), _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+    let nibbles =
+        _mm256_srlv_epi32(_mm256_set1_epi32(word(w, at) as i32), _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
     _mm256_cvtepi32_ps(_mm256_and_si256(nibbles, _mm256_set1_epi32(15)))
 }
 
@@ -159,7 +154,8 @@ const fn masks() -> [u64; 256] {
     let mut masks = [0; 256];
     let mut i = 0;
     while i < 256 * 8 {
-        masks[i / 8] |= (i as u64 / 8 >> (i % 8) & 1) * 0xff << (i % 8 * 8);
+        let negative = (i as u64 / 8) >> (i % 8) & 1;
+        masks[i / 8] |= (negative * 0xff) << (i % 8 * 8);
         i += 1;
     }
     masks

@@ -2,70 +2,63 @@
 
 use std::arch::x86_64::*;
 
-use super::{SIGNED, Weights, bytes_at, dot, interleave, load_16, load_32, twice};
+use super::{Weights, bytes_at, interleave, load_16, load_32, twice};
 use crate::dot::tables::{E2M1, IQ4, e8m0_half};
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn q8_0<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 34 }, SIGNED, false>(w, x, |w, half| {
-        let w = &w[half * 4 * 34..];
-        Weights { q: interleave([0, 1, 2, 3].map(|b| load_32(w, 34 * b + 2))), ..scaled(halves::<34>(w, 0), 0.0) }
-    })
+#[inline]
+pub(super) fn q8_0<const HALF: usize>(w: &[u8; 8 * 34]) -> Weights {
+    let w = &w[HALF * 4 * 34..];
+    Weights { q: interleave([0, 1, 2, 3].map(|b| load_32(w, 34 * b + 2))), ..scaled(halves::<34>(w, 0), 0.0) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn q4_0<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 18 }, 15, false>(w, x, |w, half| {
-        let w = &w[half * 4 * 18..];
-        Weights { q: interleave([0, 1, 2, 3].map(|b| nibbles(w, 18 * b + 2))), ..scaled(halves::<18>(w, 0), 8.0) }
-    })
+#[inline]
+pub(super) fn q4_0<const HALF: usize>(w: &[u8; 8 * 18]) -> Weights {
+    let w = &w[HALF * 4 * 18..];
+    Weights { q: interleave([0, 1, 2, 3].map(|b| nibbles(w, 18 * b + 2))), ..scaled(halves::<18>(w, 0), 8.0) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn q4_1<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 20 }, 15, false>(w, x, |w, half| {
-        let w = &w[half * 4 * 20..];
-        let q = interleave([0, 1, 2, 3].map(|b| nibbles(w, 20 * b + 4)));
-        Weights { q, a: halves::<20>(w, 0), b: negative(halves::<20>(w, 2)) }
-    })
+#[inline]
+pub(super) fn q4_1<const HALF: usize>(w: &[u8; 8 * 20]) -> Weights {
+    let w = &w[HALF * 4 * 20..];
+    let q = interleave([0, 1, 2, 3].map(|b| nibbles(w, 20 * b + 4)));
+    Weights { q, a: halves::<20>(w, 0), b: negative(halves::<20>(w, 2)) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn q5_0<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 22 }, 31, false>(w, x, |w, half| {
-        let w = &w[half * 4 * 22..];
-        Weights { q: interleave([0, 1, 2, 3].map(|b| five_bits(w, 22 * b + 2))), ..scaled(halves::<22>(w, 0), 16.0) }
-    })
+#[inline]
+pub(super) fn q5_0<const HALF: usize>(w: &[u8; 8 * 22]) -> Weights {
+    let w = &w[HALF * 4 * 22..];
+    Weights { q: interleave([0, 1, 2, 3].map(|b| five_bits(w, 22 * b + 2))), ..scaled(halves::<22>(w, 0), 16.0) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn q5_1<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 24 }, 31, false>(w, x, |w, half| {
-        let w = &w[half * 4 * 24..];
-        let q = interleave([0, 1, 2, 3].map(|b| five_bits(w, 24 * b + 4)));
-        Weights { q, a: halves::<24>(w, 0), b: negative(halves::<24>(w, 2)) }
-    })
+#[inline]
+pub(super) fn q5_1<const HALF: usize>(w: &[u8; 8 * 24]) -> Weights {
+    let w = &w[HALF * 4 * 24..];
+    let q = interleave([0, 1, 2, 3].map(|b| five_bits(w, 24 * b + 4)));
+    Weights { q, a: halves::<24>(w, 0), b: negative(halves::<24>(w, 2)) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn iq4_nl<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 18 }, SIGNED, false>(w, x, |w, half| {
-        let w = &w[half * 4 * 18..];
-        let q = [0, 1, 2, 3].map(|b| look_up(&IQ4, nibbles(w, 18 * b + 2)));
-        Weights { q: interleave(q), ..scaled(halves::<18>(w, 0), 0.0) }
-    })
+#[inline]
+pub(super) fn iq4_nl<const HALF: usize>(w: &[u8; 8 * 18]) -> Weights {
+    let w = &w[HALF * 4 * 18..];
+    let q = [0, 1, 2, 3].map(|b| look_up(&IQ4, nibbles(w, 18 * b + 2)));
+    Weights { q: interleave(q), ..scaled(halves::<18>(w, 0), 0.0) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn mxfp4<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+#[inline]
+pub(super) fn mxfp4<const HALF: usize>(w: &[u8; 8 * 17]) -> Weights {
     const UNSIGNED: [i8; 16] = add(E2M1, 12);
-    dot::<N, { 8 * 17 }, 24, false>(w, x, |w, half| {
-        let w = &w[half * 4 * 17..];
-        let q = [0, 1, 2, 3].map(|b| look_up(&UNSIGNED, nibbles(w, 17 * b + 1)));
-        let scale = |b: usize| e8m0_half(w[17 * b]);
-        let a = twice(_mm_setr_ps(scale(0), scale(1), scale(2), scale(3)));
-        Weights { q: interleave(q), ..scaled(a, 12.0) }
-    })
+    let w = &w[HALF * 4 * 17..];
+    let q = [0, 1, 2, 3].map(|b| look_up(&UNSIGNED, nibbles(w, 17 * b + 1)));
+    let scale = |b: usize| e8m0_half(w[17 * b]);
+    let a = twice(_mm_setr_ps(scale(0), scale(1), scale(2), scale(3)));
+    Weights { q: interleave(q), ..scaled(a, 12.0) }
 }
 
 /// Factors of levels that had `offset` added to them.

@@ -10,6 +10,8 @@
 //! | `legacy.rs` | blocks of 32: `Q4_0` to `Q8_0`, `IQ4_NL`, `MXFP4` |
 //! | `k_quants.rs` | `Q2_K` to `Q6_K` |
 //! | `iq.rs` | the formats with a codebook: `IQ2_*`, `IQ3_*`, `IQ4_XS` |
+//!
+//! Every function names all features, needed or not: what has fewer than the closures it takes cannot inline them.
 
 mod float;
 mod iq;
@@ -28,30 +30,43 @@ pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
+/// The kernel of an integer format, given its largest level, whether there are factors for each 16, and what unpacks 128
+/// weights.
+macro_rules! integer {
+    ($activation:ident, $max:expr, $by_16:literal, $decode:path) => {{
+        use $decode as decode;
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn dot<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+            super::avx2::dot::<N, _, { $max }, $by_16>(w, x, |w| decode::<0>(w), |w| decode::<1>(w))
+        }
+        simd!($activation, dot)
+    }};
+}
+
 /// The kernel for `format`, if there is one; only for machines where [`is_available`].
 pub(super) fn kernel(format: Format) -> Option<Kernel> {
     Some(match format {
         Format::F32 => simd!(F32, float::f32),
         Format::F16 => simd!(F32, float::f16),
         Format::BF16 => simd!(F32, float::bf16),
-        Format::Q4_0 => simd!(Q8_0, legacy::q4_0),
-        Format::Q4_1 => simd!(Q8_1, legacy::q4_1),
-        Format::Q5_0 => simd!(Q8_0, legacy::q5_0),
-        Format::Q5_1 => simd!(Q8_1, legacy::q5_1),
-        Format::Q8_0 => simd!(Q8_0, legacy::q8_0),
-        Format::IQ4_NL => simd!(Q8_0, legacy::iq4_nl),
-        Format::MXFP4 => simd!(Q8_0, legacy::mxfp4),
-        Format::Q2_K => simd!(Q8_K, k_quants::q2_k),
-        Format::Q3_K => simd!(Q8_K, k_quants::q3_k),
-        Format::Q4_K => simd!(Q8_K, k_quants::q4_k),
-        Format::Q5_K => simd!(Q8_K, k_quants::q5_k),
-        Format::Q6_K => simd!(Q8_K, k_quants::q6_k),
-        Format::IQ2_XXS => simd!(Q8_K, iq::iq2_xxs),
-        Format::IQ2_XS => simd!(Q8_K, iq::iq2_xs),
-        Format::IQ2_S => simd!(Q8_K, iq::iq2_s),
-        Format::IQ3_XXS => simd!(Q8_K, iq::iq3_xxs),
-        Format::IQ3_S => simd!(Q8_K, iq::iq3_s),
-        Format::IQ4_XS => simd!(Q8_K, iq::iq4_xs),
+        Format::Q4_0 => integer!(Q8_0, 15, false, legacy::q4_0),
+        Format::Q4_1 => integer!(Q8_1, 15, false, legacy::q4_1),
+        Format::Q5_0 => integer!(Q8_0, 31, false, legacy::q5_0),
+        Format::Q5_1 => integer!(Q8_1, 31, false, legacy::q5_1),
+        Format::Q8_0 => integer!(Q8_0, SIGNED, false, legacy::q8_0),
+        Format::IQ4_NL => integer!(Q8_0, SIGNED, false, legacy::iq4_nl),
+        Format::MXFP4 => integer!(Q8_0, 24, false, legacy::mxfp4),
+        Format::Q2_K => integer!(Q8_K, 45, false, k_quants::q2_k),
+        Format::Q3_K => integer!(Q8_K, 7, true, k_quants::q3_k),
+        Format::Q4_K => integer!(Q8_K, 15, false, k_quants::q4_k),
+        Format::Q5_K => integer!(Q8_K, 31, false, k_quants::q5_k),
+        Format::Q6_K => integer!(Q8_K, 63, true, k_quants::q6_k),
+        Format::IQ2_XXS => integer!(Q8_K, iq::MAX, false, iq::iq2_xxs),
+        Format::IQ2_XS => integer!(Q8_K, iq::MAX, true, iq::iq2_xs),
+        Format::IQ2_S => integer!(Q8_K, iq::MAX, true, iq::iq2_s),
+        Format::IQ3_XXS => integer!(Q8_K, iq::MAX, false, iq::iq3_xxs),
+        Format::IQ3_S => integer!(Q8_K, iq::MAX, false, iq::iq3_s),
+        Format::IQ4_XS => integer!(Q8_K, SIGNED, false, iq::iq4_xs),
         _ => return None,
     })
 }
@@ -68,14 +83,15 @@ struct Weights {
 
 /// The dot products of a row of weights, `BYTES` per 256 of them, with the rows `x`.
 ///
-/// `decode` unpacks the first or second 128. Levels are at most `MAX`, see [`products`]. `BY_16` says that the halves of
+/// `first` and `second` unpack 128 each. Levels are at most `MAX`, see [`products`]. `BY_16` says that the halves of
 /// a block of 32 have factors of their own. A row of blocks of 32 may end within the 256: the rest counts as zeros.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn dot<const N: usize, const BYTES: usize, const MAX: usize, const BY_16: bool>(
     w: &[u8],
     x: [&[u8]; N],
-    decode: impl Fn(&[u8; BYTES], usize) -> Weights,
+    first: impl Fn(&[u8; BYTES]) -> Weights,
+    second: impl Fn(&[u8; BYTES]) -> Weights,
 ) -> [f32; N] {
     let (whole, rest) = w.as_chunks::<BYTES>();
     let padded;
@@ -96,7 +112,7 @@ fn dot<const N: usize, const BYTES: usize, const MAX: usize, const BY_16: bool>(
                 prefetch(bytes);
             }
             for half in 0..2 {
-                let w = decode(bytes, half);
+                let w = if half == 0 { first(bytes) } else { second(bytes) };
                 for c in 0..N {
                     // SAFETY: a column was cut to as many groups as the parts have together. Checks take time here.
                     let x = unsafe { x_groups[c].get_unchecked(g) };

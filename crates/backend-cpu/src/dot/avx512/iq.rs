@@ -9,75 +9,72 @@ use std::arch::x86_64::*;
 
 use quant::{IQ2_XXS_GRID, IQ3_XXS_GRID};
 
-use super::{SIGNED, Weights, dot, eight, half_at, load_32, load_64, nibbles::look_up, nibbles::split, transpose_bits};
+use super::{Weights, eight, half_at, load_32, load_64, nibbles::look_up, nibbles::split, transpose_bits};
 use crate::dot::tables::IQ4;
 
 /// The odd bytes of a register.
 const ODD: u64 = 0xaaaa_aaaa_aaaa_aaaa;
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn iq2_xxs<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+#[inline]
+pub(super) fn iq2_xxs(w: &[u8; 66]) -> Weights {
     static PLANES: [[u8; 256]; 2] = [plane_of_8(0), plane_of_8(1)];
     static VALUES: [u8; 64] = values([8, 25, 43, 0]);
     let (planes, values) = (PLANES.each_ref().map(|plane| Table::new(plane)), load_64(&VALUES, 0));
-    dot::<N, 66, SIGNED>(w, x, |w| {
-        // A block in each eight bytes: an index per eight weights, four times seven signs, a scale of four bits.
-        let blocks = load_64(w, 2);
-        // Word p of a block: plane 1 of its row p, then plane 0.
-        let twice = _mm_set_epi64x(0x0b0b_0a0a_0909_0808, 0x0303_0202_0101_0000);
-        let indices = _mm512_shuffle_epi8(blocks, _mm512_broadcast_i32x4(twice));
-        let rows = _mm512_mask_mov_epi8(planes[1].look_up(indices), ODD, planes[0].look_up(indices));
-        // The upper byte of word p: its signs. The lower byte does not matter, as `VALUES` repeats; in words 0 and 2,
-        // that is at the low end of a lane, it is the scale.
-        let fields = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x3500_2e3c_2700_203c), blocks);
-        let a = odd_multiples(fields, half_at(w, 0), 0.125);
-        let fields = even_signs(fields);
-        Weights::signed(std::array::from_fn(|p| level(p, rows, fields, values)), a)
-    })
+    // A block in each eight bytes: an index per eight weights, four times seven signs, a scale of four bits.
+    let blocks = load_64(w, 2);
+    // Word p of a block: plane 1 of its row p, then plane 0.
+    let twice = _mm_set_epi64x(0x0b0b_0a0a_0909_0808, 0x0303_0202_0101_0000);
+    let indices = _mm512_shuffle_epi8(blocks, _mm512_broadcast_i32x4(twice));
+    let rows = _mm512_mask_mov_epi8(planes[1].look_up(indices), ODD, planes[0].look_up(indices));
+    // The upper byte of word p: its signs. The lower byte does not matter, as `VALUES` repeats; in words 0 and 2,
+    // that is at the low end of a lane, it is the scale.
+    let fields = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x3500_2e3c_2700_203c), blocks);
+    let a = odd_multiples(fields, half_at(w, 0), 0.125);
+    let fields = even_signs(fields);
+    Weights::signed(std::array::from_fn(|p| level(p, rows, fields, values)), a)
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn iq3_xxs<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+#[inline]
+pub(super) fn iq3_xxs(w: &[u8; 98]) -> Weights {
     static PLANES: [[u8; 256]; 2] = [planes_of_4(1, 0), planes_of_4(2, 2)];
     static VALUES: [u8; 64] = values([4, 12, 20, 28, 36, 44, 52, 62]);
     let (planes, values) = (PLANES.each_ref().map(|plane| Table::new(plane)), load_64(&VALUES, 0));
-    dot::<N, 98, SIGNED>(w, x, |w| {
-        // Two indices per eight weights, so word p of a block has those of its eight p.
-        let indices = load_64(w, 2);
-        // Nibbles, from the low end: planes 1 and 0 of four weights, planes 1 and 0 of the next four. The middle two
-        // change places, and there are bytes of planes 1 and 0 of eight weights.
-        let rows = planes[0].look_up(indices);
-        let up = _mm512_slli_epi16::<4>(_mm512_and_si512(rows, _mm512_set1_epi16(0x00f0)));
-        let down = _mm512_and_si512(_mm512_srli_epi16::<4>(rows), _mm512_set1_epi16(0x00f0));
-        let rows = select(_mm512_set1_epi16(0x0ff0), _mm512_or_si512(up, down), rows);
-        // Plane 2 is there twice per byte, so that the upper byte gets its nibbles from one shift.
-        let plane_2 = planes[1].look_up(indices);
-        let plane_2 = select(_mm512_set1_epi16(0x0f00), _mm512_slli_epi16::<8>(plane_2), plane_2);
-        let blocks = _mm512_cvtepu32_epi64(load_32(w, 66));
-        let signs = even_signs(_mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x0015_000e_0007_0000), blocks));
-        let upper = _mm512_mask_mov_epi8(signs, ODD, plane_2);
-        let scales = _mm512_srli_epi32::<28>(_mm512_shuffle_epi32::<0xa0>(blocks));
-        let a = odd_multiples(scales, half_at(w, 0), 0.25);
-        Weights::signed(std::array::from_fn(|p| level(p, rows, upper, values)), a)
-    })
+    // Two indices per eight weights, so word p of a block has those of its eight p.
+    let indices = load_64(w, 2);
+    // Nibbles, from the low end: planes 1 and 0 of four weights, planes 1 and 0 of the next four. The middle two
+    // change places, and there are bytes of planes 1 and 0 of eight weights.
+    let rows = planes[0].look_up(indices);
+    let up = _mm512_slli_epi16::<4>(_mm512_and_si512(rows, _mm512_set1_epi16(0x00f0)));
+    let down = _mm512_and_si512(_mm512_srli_epi16::<4>(rows), _mm512_set1_epi16(0x00f0));
+    let rows = select(_mm512_set1_epi16(0x0ff0), _mm512_or_si512(up, down), rows);
+    // Plane 2 is there twice per byte, so that the upper byte gets its nibbles from one shift.
+    let plane_2 = planes[1].look_up(indices);
+    let plane_2 = select(_mm512_set1_epi16(0x0f00), _mm512_slli_epi16::<8>(plane_2), plane_2);
+    let blocks = _mm512_cvtepu32_epi64(load_32(w, 66));
+    let signs = even_signs(_mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x0015_000e_0007_0000), blocks));
+    let upper = _mm512_mask_mov_epi8(signs, ODD, plane_2);
+    let scales = _mm512_srli_epi32::<28>(_mm512_shuffle_epi32::<0xa0>(blocks));
+    let a = odd_multiples(scales, half_at(w, 0), 0.25);
+    Weights::signed(std::array::from_fn(|p| level(p, rows, upper, values)), a)
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn iq4_xs<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 136, SIGNED>(w, x, |w| {
-        let (low, high) = (load_64(w, 8), load_64(w, 72));
-        let first = _mm512_permutex2var_epi64(low, eight(|b| 2 * b), high);
-        let second = _mm512_permutex2var_epi64(low, eight(|b| 2 * b + 1), high);
-        // Six bits per block: four in a field of the word, two more in a field of the half word before it.
-        let low = _mm512_set1_epi32(i32::from_le_bytes([w[4], w[5], w[6], w[7]]));
-        let low = _mm512_srlv_epi32(low, eight(|b| 4 * b * 0x1_0000_0001));
-        let high = _mm512_set1_epi32(i32::from(u16::from_le_bytes([w[2], w[3]])) << 4);
-        let high = _mm512_srlv_epi32(high, eight(|b| 2 * b * 0x1_0000_0001));
-        let scales = select(_mm512_set1_epi32(15), low, _mm512_and_si512(high, _mm512_set1_epi32(0x30)));
-        let scales = _mm512_sub_epi32(scales, _mm512_set1_epi32(32));
-        let a = _mm512_mul_ps(_mm512_cvtepi32_ps(scales), half_at(w, 0));
-        Weights::signed(look_up(&IQ4, split(first, second)), a)
-    })
+#[inline]
+pub(super) fn iq4_xs(w: &[u8; 136]) -> Weights {
+    let (low, high) = (load_64(w, 8), load_64(w, 72));
+    let first = _mm512_permutex2var_epi64(low, eight(|b| 2 * b), high);
+    let second = _mm512_permutex2var_epi64(low, eight(|b| 2 * b + 1), high);
+    // Six bits per block: four in a field of the word, two more in a field of the half word before it.
+    let low = _mm512_set1_epi32(i32::from_le_bytes([w[4], w[5], w[6], w[7]]));
+    let low = _mm512_srlv_epi32(low, eight(|b| 4 * b * 0x1_0000_0001));
+    let high = _mm512_set1_epi32(i32::from(u16::from_le_bytes([w[2], w[3]])) << 4);
+    let high = _mm512_srlv_epi32(high, eight(|b| 2 * b * 0x1_0000_0001));
+    let scales = select(_mm512_set1_epi32(15), low, _mm512_and_si512(high, _mm512_set1_epi32(0x30)));
+    let scales = _mm512_sub_epi32(scales, _mm512_set1_epi32(32));
+    let a = _mm512_mul_ps(_mm512_cvtepi32_ps(scales), half_at(w, 0));
+    Weights::signed(look_up(&IQ4, split(first, second)), a)
 }
 
 /// 256 bytes in registers.
@@ -139,7 +136,7 @@ const fn plane_of_8(bit: u32) -> [u8; 256] {
     let mut i = 0;
     while i < 256 * 8 {
         let magnitude = (IQ2_XXS_GRID[i / 8] >> (i % 8 * 8)) as u8;
-        plane[i / 8] |= (magnitude / 16 >> bit & 1) << (i % 8);
+        plane[i / 8] |= ((magnitude / 16) >> bit & 1) << (i % 8);
         i += 1;
     }
     plane
@@ -164,7 +161,7 @@ const fn values<const LEVELS: usize>(magnitudes: [u8; LEVELS]) -> [u8; 64] {
     let mut i = 0;
     while i < 64 {
         let magnitude = magnitudes[i % LEVELS];
-        values[i] = if i / LEVELS % 2 == 0 { 128 + magnitude } else { 128 - magnitude };
+        values[i] = if (i / LEVELS).is_multiple_of(2) { 128 + magnitude } else { 128 - magnitude };
         i += 1;
     }
     values

@@ -5,99 +5,94 @@
 
 use std::arch::x86_64::*;
 
-use super::{BY_16, MINS, Weights, dot, eight, half_at, load_16, load_32, load_64};
+use super::{Weights, eight, half_at, load_16, load_32, load_64};
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn q2_k<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 84, MINS>(w, x, |w| {
-        let scales = _mm512_cvtepu8_epi32(load_16(w, 0));
-        // 0, 1, 2 and 3 times the scale of each 16 weights fit a byte and so are looked up: scale `i` in dword `i`, of
-        // which a lane of 16 bytes holds those of the two blocks whose weights it has.
-        let low = _mm512_and_si512(scales, _mm512_set1_epi32(15));
-        let multiples = _mm512_mullo_epi32(low, _mm512_set1_epi32(0x0302_0100));
-        let fields = eight(|b| b % 4 * 2);
-        let qs = load_64(w, 16);
-        let q = std::array::from_fn(|p| {
-            let p = p as i64;
-            let bits = _mm512_permutexvar_epi64(eight(|b| b / 4 * 4 + p), qs);
-            let bits = _mm512_srlv_epi64(bits, fields);
-            // Which of the four tables in a lane: that of the block, then of the half.
-            let half = 0x0404_0404_0404_0404 * (p / 2);
-            let table = _mm512_broadcast_i32x4(_mm_set_epi64x(0x0808_0808_0808_0808 + half, half));
-            _mm512_shuffle_epi8(multiples, and_or(bits, _mm512_set1_epi8(3), table))
-        });
-        let mins = _mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(scales));
-        Weights { q, a: half_at(w, 80), b: _mm512_mul_ps(mins, half_at(w, 82)) }
-    })
+#[inline]
+pub(super) fn q2_k(w: &[u8; 84]) -> Weights {
+    let scales = _mm512_cvtepu8_epi32(load_16(w, 0));
+    // 0, 1, 2 and 3 times the scale of each 16 weights fit a byte and so are looked up: scale `i` in dword `i`, of
+    // which a lane of 16 bytes holds those of the two blocks whose weights it has.
+    let low = _mm512_and_si512(scales, _mm512_set1_epi32(15));
+    let multiples = _mm512_mullo_epi32(low, _mm512_set1_epi32(0x0302_0100));
+    let fields = eight(|b| b % 4 * 2);
+    let qs = load_64(w, 16);
+    let q = std::array::from_fn(|p| {
+        let p = p as i64;
+        let bits = _mm512_permutexvar_epi64(eight(|b| b / 4 * 4 + p), qs);
+        let bits = _mm512_srlv_epi64(bits, fields);
+        // Which of the four tables in a lane: that of the block, then of the half.
+        let half = 0x0404_0404_0404_0404 * (p / 2);
+        let table = _mm512_broadcast_i32x4(_mm_set_epi64x(0x0808_0808_0808_0808 + half, half));
+        _mm512_shuffle_epi8(multiples, and_or(bits, _mm512_set1_epi8(3), table))
+    });
+    let mins = _mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(scales));
+    Weights { q, a: half_at(w, 80), b: _mm512_mul_ps(mins, half_at(w, 82)) }
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn q3_k<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 110, BY_16>(w, x, |w| {
-        let (qs, high) = (load_64(w, 32), _mm512_broadcast_i64x4(load_32(w, 0)));
-        let fields = eight(|b| b % 4 * 2);
-        // Block b's high bits are bits b; they go to bits 2.
-        let highs = eight(|b| (b + 62) % 64);
-        let q = std::array::from_fn(|p| {
-            let p = p as i64;
-            let bits = _mm512_permutexvar_epi64(eight(|b| b / 4 * 4 + p), qs);
-            let low = _mm512_and_si512(_mm512_srlv_epi64(bits, fields), _mm512_set1_epi8(3));
-            let high = _mm512_rorv_epi64(_mm512_permutexvar_epi64(_mm512_set1_epi64(p), high), highs);
-            and_or(high, _mm512_set1_epi8(4), low)
-        });
-        // Twelve bytes: low nibbles of scales 0..8, high nibbles for 8..16, then two more bits of each.
-        let packed = _mm_setr_epi32(word(w, 96), word(w, 100), word(w, 104), 0);
-        let low = _mm_and_si128(_mm_unpacklo_epi64(packed, _mm_srli_epi16::<4>(packed)), _mm_set1_epi8(15));
-        let high = _mm_srlv_epi32(_mm_shuffle_epi32::<0xaa>(packed), _mm_setr_epi32(0, 2, 4, 6));
-        let high = _mm_slli_epi16::<4>(_mm_and_si128(high, _mm_set1_epi8(3)));
-        let scales = _mm_sub_epi8(_mm_or_si128(low, high), _mm_set1_epi8(32));
-        let a = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(scales)), half_at(w, 108));
-        Weights { q, a, b: _mm512_mul_ps(a, _mm512_set1_ps(4.0)) }
-    })
+#[inline]
+pub(super) fn q3_k(w: &[u8; 110]) -> Weights {
+    let (qs, high) = (load_64(w, 32), _mm512_broadcast_i64x4(load_32(w, 0)));
+    let fields = eight(|b| b % 4 * 2);
+    // Block b's high bits are bits b; they go to bits 2.
+    let highs = eight(|b| (b + 62) % 64);
+    let q = std::array::from_fn(|p| {
+        let p = p as i64;
+        let bits = _mm512_permutexvar_epi64(eight(|b| b / 4 * 4 + p), qs);
+        let low = _mm512_and_si512(_mm512_srlv_epi64(bits, fields), _mm512_set1_epi8(3));
+        let high = _mm512_rorv_epi64(_mm512_permutexvar_epi64(_mm512_set1_epi64(p), high), highs);
+        and_or(high, _mm512_set1_epi8(4), low)
+    });
+    // Twelve bytes: low nibbles of scales 0..8, high nibbles for 8..16, then two more bits of each.
+    let packed = _mm_setr_epi32(word(w, 96), word(w, 100), word(w, 104), 0);
+    let low = _mm_and_si128(_mm_unpacklo_epi64(packed, _mm_srli_epi16::<4>(packed)), _mm_set1_epi8(15));
+    let high = _mm_srlv_epi32(_mm_shuffle_epi32::<0xaa>(packed), _mm_setr_epi32(0, 2, 4, 6));
+    let high = _mm_slli_epi16::<4>(_mm_and_si128(high, _mm_set1_epi8(3)));
+    let scales = _mm_sub_epi8(_mm_or_si128(low, high), _mm_set1_epi8(32));
+    let a = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(scales)), half_at(w, 108));
+    Weights { q, a, b: _mm512_mul_ps(a, _mm512_set1_ps(4.0)) }
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn q4_k<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 144, MINS>(w, x, |w| {
-        let (a, b) = scales_and_mins(w);
-        Weights { q: nibbles(w, 16), a, b }
-    })
+#[inline]
+pub(super) fn q4_k(w: &[u8; 144]) -> Weights {
+    let (a, b) = scales_and_mins(w);
+    Weights { q: nibbles(w, 16), a, b }
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn q5_k<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 176, MINS>(w, x, |w| {
-        let (a, b) = scales_and_mins(w);
-        let (low, high) = (nibbles(w, 48), _mm512_broadcast_i64x4(load_32(w, 16)));
-        // Block b's high bits are bits b; they go to bits 4.
-        let highs = eight(|b| (b + 60) % 64);
-        let q = std::array::from_fn(|p| {
-            let high = _mm512_rorv_epi64(_mm512_permutexvar_epi64(_mm512_set1_epi64(p as i64), high), highs);
-            and_or(high, _mm512_set1_epi8(16), low[p])
-        });
-        Weights { q, a, b }
-    })
+#[inline]
+pub(super) fn q5_k(w: &[u8; 176]) -> Weights {
+    let (a, b) = scales_and_mins(w);
+    let (low, high) = (nibbles(w, 48), _mm512_broadcast_i64x4(load_32(w, 16)));
+    // Block b's high bits are bits b; they go to bits 4.
+    let highs = eight(|b| (b + 60) % 64);
+    let q = std::array::from_fn(|p| {
+        let high = _mm512_rorv_epi64(_mm512_permutexvar_epi64(_mm512_set1_epi64(p as i64), high), highs);
+        and_or(high, _mm512_set1_epi8(16), low[p])
+    });
+    Weights { q, a, b }
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn q6_k<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 210, BY_16>(w, x, |w| {
-        let (low, high) = ([load_64(w, 0), load_64(w, 64)], load_64(w, 128));
-        let nibbles = eight(|b| b % 4 / 2 * 4);
-        // Two bits at 0, 2, 4 and 6; they go to bit 4.
-        let highs = eight(|b| (b % 4 * 2 + 60) % 64);
-        let q = std::array::from_fn(|p| {
-            let p = p as i64;
-            let bits = _mm512_permutex2var_epi64(low[0], eight(|b| b / 4 * 8 + b % 2 * 4 + p), low[1]);
-            let low = _mm512_srlv_epi64(bits, nibbles);
-            let bits = _mm512_permutexvar_epi64(eight(|b| b / 4 * 4 + p), high);
-            let high = _mm512_rorv_epi64(bits, highs);
-            and_or(low, _mm512_set1_epi8(15), _mm512_and_si512(high, _mm512_set1_epi8(48)))
-        });
-        let scales = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(w, 192)));
-        let a = _mm512_mul_ps(scales, half_at(w, 208));
-        Weights { q, a, b: _mm512_mul_ps(a, _mm512_set1_ps(32.0)) }
-    })
+#[inline]
+pub(super) fn q6_k(w: &[u8; 210]) -> Weights {
+    let (low, high) = ([load_64(w, 0), load_64(w, 64)], load_64(w, 128));
+    let nibbles = eight(|b| b % 4 / 2 * 4);
+    // Two bits at 0, 2, 4 and 6; they go to bit 4.
+    let highs = eight(|b| (b % 4 * 2 + 60) % 64);
+    let q = std::array::from_fn(|p| {
+        let p = p as i64;
+        let bits = _mm512_permutex2var_epi64(low[0], eight(|b| b / 4 * 8 + b % 2 * 4 + p), low[1]);
+        let low = _mm512_srlv_epi64(bits, nibbles);
+        let bits = _mm512_permutexvar_epi64(eight(|b| b / 4 * 4 + p), high);
+        let high = _mm512_rorv_epi64(bits, highs);
+        and_or(low, _mm512_set1_epi8(15), _mm512_and_si512(high, _mm512_set1_epi8(48)))
+    });
+    let scales = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(w, 192)));
+    let a = _mm512_mul_ps(scales, half_at(w, 208));
+    Weights { q, a, b: _mm512_mul_ps(a, _mm512_set1_ps(32.0)) }
 }
 
 /// 128 bytes, of which each 32 hold one block in the low nibbles and the next in the high ones.

@@ -1,6 +1,6 @@
 //! Kernels for AVX-512 with VNNI, VBMI and GFNI.
 //!
-//! A kernel unpacks 256 weights into four registers of bytes, interleaved like the activations' [`Group`], and two
+//! A decoder unpacks 256 weights into four registers of bytes, interleaved like the activations' [`Group`], and two
 //! vectors with the factors of `w = a * q - b`; [`dot`] does the rest for one column or four. Here `q` is unsigned, as
 //! `vpdpbusd` wants it: 128 is added to signed levels, and taken off again by where the sum of products starts.
 //!
@@ -10,18 +10,22 @@
 //! | `q8_0.rs`, `nibbles.rs` | blocks of 32 |
 //! | `k_quants.rs` | `Q2_K` to `Q6_K` |
 //! | `iq.rs` | `IQ2_XXS`, `IQ3_XXS`, `IQ4_XS` |
+//! | `tile.rs` | all but floats, for batches |
+//!
+//! Every function names all features, needed or not: what has fewer than the closures it takes cannot inline them.
 
 mod float;
 mod iq;
 mod k_quants;
 mod nibbles;
 mod q8_0;
+mod tile;
 
 use std::arch::x86_64::*;
 
 use quant::Format;
 
-use super::{Kernel, simd};
+use super::{Kernel, Tile, simd};
 use crate::activation::{Activation, Group, groups};
 
 /// Whether this machine can run these kernels.
@@ -35,27 +39,51 @@ pub(super) fn is_available() -> bool {
         && is_x86_feature_detected!("gfni")
 }
 
+/// The kernel of an integer format, given how its levels lie and what unpacks 256 weights.
+macro_rules! integer {
+    ($activation:ident, $form:ident, $decode:path) => {{
+        use $decode as decode;
+        #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+        fn dot<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+            super::avx512::dot::<N, _, $form>(w, x, |w| decode(w))
+        }
+        #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+        fn unpack(w: &[u8], out: &mut [u8]) {
+            tile::unpack(w, out, |w| decode(w));
+        }
+        Kernel {
+            tile: Some(Tile {
+                // SAFETY: `super::kernel` refuses instruction sets that this machine lacks.
+                unpack: |w, out| unsafe { unpack(w, out) },
+                // SAFETY: as above.
+                dot: |w, x| unsafe { tile::dot::<$form>(w, x) },
+            }),
+            ..simd!($activation, dot)
+        }
+    }};
+}
+
 /// The kernel for `format`, if there is one; only for machines where [`is_available`].
 pub(super) fn kernel(format: Format) -> Option<Kernel> {
     Some(match format {
         Format::F32 => simd!(F32, float::f32),
         Format::F16 => simd!(F32, float::f16),
         Format::BF16 => simd!(F32, float::bf16),
-        Format::Q8_0 => simd!(Q8_0, q8_0::q8_0),
-        Format::Q4_0 => simd!(Q8_0, nibbles::q4_0),
-        Format::Q4_1 => simd!(Q8_1, nibbles::q4_1),
-        Format::Q5_0 => simd!(Q8_0, nibbles::q5_0),
-        Format::Q5_1 => simd!(Q8_1, nibbles::q5_1),
-        Format::IQ4_NL => simd!(Q8_0, nibbles::iq4_nl),
-        Format::MXFP4 => simd!(Q8_0, nibbles::mxfp4),
-        Format::Q2_K => simd!(Q8_K, k_quants::q2_k),
-        Format::Q3_K => simd!(Q8_K, k_quants::q3_k),
-        Format::Q4_K => simd!(Q8_K, k_quants::q4_k),
-        Format::Q5_K => simd!(Q8_K, k_quants::q5_k),
-        Format::Q6_K => simd!(Q8_K, k_quants::q6_k),
-        Format::IQ2_XXS => simd!(Q8_K, iq::iq2_xxs),
-        Format::IQ3_XXS => simd!(Q8_K, iq::iq3_xxs),
-        Format::IQ4_XS => simd!(Q8_K, iq::iq4_xs),
+        Format::Q8_0 => integer!(Q8_0, SIGNED, q8_0::q8_0),
+        Format::Q4_0 => integer!(Q8_0, SIGNED, nibbles::q4_0),
+        Format::Q4_1 => integer!(Q8_1, MINS, nibbles::q4_1),
+        Format::Q5_0 => integer!(Q8_0, SIGNED, nibbles::q5_0),
+        Format::Q5_1 => integer!(Q8_1, MINS, nibbles::q5_1),
+        Format::IQ4_NL => integer!(Q8_0, SIGNED, nibbles::iq4_nl),
+        Format::MXFP4 => integer!(Q8_0, SIGNED, nibbles::mxfp4),
+        Format::Q2_K => integer!(Q8_K, MINS, k_quants::q2_k),
+        Format::Q3_K => integer!(Q8_K, BY_16, k_quants::q3_k),
+        Format::Q4_K => integer!(Q8_K, MINS, k_quants::q4_k),
+        Format::Q5_K => integer!(Q8_K, MINS, k_quants::q5_k),
+        Format::Q6_K => integer!(Q8_K, BY_16, k_quants::q6_k),
+        Format::IQ2_XXS => integer!(Q8_K, SIGNED, iq::iq2_xxs),
+        Format::IQ3_XXS => integer!(Q8_K, SIGNED, iq::iq3_xxs),
+        Format::IQ4_XS => integer!(Q8_K, SIGNED, iq::iq4_xs),
         _ => return None,
     })
 }
@@ -130,19 +158,31 @@ fn dot<const N: usize, const BYTES: usize, const FORM: u8>(
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn add_group<const FORM: u8>(sum: __m512, w: &Weights, x: &Group) -> __m512 {
-    let zero = _mm512_setzero_si512();
-    let q = x.q.each_ref().map(|q| load_i8(q));
-    let start = if FORM == SIGNED { load_i32(&x.start) } else { zero };
-    let first = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, w.q[0], q[0]), w.q[1], q[1]);
-    let products = if FORM == BY_16 {
-        let second = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, w.q[2], q[2]), w.q[3], q[3]);
-        let second = _mm512_mul_ps(_mm512_cvtepi32_ps(second), _mm512_movehdup_ps(w.a));
-        _mm512_fmadd_ps(_mm512_cvtepi32_ps(first), _mm512_moveldup_ps(w.a), second)
-    } else {
-        let all = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(first, w.q[2], q[2]), w.q[3], q[3]);
-        _mm512_mul_ps(_mm512_cvtepi32_ps(all), w.a)
+    let mut products = [start::<FORM>(x), _mm512_setzero_si512()];
+    for p in 0..4 {
+        let half = if FORM == BY_16 { p / 2 } else { 0 };
+        products[half] = _mm512_dpbusd_epi32(products[half], w.q[p], load_i8(&x.q[p]));
+    }
+    finish::<FORM>(sum, products, w.a, w.b, x)
+}
+
+/// What the sum of products starts from.
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn start<const FORM: u8>(x: &Group) -> __m512i {
+    if FORM == SIGNED { load_i32(&x.start) } else { _mm512_setzero_si512() }
+}
+
+/// From sums of products to [`add_group`]; those of the second halves of blocks are apart if [`BY_16`].
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn finish<const FORM: u8>(sum: __m512, products: [__m512i; 2], a: __m512, b: __m512, x: &Group) -> __m512 {
+    let [first, second] = products.map(|products| _mm512_cvtepi32_ps(products));
+    let scaled = match FORM {
+        BY_16 => _mm512_fmadd_ps(first, _mm512_moveldup_ps(a), _mm512_mul_ps(second, _mm512_movehdup_ps(a))),
+        _ => _mm512_mul_ps(first, a),
     };
-    let total = if FORM == SIGNED { products } else { _mm512_fnmadd_ps(load_f32(&x.sums), w.b, products) };
+    let total = if FORM == SIGNED { scaled } else { _mm512_fnmadd_ps(load_f32(&x.sums), b, scaled) };
     _mm512_fmadd_ps(total, load_f32(&x.scale), sum)
 }
 

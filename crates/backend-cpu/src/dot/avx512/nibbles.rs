@@ -2,56 +2,46 @@
 
 use std::arch::x86_64::*;
 
-use super::{MINS, Picks, SIGNED, Weights, dot, eight, halves, load_16, load_64, transpose_bits};
+use super::{Picks, Weights, eight, halves, load_16, load_64, transpose_bits};
 use crate::dot::tables::{E2M1, IQ4};
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn q4_0<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 18 }, SIGNED>(w, x, |w| {
-        Weights::signed(plus(120, nibbles::<18>(w, 2)), halves::<18, 0>(w))
-    })
+#[inline]
+pub(super) fn q4_0(w: &[u8; 8 * 18]) -> Weights {
+    Weights::signed(plus(120, nibbles::<18>(w, 2)), halves::<18, 0>(w))
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn q4_1<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 20 }, MINS>(w, x, |w| Weights {
-        q: nibbles::<20>(w, 4),
-        a: halves::<20, 0>(w),
-        b: negative(halves::<20, 2>(w)),
-    })
+#[inline]
+pub(super) fn q4_1(w: &[u8; 8 * 20]) -> Weights {
+    Weights { q: nibbles::<20>(w, 4), a: halves::<20, 0>(w), b: negative(halves::<20, 2>(w)) }
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn q5_0<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 22 }, SIGNED>(w, x, |w| {
-        Weights::signed(plus(112, five_bits::<22, 2>(w)), halves::<22, 0>(w))
-    })
+#[inline]
+pub(super) fn q5_0(w: &[u8; 8 * 22]) -> Weights {
+    Weights::signed(plus(112, five_bits::<22, 2>(w)), halves::<22, 0>(w))
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn q5_1<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 24 }, MINS>(w, x, |w| Weights {
-        q: five_bits::<24, 4>(w),
-        a: halves::<24, 0>(w),
-        b: negative(halves::<24, 2>(w)),
-    })
+#[inline]
+pub(super) fn q5_1(w: &[u8; 8 * 24]) -> Weights {
+    Weights { q: five_bits::<24, 4>(w), a: halves::<24, 0>(w), b: negative(halves::<24, 2>(w)) }
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn iq4_nl<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 18 }, SIGNED>(w, x, |w| {
-        Weights::signed(look_up(&IQ4, nibbles::<18>(w, 2)), halves::<18, 0>(w))
-    })
+#[inline]
+pub(super) fn iq4_nl(w: &[u8; 8 * 18]) -> Weights {
+    Weights::signed(look_up(&IQ4, nibbles::<18>(w, 2)), halves::<18, 0>(w))
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn mxfp4<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 17 }, SIGNED>(w, x, |w| {
-        // Each block's exponent into two lanes.
-        let e = eight(|b| 17 * b * 0x1_0000_0001);
-        let e = _mm512_maskz_permutex2var_epi8(0x1111_1111_1111_1111, load_64(w, 0), e, load_64(w, 64));
-        Weights::signed(look_up(&E2M1, nibbles::<17>(w, 1)), e8m0_half(e))
-    })
+#[inline]
+pub(super) fn mxfp4(w: &[u8; 8 * 17]) -> Weights {
+    // Each block's exponent into two lanes.
+    let e = eight(|b| 17 * b * 0x1_0000_0001);
+    let e = _mm512_maskz_permutex2var_epi8(0x1111_1111_1111_1111, load_64(w, 0), e, load_64(w, 64));
+    Weights::signed(look_up(&E2M1, nibbles::<17>(w, 1)), e8m0_half(e))
 }
 
 /// The nibbles of eight blocks' 16 bytes, which lie `STRIDE` apart from byte `at` on.
@@ -90,7 +80,10 @@ fn five_bits<const STRIDE: usize, const AT: usize>(w: &[u8]) -> [__m512i; 4] {
     let low = nibbles::<STRIDE>(w, AT + 4);
     std::array::from_fn(|p| {
         // Byte p of each word to byte 3 of its eight, whose bits become bit 4 of the eight.
-        let lane = _mm_set_epi64x(0x8080_8080_0880_8080_u64 as i64 + ((p as i64) << 24), 0x8080_8080_0080_8080_u64 as i64 + ((p as i64) << 24));
+        let lane = _mm_set_epi64x(
+            0x8080_8080_0880_8080_u64 as i64 + ((p as i64) << 24),
+            0x8080_8080_0080_8080_u64 as i64 + ((p as i64) << 24),
+        );
         let high = _mm512_shuffle_epi8(high, _mm512_broadcast_i32x4(lane));
         _mm512_or_si512(low[p], transpose_bits(high))
     })

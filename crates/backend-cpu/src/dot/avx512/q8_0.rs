@@ -2,19 +2,18 @@
 
 use std::arch::x86_64::*;
 
-use super::{SIGNED, Weights, dot, halves, load_32};
+use super::{Weights, halves, load_32};
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn q8_0<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, { 8 * 34 }, SIGNED>(w, x, |w| {
-        // Blocks b and b + 2 in a register.
-        let pair = |b: usize| {
-            let (low, high) = (load_32(w, 34 * b + 2), load_32(w, 34 * (b + 2) + 2));
-            let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
-            _mm512_xor_si512(both, _mm512_set1_epi8(-128))
-        };
-        Weights::signed(interleave([pair(0), pair(1), pair(4), pair(5)]), halves::<34, 0>(w))
-    })
+#[inline]
+pub(super) fn q8_0(w: &[u8; 8 * 34]) -> Weights {
+    // Blocks b and b + 2 in a register.
+    let pair = |b: usize| {
+        let (low, high) = (load_32(w, 34 * b + 2), load_32(w, 34 * (b + 2) + 2));
+        let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+        _mm512_xor_si512(both, _mm512_set1_epi8(-128))
+    };
+    Weights::signed(interleave([pair(0), pair(1), pair(4), pair(5)]), halves::<34, 0>(w))
 }
 
 /// Blocks 0 and 2, 1 and 3, 4 and 6, 5 and 7 to eight bytes of each.

@@ -13,7 +13,9 @@ pub(in crate::dot) fn iq2_xxs<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; 
         let d = half_at(w, 0);
         let signs = |b| word(w, 2, 2 * b + 1);
         Levels {
-            q: rows_of_8(|r| (IQ2_XXS_GRID[w[2 + r / 4 * 8 + r % 4] as usize], even_signs(signs(r / 4) >> (r % 4 * 7)))),
+            q: rows_of_8(|r| {
+                (IQ2_XXS_GRID[w[2 + r / 4 * 8 + r % 4] as usize], even_signs(signs(r / 4) >> (r % 4 * 7)))
+            }),
             a: std::array::from_fn(|i| d * (0.5 + (signs(i / 2) >> 28) as f32) * 0.25),
             b: [0.0; 16],
         }

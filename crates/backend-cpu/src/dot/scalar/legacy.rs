@@ -39,5 +39,5 @@ pub(super) fn nibbles(bytes: &[u8]) -> [u8; 32] {
 /// The word of high bits at byte `at`, and the nibbles behind it.
 fn five_bits(w: &[u8], at: usize) -> [i8; 32] {
     let (high, low) = (word(w, at, 0), nibbles(&w[at + 4..]));
-    std::array::from_fn(|j| (low[j] | (high >> j & 1) as u8 * 16) as i8)
+    std::array::from_fn(|j| (low[j] | ((high >> j & 1) as u8) << 4) as i8)
 }

@@ -1,5 +1,8 @@
 //! Small tables and codes that several kernels read.
 
+/// Codebooks: magnitudes of eight neighbours (`u64`) or of four (`u32`), the first in the lowest byte.
+pub(super) use quant::{IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID};
+
 /// The sixteen levels of `IQ4_NL` and `IQ4_XS` (`kvalues_iq4nl` in ggml's `ggml-common.h`).
 pub(super) const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 

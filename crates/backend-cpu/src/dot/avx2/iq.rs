@@ -5,10 +5,8 @@
 
 use std::arch::x86_64::*;
 
-use quant::{IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID};
-
 use super::{Weights, bytes_at, half_at, interleave, legacy::look_up, legacy::nibbles, twice};
-use crate::dot::tables::{IQ4, even_signs};
+use crate::dot::tables::{IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID, IQ4, even_signs};
 
 /// Makes signed levels unsigned.
 const OFFSET: i8 = 64;

@@ -7,10 +7,8 @@
 
 use std::arch::x86_64::*;
 
-use quant::{IQ2_XXS_GRID, IQ3_XXS_GRID};
-
 use super::{Weights, eight, half_at, load_32, load_64, nibbles::look_up, nibbles::split, transpose_bits};
-use crate::dot::tables::IQ4;
+use crate::dot::tables::{IQ2_XXS_GRID, IQ3_XXS_GRID, IQ4};
 
 /// The odd bytes of a register.
 const ODD: u64 = 0xaaaa_aaaa_aaaa_aaaa;

@@ -3,10 +3,8 @@
 //! The rows of the codebooks hold magnitudes; signs are a byte per eight weights, of which the `*_XXS` and `IQ2_XS`
 //! store seven bits: the number of minus signs is even.
 
-use quant::{IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID};
-
 use super::{Levels, dot, half_at, legacy::nibbles, word};
-use crate::dot::tables::{IQ4, even_signs};
+use crate::dot::tables::{IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID, IQ4, even_signs};
 
 pub(in crate::dot) fn iq2_xxs<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
     dot::<N, 66>(w, x, |w| {

@@ -22,8 +22,6 @@
 //! `quantize_row_q8_K_ref` in `ggml-quants.c`), so that the same weights answer with the same text.
 //! A row ends in a whole group, filled up with zeros.
 
-use half::f16;
-
 /// Values per [`Group`].
 pub(crate) const GROUP: usize = 256;
 
@@ -116,7 +114,10 @@ impl Activation {
     #[inline(always)]
     fn pack_groups(self, x: &[f32], out: &mut [Group]) {
         let (whole, rest) = x.as_chunks();
-        whole.iter().zip(&mut *out).for_each(|(x, group)| self.pack_group(x, group));
+        // Loops, not closures: those would be compiled without the features of `pack_avx2`.
+        for (x, group) in whole.iter().zip(&mut *out) {
+            self.pack_group(x, group);
+        }
         if !rest.is_empty() {
             let mut x = [0.0; GROUP];
             x[..rest.len()].copy_from_slice(rest);
@@ -131,17 +132,19 @@ impl Activation {
         if self == Activation::Q8_K {
             let (scale, inverse) = scale_of_256(x);
             group.scale = [scale; 16];
-            blocks.iter().enumerate().for_each(|(b, x)| pack_block(x, inverse, b, group));
+            for (b, x) in blocks.iter().enumerate() {
+                pack_block(x, inverse, b, group);
+            }
             return;
         }
         for (b, x) in blocks.iter().enumerate() {
             let max = max_magnitude(x);
             let (exact, inverse) = if max == 0.0 { (0.0, 0.0) } else { (max / 127.0, 127.0 / max) };
-            let scale = f16::from_f32(exact).to_f32();
+            let scale = round_to_f16(exact);
             group.scale[2 * b..2 * b + 2].fill(scale);
             pack_block(x, inverse, b, group);
             if self == Activation::Q8_1 {
-                let sum = f16::from_f32(exact * (group.sums[2 * b] + group.sums[2 * b + 1])).to_f32();
+                let sum = round_to_f16(exact * (group.sums[2 * b] + group.sums[2 * b + 1]));
                 group.sums[2 * b] = if scale == 0.0 { 0.0 } else { sum / scale };
                 group.sums[2 * b + 1] = 0.0;
             }
@@ -154,26 +157,45 @@ impl Activation {
 fn pack_block(x: &[f32; 32], inverse: f32, b: usize, group: &mut Group) {
     // Adding 1.5 * 2^23 rounds to the nearest whole number, ties to even, and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    let q = x.map(|x| (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32);
-    let q = q.map(|q| q.clamp(-127, 127));
-    for (p, q) in q.as_chunks::<8>().0.iter().enumerate() {
-        group.q[p][8 * b..8 * b + 8].copy_from_slice(&q.map(|q| q as i8));
-    }
-    for (i, q) in q.as_chunks::<16>().0.iter().enumerate() {
-        let sum = q.iter().sum::<i32>();
+    for i in 0..2 {
+        let mut sum = 0;
+        for p in 2 * i..2 * i + 2 {
+            let (x, out) = (&x[8 * p..8 * p + 8], &mut group.q[p][8 * b..8 * b + 8]);
+            for k in 0..8 {
+                let q = (x[k] * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+                let q = q.clamp(-127, 127);
+                out[k] = q as i8;
+                sum += q;
+            }
+        }
         group.sums[2 * b + i] = sum as f32;
         group.start[2 * b + i] = -128 * sum;
     }
 }
 
+/// The largest magnitude; as integers, floats without a sign keep their order.
 #[inline(always)]
-fn max_magnitude<const N: usize>(x: &[f32; N]) -> f32 {
-    // Eight lanes, so that the compiler may use registers: a maximum does not depend on the order.
-    let mut lanes = [0.0f32; 8];
-    for x in x.as_chunks::<8>().0 {
-        (0..8).for_each(|i| lanes[i] = if x[i].abs() > lanes[i] { x[i].abs() } else { lanes[i] });
+fn max_magnitude(x: &[f32]) -> f32 {
+    let mut max = 0;
+    for x in x {
+        max = max.max(x.abs().to_bits());
     }
-    lanes.into_iter().fold(0.0, f32::max)
+    f32::from_bits(max)
+}
+
+/// The f16 nearest to `x`, ties to even, as f32: without a call, and so in registers.
+#[inline(always)]
+fn round_to_f16(x: f32) -> f32 {
+    const SMALLEST_NORMAL: f32 = 1.0 / 16_384.0;
+    const TOO_LARGE: f32 = 65_536.0;
+    let magnitude = x.abs();
+    let bits = magnitude.to_bits();
+    let rounded = if magnitude < SMALLEST_NORMAL {
+        (magnitude + 0.5) - 0.5 // leaves multiples of 2^-24
+    } else {
+        f32::from_bits((bits + 0xfff + (bits >> 13 & 1)) & !0x1fff)
+    };
+    if rounded >= TOO_LARGE { f32::INFINITY.copysign(x) } else { rounded.copysign(x) }
 }
 
 /// The scale that takes the first value of largest magnitude to -127, and its inverse.
@@ -228,6 +250,19 @@ mod tests {
                 let sum: i32 = (0..16).map(|k| i32::from(group.value(16 * i + k))).sum();
                 assert_eq!(group.sums[i], sum as f32);
             }
+        }
+    }
+
+    #[test]
+    fn scales_round_as_f16_do() {
+        for i in 0..100_000u32 {
+            let x = f32::from_bits(i.wrapping_mul(2_654_435_761));
+            let expected = half::f16::from_f32(x).to_f32();
+            let actual = round_to_f16(x);
+            assert!(
+                actual.to_bits() == expected.to_bits() || x.is_nan() && !actual.is_finite(),
+                "{x}: {actual}, not {expected}"
+            );
         }
     }
 

@@ -1,1 +1,205 @@
-//! To be written.
+//! The CPU as a product, not a reference: every operation of [`compute::Device`] on a pool of threads, with kernels
+//! for the instruction set found when the program starts.
+//!
+//! Results do not depend on the number of threads nor on how many rows a batch has: every output element is computed
+//! by one thread, in an order fixed by the shapes of the weights and the positions in the sequence.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `pool.rs`, `memory.rs` | threads; tensors' bytes as slices |
+//! | `activation.rs`, `dot/` | packing of rows before a dot product; dot products per format and instruction set |
+//! | `vector.rs` | the other loops over f32 |
+//! | `matmul.rs`, `moe.rs`, `attention.rs`, `latent.rs`, `simple.rs` | the operations |
+#![deny(unsafe_code)]
+
+#[allow(unsafe_code, reason = "stores into typed rows")]
+mod activation;
+#[allow(unsafe_code, reason = "threads write different parts of one output")]
+mod attention;
+#[allow(unsafe_code, reason = "loads, stores and the choice of kernels")]
+mod dot;
+#[allow(unsafe_code, reason = "threads write different parts of one output")]
+mod latent;
+#[allow(unsafe_code, reason = "threads write different parts of one output")]
+mod matmul;
+#[allow(unsafe_code, reason = "the memory behind tensors")]
+mod memory;
+#[allow(unsafe_code, reason = "threads write different parts of one output")]
+mod moe;
+#[allow(unsafe_code, reason = "regions borrow from their caller")]
+mod pool;
+mod simple;
+#[allow(unsafe_code, reason = "the choice of instruction set")]
+mod vector;
+
+use std::sync::{Arc, Mutex};
+
+use compute::{
+    Attention, Bank, Chooser, Compressor, Device, DeviceError, HostBytes, Hyper, Kind, Latent, Memory, Rope, Router,
+    Step, Tensor,
+};
+use dot::{Isa, Kernel};
+use memory::{Access, HostBuffer, Owned};
+use pool::Pool;
+use quant::Format;
+use vector::Vector;
+
+/// The CPU.
+pub struct Cpu {
+    pool: Pool,
+    isa: Isa,
+    vector: Vector,
+    kernels: Vec<Kernel>, // as in `quant::FORMATS`
+    running: Mutex<()>,
+    scratch: Mutex<matmul::Scratch>,
+}
+
+impl Cpu {
+    /// The CPU with `n_threads`, the caller's included, and the best instruction set there is.
+    pub fn new(n_threads: usize) -> Cpu {
+        Cpu::with_isa(n_threads, Isa::detect())
+    }
+
+    fn with_isa(n_threads: usize, isa: Isa) -> Cpu {
+        let kernels = quant::FORMATS.iter().map(|&f| dot::kernel(f, isa)).collect();
+        Cpu {
+            pool: Pool::new(n_threads),
+            isa,
+            vector: Vector::new(isa),
+            kernels,
+            running: Mutex::new(()),
+            scratch: Mutex::default(),
+        }
+    }
+
+    /// How many threads compute.
+    pub fn n_threads(&self) -> usize {
+        self.pool.n_threads()
+    }
+
+    fn kernel(&self, format: Format) -> &Kernel {
+        let i = quant::FORMATS.iter().position(|&f| f == format).expect("FORMATS lists every format");
+        &self.kernels[i]
+    }
+
+    fn access<'a>(&'a self, outs: &'a [&'a Tensor], ins: &'a [&'a Tensor]) -> Access<'a> {
+        Access::new(&self.running, outs, ins)
+    }
+}
+
+/// One thread per physical core that this process may use.
+pub fn n_threads_default() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+impl Memory for Cpu {
+    fn alloc(&self, kind: Kind, shape: &[usize]) -> Result<Tensor, DeviceError> {
+        let bytes = shape[..shape.len() - 1].iter().product::<usize>() * kind.row_bytes(shape[shape.len() - 1]);
+        let owned = Owned::new(bytes).ok_or_else(|| DeviceError::OutOfMemory { device: self.name(), bytes })?;
+        Ok(Tensor::new(Arc::new(HostBuffer::Owned(owned)), kind, shape))
+    }
+
+    fn load(&self, kind: Kind, shape: &[usize], bytes: HostBytes) -> Result<Tensor, DeviceError> {
+        let len = (*bytes).as_ref().len();
+        let t = Tensor::new(Arc::new(HostBuffer::Shared(bytes)), kind, shape);
+        assert_eq!(t.byte_range().end, len, "bytes of {t:?}");
+        Ok(t)
+    }
+
+    fn write(&self, t: &Tensor, bytes: &[u8]) {
+        self.access(&[t], &[]).out::<u8>(0).copy_from_slice(bytes);
+    }
+
+    fn read(&self, t: &Tensor, out: &mut [u8]) -> Result<(), DeviceError> {
+        out.copy_from_slice(self.access(&[], &[t]).input::<u8>(0));
+        Ok(())
+    }
+}
+
+impl Device for Cpu {
+    fn name(&self) -> String {
+        format!("CPU ({}, {} threads)", self.isa.name(), self.n_threads())
+    }
+
+    fn embed(&self, y: &Tensor, table: &Tensor, step: &Step) {
+        simple::embed(self, y, table, step);
+    }
+
+    fn rms_norm(&self, y: &Tensor, x: &Tensor, w: Option<&Tensor>, eps: f32) {
+        simple::rms_norm(self, y, x, w, eps);
+    }
+
+    fn matmul_grouped(&self, y: &Tensor, w: &Tensor, x: &Tensor, n_group: usize) {
+        matmul::matmul_grouped(self, y, w, x, n_group);
+    }
+
+    fn add(&self, x: &Tensor, b: &Tensor) {
+        simple::add(self, x, b);
+    }
+
+    fn swiglu(&self, y: &Tensor, gate: &Tensor, up: &Tensor, limit: Option<f32>) {
+        simple::swiglu(self, y, gate, up, limit);
+    }
+
+    fn rope(&self, x: &Tensor, rope: &Rope, inverse: bool, step: &Step) {
+        simple::rope(self, x, rope, inverse, step);
+    }
+
+    fn store(&self, cache: &Tensor, x: &Tensor, step: &Step) {
+        simple::store(self, cache, x, step);
+    }
+
+    fn attention(&self, y: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor, a: &Attention, step: &Step) {
+        attention::attention(self, y, q, k, v, a, step);
+    }
+
+    fn latent_attention(&self, y: &Tensor, q: &Tensor, a: &Latent, step: &Step) {
+        latent::latent_attention(self, y, q, a, step);
+    }
+
+    fn compress(&self, kv: &Tensor, gate: &Tensor, c: &Compressor, step: &Step) {
+        latent::compress(self, kv, gate, c, step);
+    }
+
+    fn hadamard(&self, x: &Tensor) {
+        simple::hadamard(self, x);
+    }
+
+    fn round(&self, x: &Tensor, kind: Kind) {
+        simple::round(self, x, kind);
+    }
+
+    fn choose(&self, chosen: &Tensor, q: &Tensor, weight: &Tensor, c: &Chooser, step: &Step) {
+        latent::choose(self, chosen, q, weight, c, step);
+    }
+
+    fn hyper_pre(
+        &self,
+        y: &Tensor,
+        post: &Tensor,
+        comb: &Tensor,
+        x: &Tensor,
+        mixes: &Tensor,
+        scale: &Tensor,
+        base: &Tensor,
+        h: &Hyper,
+    ) {
+        simple::hyper_pre(self, [y, post, comb], [x, mixes, scale, base], h);
+    }
+
+    fn hyper_post(&self, x: &Tensor, f: &Tensor, post: &Tensor, comb: &Tensor) {
+        simple::hyper_post(self, x, f, post, comb);
+    }
+
+    fn hyper_head(&self, y: &Tensor, x: &Tensor, mixes: &Tensor, scale: &Tensor, base: &Tensor, h: &Hyper) {
+        simple::hyper_head(self, y, [x, mixes, scale, base], h);
+    }
+
+    fn route(&self, experts: &Tensor, weights: &Tensor, logits: &Tensor, r: &Router, step: &Step) {
+        simple::route(self, experts, weights, logits, r, step);
+    }
+
+    fn moe(&self, y: &Tensor, x: &Tensor, bank: &Bank, experts: &Tensor, weights: &Tensor, limit: Option<f32>) {
+        moe::moe(self, y, x, bank, experts, weights, limit);
+    }
+}

@@ -7,9 +7,11 @@
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc},
     any::Any,
-    cell::Cell,
     ptr::NonNull,
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use compute::{Buffer, F32, HostBytes, Kind, Tensor};
@@ -57,6 +59,30 @@ impl Drop for Owned {
     }
 }
 
+/// A buffer that grows and is used again: what operations need between their inputs and outputs.
+#[derive(Default)]
+pub(crate) struct Workspace(Option<Owned>);
+
+impl Workspace {
+    /// The first `n` elements; what they hold is left over from earlier uses.
+    pub(crate) fn get<T: Pod>(&mut self, n: usize) -> &mut [T] {
+        let bytes = n * size_of::<T>();
+        if self.0.as_ref().is_none_or(|o| o.layout.size() < bytes) {
+            self.0 = None;
+            self.0 = Some(Owned::new(bytes).expect("the host has memory for a batch"));
+        }
+        let start = self.0.as_ref().expect("just allocated").start;
+        // SAFETY: initialised (zeroed, then written), aligned to a cache line, long enough, and borrowed with `self`.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast(), n) }
+    }
+}
+
+/// The bytes of some numbers.
+pub(crate) fn bytes_of(x: &[f32]) -> &[u8] {
+    // SAFETY: f32 has no padding, and bytes no alignment.
+    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), size_of_val(x)) }
+}
+
 /// Plain numbers that any bytes make.
 pub(crate) trait Pod: Copy + 'static {}
 impl Pod for u8 {}
@@ -67,7 +93,7 @@ impl Pod for i32 {}
 pub(crate) struct Access<'a> {
     outs: &'a [&'a Tensor],
     ins: &'a [&'a Tensor],
-    taken: Cell<u32>,
+    taken: AtomicU32,
     _lock: MutexGuard<'a, ()>,
 }
 
@@ -81,12 +107,12 @@ impl<'a> Access<'a> {
         }
         // A panic while an operation ran leaves numbers, not broken invariants.
         let lock = lock.lock().unwrap_or_else(|e| e.into_inner());
-        Access { outs, ins, taken: Cell::new(0), _lock: lock }
+        Access { outs, ins, taken: AtomicU32::new(0), _lock: lock }
     }
 
     /// The elements of output `i`; each output can be asked for once.
     pub(crate) fn out<T: Pod>(&self, i: usize) -> &mut [T] {
-        assert_eq!(self.taken.replace(self.taken.get() | 1 << i) & 1 << i, 0, "output {i} taken twice");
+        assert_eq!(self.taken.fetch_or(1 << i, Ordering::Relaxed) & 1 << i, 0, "output {i} taken twice");
         let t = self.outs[i];
         let HostBuffer::Owned(owned) = buffer(t) else { panic!("{t:?} is read only") };
         check::<T>(t);
@@ -117,7 +143,9 @@ fn buffer(t: &Tensor) -> &HostBuffer {
 fn bytes(t: &Tensor) -> &[u8] {
     match buffer(t) {
         // SAFETY: inside the allocation; not written while the lock is held, see `Access::input`.
-        HostBuffer::Owned(o) => unsafe { &std::slice::from_raw_parts(o.start.as_ptr(), o.layout.size())[t.byte_range()] },
+        HostBuffer::Owned(o) => unsafe {
+            &std::slice::from_raw_parts(o.start.as_ptr(), o.layout.size())[t.byte_range()]
+        },
         HostBuffer::Shared(s) => &(**s).as_ref()[t.byte_range()],
     }
 }

@@ -93,7 +93,9 @@ impl Pool {
     pub(crate) fn split(&self, n: usize, grain: usize, work: &(dyn Fn(Range<usize>) + Sync)) {
         let grain = grain.max(1);
         if n <= grain {
-            return if n > 0 { work(0..n) };
+            return if n > 0 {
+                work(0..n)
+            };
         }
         let next = AtomicUsize::new(0);
         self.run(&|_| {
@@ -108,7 +110,13 @@ impl Pool {
     }
 
     /// Gives every row of `cols` elements to some thread, `grain` rows at a time.
-    pub(crate) fn rows<T: Send>(&self, y: &mut [T], cols: usize, grain: usize, work: &(dyn Fn(usize, &mut [T]) + Sync)) {
+    pub(crate) fn rows<T: Send>(
+        &self,
+        y: &mut [T],
+        cols: usize,
+        grain: usize,
+        work: &(dyn Fn(usize, &mut [T]) + Sync),
+    ) {
         let n = y.len() / cols;
         let y = Shares::new(y);
         self.split(n, grain, &|rows| {
@@ -203,6 +211,16 @@ impl<'a, T> Shares<'a, T> {
         // SAFETY: inside the slice this was made from; unaliased as the caller promises.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
+
+    /// Writes element `i`.
+    ///
+    /// # Safety
+    /// No other thread touches it meanwhile.
+    pub(crate) unsafe fn set(&self, i: usize, value: T) {
+        assert!(i < self.len);
+        // SAFETY: inside the slice this was made from; unaliased as the caller promises.
+        unsafe { self.start.add(i).write(value) }
+    }
 }
 
 #[cfg(test)]
@@ -216,7 +234,10 @@ mod tests {
             for n in [0, 1, 2, 7, 100, 1000] {
                 let mut y = vec![0u32; n * 3];
                 pool.rows(&mut y, 3, 4, &|i, row| row.iter_mut().for_each(|v| *v += i as u32 + 1));
-                assert!(y.chunks(3).enumerate().all(|(i, row)| row == [i as u32 + 1; 3]), "{n_threads} threads, {n} rows");
+                assert!(
+                    y.chunks(3).enumerate().all(|(i, row)| row == [i as u32 + 1; 3]),
+                    "{n_threads} threads, {n} rows"
+                );
             }
         }
     }

@@ -13,8 +13,8 @@ mod step;
 mod tensor;
 
 pub use device::{
-    Attention, Bank, Chooser, Compressor, Compressed, Device, DeviceError, Gating, HostBytes, Hyper, Latent, Memory, Pairs,
-    Rope, Router,
+    Attention, Bank, Chooser, Compressed, Compressor, Device, DeviceError, Gating, HostBytes, Hyper, Latent, Memory,
+    Pairs, Rope, Router,
 };
 pub use reference::Reference;
 pub use step::{Row, Step};

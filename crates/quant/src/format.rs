@@ -1,20 +1,75 @@
-//! The list of weight formats.
+//! The list of weight formats. A format is a file with an [`Info`], and a line in the list below.
+//!
+//! ```text
+//! row of n values = n / block_len blocks = n / block_len * block_bytes bytes
+//! ```
+//!
+//! Source: `enum ggml_type` in ggml's `ggml.h`; the numbers 4, 5, 31 to 33 and 36 to 38 are retired.
 
-/// A weight format of the GGUF.
-#[allow(non_camel_case_types)] // the names that files and tools use
-#[allow(missing_docs)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Format {
-    F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS,
-    IQ3_S, IQ4_NL, IQ4_XS, MXFP4, IQ1_S, IQ1_M, TQ1_0, TQ2_0,
+use crate::{
+    float, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k,
+    q5_0, q5_1, q5_k, q6_k, q8_0, tq1_0, tq2_0,
+};
+
+/// What a format's file says about it.
+pub(crate) struct Info {
+    pub(crate) id: u32,
+    pub(crate) block_len: usize,
+    pub(crate) block_bytes: usize,
+    pub(crate) decode: fn(&[u8], &mut [f32]),
+    pub(crate) encode: Option<fn(&[f32], &mut [u8])>,
 }
-use Format::*;
 
-/// Every format.
-pub static FORMATS: &[Format] = &[
-    F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS,
-    IQ3_S, IQ4_NL, IQ4_XS, MXFP4, IQ1_S, IQ1_M, TQ1_0, TQ2_0,
-];
+macro_rules! formats {
+    ($($name:ident: $info:path,)*) => {
+        /// A weight format of the GGUF.
+        #[allow(non_camel_case_types, reason = "the names that formats have everywhere")]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Format {
+            $(#[doc = concat!("`", stringify!($name), "`")] $name,)*
+        }
+
+        /// Every format.
+        pub static FORMATS: &[Format] = &[$(Format::$name,)*];
+
+        static INFOS: &[Info] = &[$($info,)*]; // as in `FORMATS`
+
+        impl Format {
+            /// The name that files and tools give this format.
+            pub fn name(self) -> &'static str {
+                match self { $(Format::$name => stringify!($name),)* }
+            }
+        }
+    };
+}
+
+formats! {
+    F32: float::F32,
+    F16: float::F16,
+    BF16: float::BF16,
+    Q4_0: q4_0::INFO,
+    Q4_1: q4_1::INFO,
+    Q5_0: q5_0::INFO,
+    Q5_1: q5_1::INFO,
+    Q8_0: q8_0::INFO,
+    Q2_K: q2_k::INFO,
+    Q3_K: q3_k::INFO,
+    Q4_K: q4_k::INFO,
+    Q5_K: q5_k::INFO,
+    Q6_K: q6_k::INFO,
+    IQ2_XXS: iq2_xxs::INFO,
+    IQ2_XS: iq2_xs::INFO,
+    IQ2_S: iq2_s::INFO,
+    IQ3_XXS: iq3_xxs::INFO,
+    IQ3_S: iq3_s::INFO,
+    IQ4_NL: iq4_nl::INFO,
+    IQ4_XS: iq4_xs::INFO,
+    MXFP4: mxfp4::INFO,
+    IQ1_S: iq1_s::INFO,
+    IQ1_M: iq1_m::INFO,
+    TQ1_0: tq1_0::INFO,
+    TQ2_0: tq2_0::INFO,
+}
 
 impl Format {
     /// The format that a GGUF calls `id`.
@@ -24,70 +79,75 @@ impl Format {
 
     /// The number that a GGUF gives this format.
     pub fn id(self) -> u32 {
-        self.row().0
-    }
-
-    /// The name that files and tools give this format.
-    pub fn name(self) -> &'static str {
-        self.row().1
+        self.info().id
     }
 
     /// Values per block.
     pub fn block_len(self) -> usize {
-        self.row().2
+        self.info().block_len
     }
 
     /// Bytes per block.
     pub fn block_bytes(self) -> usize {
-        self.row().3
+        self.info().block_bytes
     }
 
     /// Bytes of `n` values; `None` where `n` is no whole number of blocks, or the answer no `usize`.
     pub fn row_bytes(self, n: usize) -> Option<usize> {
-        n.is_multiple_of(self.block_len()).then(|| n / self.block_len())?.checked_mul(self.block_bytes())
+        let whole = n.is_multiple_of(self.block_len());
+        whole.then_some(n / self.block_len())?.checked_mul(self.block_bytes())
     }
 
-    /// Unpacks whole blocks.
+    /// Unpacks whole blocks, whatever their bytes.
     ///
     /// # Panics
-    /// If the lengths do not belong together.
+    /// If `bytes` is not as long as `out` needs.
     pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
-        assert_eq!(self.row_bytes(out.len()), Some(bytes.len()), "{} blocks", self.name());
-        unimplemented!("being written")
+        (self.info().decode)(bytes, out);
     }
 
-    /// The function that packs values, a whole number of blocks, where we have one.
+    /// The function that packs values, where there is one; it panics as [`Format::decode`] does.
     pub fn encoder(self) -> Option<fn(&[f32], &mut [u8])> {
-        None
+        self.info().encode
     }
 
-    fn row(self) -> (u32, &'static str, usize, usize) {
-        match self {
-            F32 => (0, "F32", 1, 4),
-            F16 => (1, "F16", 1, 2),
-            BF16 => (30, "BF16", 1, 2),
-            Q4_0 => (2, "Q4_0", 32, 18),
-            Q4_1 => (3, "Q4_1", 32, 20),
-            Q5_0 => (6, "Q5_0", 32, 22),
-            Q5_1 => (7, "Q5_1", 32, 24),
-            Q8_0 => (8, "Q8_0", 32, 34),
-            Q2_K => (10, "Q2_K", 256, 84),
-            Q3_K => (11, "Q3_K", 256, 110),
-            Q4_K => (12, "Q4_K", 256, 144),
-            Q5_K => (13, "Q5_K", 256, 176),
-            Q6_K => (14, "Q6_K", 256, 210),
-            IQ2_XXS => (16, "IQ2_XXS", 256, 66),
-            IQ2_XS => (17, "IQ2_XS", 256, 74),
-            IQ2_S => (22, "IQ2_S", 256, 82),
-            IQ3_XXS => (18, "IQ3_XXS", 256, 98),
-            IQ3_S => (21, "IQ3_S", 256, 110),
-            IQ4_NL => (20, "IQ4_NL", 32, 18),
-            IQ4_XS => (23, "IQ4_XS", 256, 136),
-            MXFP4 => (39, "MXFP4", 32, 17),
-            IQ1_S => (19, "IQ1_S", 256, 50),
-            IQ1_M => (29, "IQ1_M", 256, 56),
-            TQ1_0 => (34, "TQ1_0", 256, 54),
-            TQ2_0 => (35, "TQ2_0", 256, 66),
+    fn info(self) -> &'static Info {
+        &INFOS[self as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_lead_back_to_their_formats() {
+        for &format in FORMATS {
+            assert_eq!(Format::from_id(format.id()), Some(format));
+            assert_eq!(format.name(), format!("{format:?}"));
         }
+    }
+
+    #[test]
+    fn retired_and_unknown_numbers_are_no_formats() {
+        for id in [4, 5, 31, 32, 33, 36, 37, 38, 1000, u32::MAX] {
+            assert_eq!(Format::from_id(id), None, "{id}");
+        }
+    }
+
+    #[test]
+    fn rows_are_whole_blocks() {
+        assert_eq!(Format::Q8_0.row_bytes(64), Some(68));
+        assert_eq!(Format::Q8_0.row_bytes(0), Some(0));
+        assert_eq!(Format::Q8_0.row_bytes(33), None);
+        assert_eq!(Format::Q8_0.row_bytes(usize::MAX - 31), None);
+        assert_eq!(Format::F32.row_bytes(usize::MAX), None);
+        assert_eq!(Format::Q2_K.row_bytes(128), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "blocks")]
+    fn half_a_block_is_our_mistake() {
+        Format::Q8_0.decode(&[0; 34], &mut [0.0; 16]);
     }
 }

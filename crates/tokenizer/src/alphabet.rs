@@ -69,10 +69,7 @@ mod tests {
         for b in 0..=255 {
             assert_eq!(byte(CHARS[b as usize]), Some(b));
         }
-        assert_eq!(
-            [b' ', b'\n', 0xAD].map(|b| CHARS[b as usize]),
-            ['Ġ', 'Ċ', 'Ń']
-        );
+        assert_eq!([b' ', b'\n', 0xAD].map(|b| CHARS[b as usize]), ['Ġ', 'Ċ', 'Ń']);
         assert_eq!([' ', '\u{AD}', '\u{144}', '▁'].map(byte), [None; 4]);
     }
 }

@@ -14,12 +14,7 @@ pub(crate) struct Pieces {
 }
 
 impl Pieces {
-    pub(crate) fn new(
-        model: Model,
-        tokens: &[String],
-        types: Vec<TokenType>,
-        space_prefix: bool,
-    ) -> Pieces {
+    pub(crate) fn new(model: Model, tokens: &[String], types: Vec<TokenType>, space_prefix: bool) -> Pieces {
         let mut bytes = Vec::with_capacity(tokens.iter().map(String::len).sum());
         let mut ends = Vec::with_capacity(tokens.len());
         for (token, kind) in tokens.iter().zip(&types) {
@@ -34,12 +29,7 @@ impl Pieces {
             // Fits: `Vocab::check` has bounded the bytes of all tokens, and none grow here.
             ends.push(bytes.len() as u32);
         }
-        Pieces {
-            bytes,
-            ends,
-            types,
-            space_prefix,
-        }
+        Pieces { bytes, ends, types, space_prefix }
     }
 
     pub(crate) fn n_vocab(&self) -> usize {
@@ -87,12 +77,7 @@ pub struct Decoder {
 
 impl Decoder {
     pub(crate) fn new(pieces: Arc<Pieces>) -> Decoder {
-        Decoder {
-            at_start: pieces.space_prefix,
-            show_control: false,
-            pending: Vec::new(),
-            pieces,
-        }
+        Decoder { at_start: pieces.space_prefix, show_control: false, pending: Vec::new(), pieces }
     }
 
     /// Writes control tokens, such as `<|im_end|>`, into the text.

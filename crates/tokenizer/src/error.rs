@@ -142,6 +142,5 @@ pub(crate) fn shorten(text: &str) -> String {
 }
 
 fn quoted(name: &Option<String>) -> String {
-    name.as_ref()
-        .map_or("absent".to_string(), |n| format!("`{}`", shorten(n)))
+    name.as_ref().map_or("absent".to_string(), |n| format!("`{}`", shorten(n)))
 }

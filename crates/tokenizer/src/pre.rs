@@ -30,11 +30,7 @@ pub struct PreTokenizer {
 
 /// Every known pre-tokenizer.
 pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
-    PreTokenizer {
-        names: &["deepseek-v3", "joyai-llm"],
-        passes: &[r"\p{N}{1,3}", CJK, DEEPSEEK_V3],
-        ..PLAIN
-    },
+    PreTokenizer { names: &["deepseek-v3", "joyai-llm"], passes: &[r"\p{N}{1,3}", CJK, DEEPSEEK_V3], ..PLAIN },
     PreTokenizer {
         names: &["deepseek-llm"],
         passes: &[
@@ -49,25 +45,11 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
     },
     PreTokenizer {
         names: &["deepseek-coder"],
-        passes: &[
-            r"[\r\n]",
-            r"\s?\p{L}+",
-            r"\s?\p{P}+",
-            HAN_TO_HANGUL,
-            r"\p{N}",
-        ],
+        passes: &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", HAN_TO_HANGUL, r"\p{N}"],
         ..PLAIN
     },
-    PreTokenizer {
-        names: &["gpt-2"],
-        passes: &[GPT_2],
-        ..PLAIN
-    },
-    PreTokenizer {
-        names: &["smollm"],
-        passes: &[r"\p{N}", GPT_2],
-        ..PLAIN
-    },
+    PreTokenizer { names: &["gpt-2"], passes: &[GPT_2], ..PLAIN },
+    PreTokenizer { names: &["smollm"], passes: &[r"\p{N}", GPT_2], ..PLAIN },
     PreTokenizer {
         names: &["llama-bpe", "llama3", "llama-v3"],
         passes: &[LLAMA_3],
@@ -75,40 +57,14 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
         add_bos: true,
         ..PLAIN
     },
-    PreTokenizer {
-        names: &["glm4", "glm5"],
-        passes: &[LLAMA_3],
-        ignore_merges: true,
-        ..PLAIN
-    },
-    PreTokenizer {
-        names: &["qwen2", "deepseek-r1-qwen"],
-        passes: &[QWEN_2],
-        nfc: true,
-        ..PLAIN
-    },
-    PreTokenizer {
-        names: &["qwen35"],
-        passes: &[QWEN_35],
-        nfc: true,
-        ..PLAIN
-    },
+    PreTokenizer { names: &["glm4", "glm5"], passes: &[LLAMA_3], ignore_merges: true, ..PLAIN },
+    PreTokenizer { names: &["qwen2", "deepseek-r1-qwen"], passes: &[QWEN_2], nfc: true, ..PLAIN },
+    PreTokenizer { names: &["qwen35"], passes: &[QWEN_35], nfc: true, ..PLAIN },
     // llama.cpp approximates this expression in ASCII and asks the merges; this is OpenAI's own.
-    PreTokenizer {
-        names: &["gpt-4o"],
-        passes: &[O200K],
-        ignore_merges: true,
-        ..PLAIN
-    },
+    PreTokenizer { names: &["gpt-4o"], passes: &[O200K], ignore_merges: true, ..PLAIN },
 ];
 
-const PLAIN: PreTokenizer = PreTokenizer {
-    names: &[],
-    passes: &[],
-    nfc: false,
-    ignore_merges: false,
-    add_bos: false,
-};
+const PLAIN: PreTokenizer = PreTokenizer { names: &[], passes: &[], nfc: false, ignore_merges: false, add_bos: false };
 
 const GPT_2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
@@ -179,11 +135,7 @@ pub(crate) fn find(name: &str) -> Option<&'static PreTokenizer> {
 
 /// All names, with commas.
 pub(crate) fn known() -> String {
-    let names: Vec<_> = PRE_TOKENIZERS
-        .iter()
-        .flat_map(|p| p.names)
-        .copied()
-        .collect();
+    let names: Vec<_> = PRE_TOKENIZERS.iter().flat_map(|p| p.names).copied().collect();
     names.join(", ")
 }
 
@@ -194,9 +146,7 @@ pub(crate) struct Splitter {
 
 impl Splitter {
     pub(crate) fn new(pre: &PreTokenizer) -> Splitter {
-        Splitter {
-            passes: pre.passes.iter().map(|p| Pass::new(p)).collect(),
-        }
+        Splitter { passes: pre.passes.iter().map(|p| Pass::new(p)).collect() }
     }
 
     /// Calls `piece` with every piece of `text`, in order.
@@ -226,9 +176,7 @@ impl Pass {
             Some(head) => Regex::new_many(&[head, r"\s+"]),
             None => Regex::new(pattern),
         };
-        Pass {
-            regex: regex.expect("the patterns of the table compile, as a test shows"),
-        }
+        Pass { regex: regex.expect("the patterns of the table compile, as a test shows") }
     }
 
     fn split<'t>(&self, text: &'t str, piece: &mut dyn FnMut(&'t str)) {
@@ -270,8 +218,7 @@ mod tests {
 
     #[test]
     fn every_pattern_compiles_and_loses_nothing() {
-        let text =
-            "It's 12345 l'été\r\n\n  x\t \u{3000}日本語 ABCdef's IT'S \u{301}!? \u{10FFFF}  ";
+        let text = "It's 12345 l'été\r\n\n  x\t \u{3000}日本語 ABCdef's IT'S \u{301}!? \u{10FFFF}  ";
         for pre in PRE_TOKENIZERS {
             let mut all = String::new();
             Splitter::new(pre).split(text, &mut |p| {

@@ -21,14 +21,8 @@ pub(crate) fn byte_of(token: &str) -> Option<u8> {
 /// Checks that every byte has its token, so that all text can be written.
 pub(crate) fn check_bytes(tokens: &[String], types: &[TokenType]) -> Result<(), Error> {
     let mut found = [false; 256];
-    for (id, (token, _)) in (0..)
-        .zip(tokens.iter().zip(types))
-        .filter(|(_, (_, t))| **t == TokenType::Byte)
-    {
-        let byte = byte_of(token).ok_or_else(|| Error::ByteToken {
-            id,
-            text: shorten(token),
-        })?;
+    for (id, (token, _)) in (0..).zip(tokens.iter().zip(types)).filter(|(_, (_, t))| **t == TokenType::Byte) {
+        let byte = byte_of(token).ok_or_else(|| Error::ByteToken { id, text: shorten(token) })?;
         found[byte as usize] = true;
     }
     match found.iter().position(|f| !f) {
@@ -53,23 +47,14 @@ pub(crate) fn merges(
         }
         if token.len() > PIECE_BYTES_MAX {
             let bytes = token.len();
-            return Err(Error::TooLong {
-                id,
-                bytes,
-                bytes_max: PIECE_BYTES_MAX,
-            });
+            return Err(Error::TooLong { id, bytes, bytes_max: PIECE_BYTES_MAX });
         }
         let n_chars = token.chars().count();
         for (left_chars, (cut, _)) in token.char_indices().enumerate().skip(1) {
             let (left, right) = token.split_at(cut);
             if pieces.contains_key(left) && pieces.contains_key(right) {
                 let right_chars = n_chars - left_chars;
-                found.push(Half {
-                    id,
-                    cut,
-                    left_chars,
-                    right_chars,
-                });
+                found.push(Half { id, cut, left_chars, right_chars });
             }
         }
     }
@@ -77,9 +62,7 @@ pub(crate) fn merges(
     found.sort_by(|a, b| {
         // The sum makes -0 into 0, which `total_cmp` would tell apart.
         let score = |x: &Half| scores[x.id as usize] + 0.0;
-        score(b)
-            .total_cmp(&score(a))
-            .then((b.left_chars, b.right_chars).cmp(&(a.left_chars, a.right_chars)))
+        score(b).total_cmp(&score(a)).then((b.left_chars, b.right_chars).cmp(&(a.left_chars, a.right_chars)))
     });
     Ok(found
         .into_iter()
@@ -104,13 +87,8 @@ mod tests {
 
     #[test]
     fn byte_tokens_are_two_upper_case_digits() {
-        assert_eq!(
-            ["<0x00>", "<0x7F>", "<0xFF>"].map(byte_of),
-            [Some(0), Some(127), Some(255)]
-        );
-        for bad in [
-            "<0x-1>", "<0xZZ>", "<0x1FF>", "<0xff>", "<0x+1>", "<0x1>", "0x41", "",
-        ] {
+        assert_eq!(["<0x00>", "<0x7F>", "<0xFF>"].map(byte_of), [Some(0), Some(127), Some(255)]);
+        for bad in ["<0x-1>", "<0xZZ>", "<0x1FF>", "<0xff>", "<0x+1>", "<0x1>", "0x41", ""] {
             assert_eq!(byte_of(bad), None, "{bad}");
         }
     }

@@ -9,8 +9,8 @@ use tokenizers::{
 };
 
 use crate::{
-    Decoder, Error, Model, SpecialIds, TokenId, TokenType, Vocab, alphabet, decoder::Pieces,
-    error::shorten, pre::Splitter, spm,
+    Decoder, Error, Model, SpecialIds, TokenId, TokenType, Vocab, alphabet, decoder::Pieces, error::shorten,
+    pre::Splitter, spm,
 };
 
 /// Whether the texts of special tokens are taken for the tokens.
@@ -274,11 +274,8 @@ struct Known<'a> {
 
 impl<'a> Known<'a> {
     fn new(tokens: &'a [String], types: &[TokenType]) -> Known<'a> {
-        let mut known = Known {
-            pieces: HashMap::with_capacity(tokens.len()),
-            bytes: Vec::new(),
-            others: HashMap::new(),
-        };
+        let mut known =
+            Known { pieces: HashMap::with_capacity(tokens.len()), bytes: Vec::new(), others: HashMap::new() };
         for (id, (token, kind)) in (0..).zip(tokens.iter().zip(types)) {
             match kind {
                 _ if token.is_empty() => {}
@@ -312,11 +309,7 @@ impl<'a> Known<'a> {
         let mut merges = Vec::with_capacity(lines.len());
         let mut whole = String::new();
         for (index, line) in lines.iter().enumerate() {
-            let error = |problem| Error::Merge {
-                index,
-                text: shorten(line),
-                problem,
-            };
+            let error = |problem| Error::Merge { index, text: shorten(line), problem };
             let space = line.bytes().skip(1).position(|b| b == b' ');
             let cut = space.ok_or_else(|| error("has no space between two pieces"))? + 1;
             let (left, right) = (&line[..cut], &line[cut + 1..]);
@@ -325,10 +318,7 @@ impl<'a> Known<'a> {
             let parts = [left, right, &whole];
             if parts.iter().all(|p| self.pieces.contains_key(p)) {
                 merges.push((left.to_string(), right.to_string()));
-            } else if !parts
-                .iter()
-                .all(|p| self.pieces.contains_key(p) || self.others.contains_key(p))
-            {
+            } else if !parts.iter().all(|p| self.pieces.contains_key(p) || self.others.contains_key(p)) {
                 return Err(error("has parts, or makes a whole, that are no tokens"));
             }
         }
@@ -364,11 +354,7 @@ impl Specials {
             .match_kind(MatchKind::LeftmostLongest)
             .build(by_pattern.iter().map(|&id| &tokens[id as usize]))
             .map_err(|e| Error::Build(e.to_string()))?;
-        Ok(Specials {
-            finder,
-            by_pattern,
-            ids,
-        })
+        Ok(Specials { finder, by_pattern, ids })
     }
 
     /// Start, end and token of each special token in `text`.
@@ -383,18 +369,11 @@ impl Specials {
         let texts = END_TEXTS.iter().filter_map(|t| self.ids.get(*t).copied());
         let roles = [special.eos, special.eot, special.eom];
         let fim = [special.fim_pad, special.fim_rep, special.fim_sep];
-        let mut all: Vec<_> = roles
-            .into_iter()
-            .chain(fim)
-            .flatten()
-            .chain(texts)
-            .collect();
+        let mut all: Vec<_> = roles.into_iter().chain(fim).flatten().chain(texts).collect();
         // In the harmony format, `<|end|>` ends a message, not the turn.
-        if let (Some(_), Some(_), Some(end)) = (
-            self.ids.get("<|return|>"),
-            self.ids.get("<|call|>"),
-            self.ids.get("<|end|>"),
-        ) {
+        if let (Some(_), Some(_), Some(end)) =
+            (self.ids.get("<|return|>"), self.ids.get("<|call|>"), self.ids.get("<|end|>"))
+        {
             all.retain(|id| id != end);
         }
         all.sort_unstable();

@@ -21,10 +21,9 @@ impl Model {
     /// [`Error::UnknownModel`].
     pub fn from_name(name: &str) -> Result<Model, Error> {
         let found = Self::NAMES.iter().find(|(n, _)| *n == name);
-        found.map(|(_, m)| *m).ok_or_else(|| Error::UnknownModel {
-            name: shorten(name),
-            known: Self::NAMES.map(|(n, _)| n).join(", "),
-        })
+        found
+            .map(|(_, m)| *m)
+            .ok_or_else(|| Error::UnknownModel { name: shorten(name), known: Self::NAMES.map(|(n, _)| n).join(", ") })
     }
 }
 
@@ -49,9 +48,7 @@ pub enum TokenType {
 impl TokenType {
     fn from_i32(n: i32) -> Option<TokenType> {
         use TokenType::*;
-        [Normal, Unknown, Control, UserDefined, Unused, Byte]
-            .into_iter()
-            .find(|t| *t as i32 == n)
+        [Normal, Unknown, Control, UserDefined, Unused, Byte].into_iter().find(|t| *t as i32 == n)
     }
 
     /// Whether the token can only be asked for, never arise from plain text.
@@ -139,11 +136,7 @@ impl Vocab {
         }
         let count = |key, found| match found == n_vocab {
             true => Ok(()),
-            false => Err(Error::Count {
-                key,
-                found,
-                n_vocab,
-            }),
+            false => Err(Error::Count { key, found, n_vocab }),
         };
         count("tokenizer.ggml.token_type", self.types.len())?;
         if self.model == Model::Llama {
@@ -157,19 +150,15 @@ impl Vocab {
                 return Err(Error::SpecialId { key, id, n_vocab });
             }
         }
-        let types = (0..)
-            .zip(&self.types)
-            .map(|(id, &found)| TokenType::from_i32(found).ok_or(Error::Type { id, found }));
+        let types =
+            (0..).zip(&self.types).map(|(id, &found)| TokenType::from_i32(found).ok_or(Error::Type { id, found }));
         types.collect()
     }
 
     /// The pre-tokenizer that `pre` names.
     pub(crate) fn pre_tokenizer(&self) -> Result<&'static pre::PreTokenizer, Error> {
         let found = self.pre.as_deref().and_then(pre::find);
-        found.ok_or_else(|| Error::UnknownPre {
-            name: self.pre.clone(),
-            known: pre::known(),
-        })
+        found.ok_or_else(|| Error::UnknownPre { name: self.pre.clone(), known: pre::known() })
     }
 }
 
@@ -191,10 +180,7 @@ mod tests {
             types: [vec![1; 257], vec![3, 4]].concat(),
             scores: vec![],
             merges: vec!["a b".into()],
-            special: SpecialIds {
-                bos: Some(257),
-                ..Default::default()
-            },
+            special: SpecialIds { bos: Some(257), ..Default::default() },
             add_bos: None,
             add_space_prefix: None,
             chat_template: None,
@@ -237,32 +223,20 @@ mod tests {
         let t = Tokenizer::from_vocab(tiny()).unwrap();
         assert_eq!(t.encode("abab<s>", Special::Parse), [256, 256, 257]);
         let t = Tokenizer::from_vocab(tiny_llama()).unwrap();
-        assert_eq!(
-            t.encode("ab!", Special::Parse),
-            [0xE2, 0x96, 0x81, 258, 0x21]
-        );
+        assert_eq!(t.encode("ab!", Special::Parse), [0xE2, 0x96, 0x81, 258, 0x21]);
     }
 
     #[test]
     fn counts_must_agree() {
-        check(
-            |v| v.types.truncate(3),
-            "`tokenizer.ggml.token_type` has 3 entries for 259 tokens",
-        );
-        check_llama(
-            |v| v.scores.push(0.0),
-            "`tokenizer.ggml.scores` has 261 entries for 260 tokens",
-        );
+        check(|v| v.types.truncate(3), "`tokenizer.ggml.token_type` has 3 entries for 259 tokens");
+        check_llama(|v| v.scores.push(0.0), "`tokenizer.ggml.scores` has 261 entries for 260 tokens");
         check(|v| v.tokens.clear(), "the vocabulary has 0 tokens, 0 bytes");
     }
 
     #[test]
     fn numbers_must_be_in_range() {
         check(|v| v.types[7] = 9, "token 7 has type 9; types are 1 to 6");
-        check_llama(
-            |v| v.scores[3] = f32::NAN,
-            "the score of token 3 is not a number",
-        );
+        check_llama(|v| v.scores[3] = f32::NAN, "the score of token 3 is not a number");
         check(
             |v| v.special.eos = Some(u32::MAX),
             "`tokenizer.ggml.eos_token_id` is 4294967295, but there are 259 tokens",
@@ -275,10 +249,7 @@ mod tests {
 
     #[test]
     fn bytes_must_have_their_tokens() {
-        check(
-            |v| v.tokens[b'x' as usize] = "xx".into(),
-            "no token stands for byte 0x78",
-        );
+        check(|v| v.tokens[b'x' as usize] = "xx".into(), "no token stands for byte 0x78");
         check_llama(|v| v.types[65] = 1, "no token stands for byte 0x41");
         for bad in ["<0x-1>", "<0xZZ>", "<0x1FF>"] {
             let message = format!("byte token 65 is `{bad}`, not `<0x00>` to `<0xFF>`");
@@ -288,23 +259,11 @@ mod tests {
 
     #[test]
     fn merges_must_make_tokens_of_tokens() {
-        check(
-            |v| v.merges.push("ab".into()),
-            "merge 1, `ab`, has no space between two pieces",
-        );
+        check(|v| v.merges.push("ab".into()), "merge 1, `ab`, has no space between two pieces");
         let none = "has parts, or makes a whole, that are no tokens";
-        check(
-            |v| v.merges.push("b a".into()),
-            &format!("merge 1, `b a`, {none}"),
-        );
-        check(
-            |v| v.merges.push(" ".into()),
-            "merge 1, ` `, has no space between two pieces",
-        );
-        check_llama(
-            |v| v.tokens[258] = "a".repeat(5000),
-            "token 258 has 5000 bytes; at most 1024 are supported",
-        );
+        check(|v| v.merges.push("b a".into()), &format!("merge 1, `b a`, {none}"));
+        check(|v| v.merges.push(" ".into()), "merge 1, ` `, has no space between two pieces");
+        check_llama(|v| v.tokens[258] = "a".repeat(5000), "token 258 has 5000 bytes; at most 1024 are supported");
     }
 
     #[test]
@@ -321,14 +280,8 @@ mod tests {
     fn unknown_names_list_the_known() {
         let pre = "deepseek-v3, joyai-llm, deepseek-llm, deepseek-coder, gpt-2, smollm, llama-bpe, \
                    llama3, llama-v3, glm4, glm5, qwen2, deepseek-r1-qwen, qwen35, gpt-4o";
-        check(
-            |v| v.pre = Some("tekken".into()),
-            &format!("tokenizer.ggml.pre is `tekken`; known are: {pre}"),
-        );
-        check(
-            |v| v.pre = None,
-            &format!("tokenizer.ggml.pre is absent; known are: {pre}"),
-        );
+        check(|v| v.pre = Some("tekken".into()), &format!("tokenizer.ggml.pre is `tekken`; known are: {pre}"));
+        check(|v| v.pre = None, &format!("tokenizer.ggml.pre is absent; known are: {pre}"));
         assert_eq!(
             Model::from_name("rwkv").unwrap_err().to_string(),
             "tokenizer.ggml.model is `rwkv`; known are: gpt2, llama"
@@ -338,9 +291,7 @@ mod tests {
     #[test]
     fn of_equal_tokens_the_first_is_produced_and_all_decode() {
         let mut vocab = tiny();
-        vocab
-            .tokens
-            .extend(["ab".into(), String::new(), "<s>".into()]);
+        vocab.tokens.extend(["ab".into(), String::new(), "<s>".into()]);
         vocab.types.extend([1, 1, 3]);
         let t = Tokenizer::from_vocab(vocab).unwrap();
         assert_eq!(t.encode("ab<s>", Special::Parse), [256, 257]);

@@ -11,8 +11,8 @@ use std::{
 };
 
 use crate::{
-    Attention, Bank, Buffer, Chooser, Compressed, Compressor, Device, DeviceError, F32, HostBytes, Hyper, Kind, Latent, Memory,
-    Rope, Router, Step, Tensor,
+    Attention, Bank, Buffer, Chooser, Compressed, Compressor, Device, DeviceError, F32, HostBytes, Hyper, Kind, Latent,
+    Memory, Rope, Router, Step, Tensor,
 };
 
 /// The device that defines all others.
@@ -199,7 +199,15 @@ fn put_row<M: Memory + ?Sized>(m: &M, cache: &Tensor, slot: usize, row: usize, x
 }
 
 /// See [`Device::attention`].
-pub fn attention<M: Memory + ?Sized>(m: &M, y: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor, a: &Attention, step: &Step) {
+pub fn attention<M: Memory + ?Sized>(
+    m: &M,
+    y: &Tensor,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    a: &Attention,
+    step: &Step,
+) {
     let q_rows = f32s(m, q);
     let head_dim = q.cols() / a.n_head;
     let mut out = Vec::with_capacity(q_rows.len());
@@ -216,7 +224,12 @@ pub fn attention<M: Memory + ?Sized>(m: &M, y: &Tensor, q: &Tensor, k: &Tensor, 
 }
 
 /// Softmax attention of one head, with a sink in the denominator.
-fn attend<'a>(q: &[f32], rows: impl Iterator<Item = (&'a [f32], &'a [f32])> + Clone, scale: f64, sink: f64) -> Vec<f32> {
+fn attend<'a>(
+    q: &[f32],
+    rows: impl Iterator<Item = (&'a [f32], &'a [f32])> + Clone,
+    scale: f64,
+    sink: f64,
+) -> Vec<f32> {
     let scores: Vec<f64> = rows.clone().map(|(k, _)| dot(q, k) * scale).collect();
     let max = scores.iter().copied().fold(sink, f64::max);
     let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum::<f64>() + (sink - max).exp();
@@ -274,7 +287,9 @@ pub fn compress<M: Memory + ?Sized>(m: &M, kv: &Tensor, gate: &Tensor, c: &Compr
 fn window<M: Memory + ?Sized>(m: &M, c: &Compressor, place: &Place) -> Vec<f32> {
     let (first, head_dim) = (place.pos + 1 - c.ratio, c.rows.cols());
     let token = |pos: usize, half: usize| {
-        let part = |ring: &Tensor| f32s(m, &cache_row(ring, place.slot, pos % ring.shape()[1]))[half * head_dim..][..head_dim].to_vec();
+        let part = |ring: &Tensor| {
+            f32s(m, &cache_row(ring, place.slot, pos % ring.shape()[1]))[half * head_dim..][..head_dim].to_vec()
+        };
         (part(&c.frontier_kv), part(&c.frontier_gate))
     };
     let before = first.checked_sub(c.ratio).filter(|_| c.overlap).into_iter().flat_map(|p| p..p + c.ratio);
@@ -350,13 +365,14 @@ pub fn hyper_pre<M: Memory + ?Sized>(
     h: &Hyper,
 ) {
     let (n, d) = (post.cols(), y.cols());
-    let (x_rows, mix_rows, scale, base) = (f32s(m, x), f32s(m, mixes), f32s(m, scale), f32s(m, base));
-    let t = y.rows();
-    let (mut ys, mut posts, mut combs) = (vec![0.0; t * d], vec![0.0; t * n], vec![0.0; t * n * n]);
-    for (i, (x, mixes)) in x_rows.chunks_exact(n * d).zip(mix_rows.chunks_exact((2 + n) * n)).enumerate() {
-        let (post, comb) = (&mut posts[i * n..][..n], &mut combs[i * n * n..][..n * n]);
-        let pre = row::hyper_mix(post, comb, x, mixes, &scale, &base, h);
-        row::mix_streams(&mut ys[i * d..][..d], x, &pre);
+    let (x_rows, mut mix_rows, scale, base) = (f32s(m, x), f32s(m, mixes), f32s(m, scale), f32s(m, base));
+    let (mut ys, mut posts, mut combs) = (vec![0.0; y.rows() * d], vec![], vec![]);
+    let rows = x_rows.chunks_exact(n * d).zip(mix_rows.chunks_exact_mut((2 + n) * n));
+    for ((x, mixes), y) in rows.zip(ys.chunks_exact_mut(d)) {
+        row::hyper_mix(mixes, n, row::rms(x, h.eps_norm), &scale, &base, h);
+        row::mix_streams(y, x, &mixes[..n]);
+        posts.extend_from_slice(&mixes[n..2 * n]);
+        combs.extend_from_slice(&mixes[2 * n..]);
     }
     put(m, y, &ys);
     put(m, post, &posts);
@@ -389,7 +405,8 @@ pub fn hyper_head<M: Memory + ?Sized>(
     let mut ys = vec![0.0; y.rows() * d];
     for (i, y) in ys.chunks_exact_mut(d).enumerate() {
         let x = &x_rows[i * n * d..][..n * d];
-        row::mix_streams(y, x, &row::hyper_head(x, &mix_rows[i * n..][..n], scale[0], &base, h));
+        let rho = row::rms(x, h.eps_norm);
+        row::mix_streams(y, x, &row::hyper_head(&mix_rows[i * n..][..n], rho, scale[0], &base, h));
     }
     put(m, y, &ys);
 }

@@ -54,28 +54,16 @@ pub fn rope(head: &mut [f32], angles: &[(f32, f32)], pairs: Pairs, tail: bool) {
     }
 }
 
-/// Equations H1 to H8 for one row: `mixes` becomes `pre` (returned), `post` and `comb`, for `n = post.len()` streams
-/// concatenated in `x`.
-pub fn hyper_mix(
-    post: &mut [f32],
-    comb: &mut [f32],
-    x: &[f32],
-    mixes: &[f32],
-    scale: &[f32],
-    base: &[f32],
-    h: &Hyper,
-) -> Vec<f32> {
-    let n = post.len();
-    let rho = rms(x, h.eps_norm);
-    let m = |i: usize, s: f32| mixes[i] * rho * s + base[i];
-    for (k, post) in post.iter_mut().enumerate() {
-        *post = 2.0 * sigmoid(m(n + k, scale[1]));
+/// Equations H3 to H8 for one row and `n` streams: `mixes`, `(2 + n) * n` long, become the weights of the streams in
+/// the layer's input, those of its output, and the mixing matrix, in this order. `rho` is H1.
+pub fn hyper_mix(mixes: &mut [f32], n: usize, rho: f32, scale: &[f32], base: &[f32], h: &Hyper) {
+    for (i, (m, b)) in mixes.iter_mut().zip(base).enumerate() {
+        *m = *m * rho * scale[(i / n).min(2)] + b;
     }
-    for (i, comb) in comb.iter_mut().enumerate() {
-        *comb = m(2 * n + i, scale[2]);
-    }
+    let (weights, comb) = mixes.split_at_mut(2 * n);
+    weights[..n].iter_mut().for_each(|m| *m = sigmoid(*m) + h.eps);
+    weights[n..].iter_mut().for_each(|m| *m = 2.0 * sigmoid(*m));
     sinkhorn(comb, n, h);
-    (0..n).map(|k| sigmoid(m(k, scale[0])) + h.eps).collect()
 }
 
 /// H6 to H8: softmax over the destinations, then columns and rows normalised in turn, columns first and last.
@@ -100,9 +88,8 @@ fn sinkhorn(c: &mut [f32], n: usize, h: &Hyper) {
     }
 }
 
-/// `pre` of the head: `sigmoid(mixes * rho * scale + base) + eps`
-pub fn hyper_head(x: &[f32], mixes: &[f32], scale: f32, base: &[f32], h: &Hyper) -> Vec<f32> {
-    let rho = rms(x, h.eps_norm);
+/// The streams' weights in the output: `sigmoid(mixes * rho * scale + base) + eps`
+pub fn hyper_head(mixes: &[f32], rho: f32, scale: f32, base: &[f32], h: &Hyper) -> Vec<f32> {
     mixes.iter().zip(base).map(|(m, b)| sigmoid(m * rho * scale + b) + h.eps).collect()
 }
 

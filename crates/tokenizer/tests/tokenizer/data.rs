@@ -6,27 +6,16 @@ use serde_json::Value;
 use tokenizer::{Model, SpecialIds, TokenId, Tokenizer, Vocab};
 
 /// The vocabularies.
-pub(crate) const NAMES: [&str; 6] = [
-    "deepseek-v4",
-    "qwen3",
-    "qwen3.5",
-    "gpt-oss",
-    "smollm2",
-    "tinyllama",
-];
+pub(crate) const NAMES: [&str; 6] = ["deepseek-v4", "qwen3", "qwen3.5", "gpt-oss", "smollm2", "tinyllama"];
 
 fn path(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../testdata/tokenizer")
-        .join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tokenizer").join(name)
 }
 
 fn unpacked(name: &str) -> String {
     let packed = fs::File::open(path(name)).unwrap();
     let mut text = String::new();
-    bzip2::read::BzDecoder::new(packed)
-        .read_to_string(&mut text)
-        .unwrap();
+    bzip2::read::BzDecoder::new(packed).read_to_string(&mut text).unwrap();
     text
 }
 

@@ -7,9 +7,7 @@ use tokenizer::{Special, TokenId, Tokenizer};
 /// FNV-1a of the ids' bytes, as the goldens hold them.
 fn hash(ids: &[TokenId]) -> String {
     let bytes = ids.iter().flat_map(|id| id.to_le_bytes());
-    let hash = bytes.fold(0x811C_9DC5_u32, |h, b| {
-        (h ^ u32::from(b)).wrapping_mul(0x0100_0193)
-    });
+    let hash = bytes.fold(0x811C_9DC5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
     format!("{hash:08x}")
 }
 
@@ -70,20 +68,14 @@ fn prompts_of_the_specification_have_its_ids() {
     check(
         "deepseek-v4",
         "<｜begin▁of▁sentence｜>You are helpful<｜User｜>What is 2+2?<｜Assistant｜><think>",
-        &[
-            0, 3476, 477, 11502, 128803, 3085, 344, 223, 20, 13, 20, 33, 128804, 128821,
-        ],
+        &[0, 3476, 477, 11502, 128803, 3085, 344, 223, 20, 13, 20, 33, 128804, 128821],
     );
-    check(
-        "deepseek-v4",
-        "\n\n<｜DSML｜tool_calls>\n",
-        &[271, 30, 128825, 72461, 4941, 12548, 1018],
-    );
+    check("deepseek-v4", "\n\n<｜DSML｜tool_calls>\n", &[271, 30, 128825, 72461, 4941, 12548, 1018]);
     let smollm2 = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by \
                    Hugging Face<|im_end|>\n";
     let begins = [
-        1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411,
-        407, 19712, 8182, 2, 198,
+        1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407, 19712, 8182, 2,
+        198,
     ];
     check("smollm2", smollm2, &begins);
 }

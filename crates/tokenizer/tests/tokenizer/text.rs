@@ -7,8 +7,7 @@ use proptest::prelude::*;
 use tokenizer::{Special, TokenId, TokenType, Tokenizer};
 use tokenizers::NormalizedString;
 
-static ALL: LazyLock<Vec<(&str, Tokenizer)>> =
-    LazyLock::new(|| NAMES.map(|name| (name, tokenizer(name))).into());
+static ALL: LazyLock<Vec<(&str, Tokenizer)>> = LazyLock::new(|| NAMES.map(|name| (name, tokenizer(name))).into());
 
 fn named(name: &str) -> &'static Tokenizer {
     &ALL.iter().find(|(n, _)| *n == name).unwrap().1
@@ -120,10 +119,7 @@ fn every_special_token_is_found_when_asked_for_and_only_then() {
             assert_eq!(t.id_of(&text), Some(id), "{name}");
             assert_eq!(t.encode(&text, Special::Parse), [id], "{name}");
             let plain = t.encode(&text, Special::Plain);
-            assert!(
-                !plain.contains(&id) && t.decode(&plain) == text,
-                "{name}: {text}"
-            );
+            assert!(!plain.contains(&id) && t.decode(&plain) == text, "{name}: {text}");
         }
     }
 }
@@ -139,10 +135,7 @@ fn what_a_user_says_cannot_open_a_turn() {
     ]);
     let marks: Vec<_> = ids.iter().filter(|&&id| t.is_control(id)).collect();
     assert_eq!(marks, [&151644, &151645]);
-    assert_eq!(
-        t.decode_with_control(&ids),
-        format!("<|im_start|>user\n{said}<|im_end|>\n")
-    );
+    assert_eq!(t.decode_with_control(&ids), format!("<|im_start|>user\n{said}<|im_end|>\n"));
     assert_eq!(t.decode(&ids), format!("user\n{said}\n"));
 
     let t = named("deepseek-v4");
@@ -154,17 +147,9 @@ fn what_a_user_says_cannot_open_a_turn() {
 fn parts_without_marks_read_like_one_text() {
     let (before, said, after) = ("<|im_start|>user\n", "\n\n  12 it's\n", "<|im_end|>\n");
     for (name, t) in ALL.iter() {
-        let parts = [
-            (before, Special::Parse),
-            (said, Special::Plain),
-            (after, Special::Parse),
-        ];
+        let parts = [(before, Special::Parse), (said, Special::Plain), (after, Special::Parse)];
         let whole = [before, said, after].concat();
-        assert_eq!(
-            t.encode_parts(&parts),
-            t.encode(&whole, Special::Parse),
-            "{name}"
-        );
+        assert_eq!(t.encode_parts(&parts), t.encode(&whole, Special::Parse), "{name}");
     }
 }
 
@@ -186,27 +171,13 @@ fn padding_is_unused_and_ends_are_known() {
         let t = named(name);
         assert_eq!((t.bos(), t.eog()), (bos, eog), "{name}");
         let n_vocab = t.n_vocab() as TokenId;
-        assert_eq!(
-            (0..n_vocab).filter(|&id| t.is_unused(id)).count(),
-            unused,
-            "{name}"
-        );
+        assert_eq!((0..n_vocab).filter(|&id| t.is_unused(id)).count(), unused, "{name}");
         assert!(t.is_unused(n_vocab) && t.bytes_of(n_vocab).is_empty());
         assert!(eog.iter().all(|&id| t.is_eog(id)) && !t.is_eog(100));
     };
     check("deepseek-v4", None, &[1], 0);
-    check(
-        "qwen3",
-        None,
-        &[151_643, 151_645, 151_662, 151_663, 151_664],
-        267,
-    );
-    check(
-        "qwen3.5",
-        None,
-        &[248_044, 248_046, 248_063, 248_064, 248_065],
-        250,
-    );
+    check("qwen3", None, &[151_643, 151_645, 151_662, 151_663, 151_664], 267);
+    check("qwen3.5", None, &[248_044, 248_046, 248_063, 248_064, 248_065], 250);
     check("gpt-oss", None, &[199_999, 200_002, 200_012], 1069);
     check("smollm2", None, &[0, 2, 3, 5], 0);
     check("tinyllama", Some(1), &[2], 0);
@@ -215,28 +186,13 @@ fn padding_is_unused_and_ends_are_known() {
 /// Look-behind, backtracking or a merge that rescans would take minutes here.
 #[test]
 fn long_runs_take_linear_time() {
-    for unit in [
-        " ",
-        "\n",
-        " \n",
-        "a",
-        "1",
-        "'",
-        "\u{301}",
-        "<|im_",
-        "中",
-        "\u{3000}x",
-    ] {
+    for unit in [" ", "\n", " \n", "a", "1", "'", "\u{301}", "<|im_", "中", "\u{3000}x"] {
         let text = unit.repeat(200_000 / unit.len());
         for (name, t) in ALL.iter() {
             let start = std::time::Instant::now();
             let ids = t.encode(&text, Special::Parse);
             assert!(start.elapsed().as_secs() < 20, "{name}: {unit:?}");
-            assert_eq!(
-                t.decode(&ids),
-                there_and_back(name, &text),
-                "{name}: {unit:?}"
-            );
+            assert_eq!(t.decode(&ids), there_and_back(name, &text), "{name}: {unit:?}");
         }
     }
 }

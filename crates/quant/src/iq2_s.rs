@@ -1,0 +1,36 @@
+//! `IQ2_S`: rows of eight weights out of 1024, with free signs; 82 bytes for 256 weights, 2.5625 bits per weight.
+//!
+//! ```text
+//! byte  0..2   d   f16
+//! byte  2..34  k   u8   row r in 0..32: low eight bits of the number of the grid row
+//! byte 34..66  g   u8   signs of row r
+//! byte 66..74  h   u2   high two bits of the number, in order
+//! byte 74..82  s   u4   scales of 16 weights, in order
+//!                       w[8r + j] = d * (s[r / 2] + 1/2) / 4 * sign[j] * grid[k[r] + 256 * h[r]][j]
+//! ```
+//!
+//! Error: decoding is exact up to one rounding to f32; files are packed elsewhere.
+//! Source: `block_iq2_s` in ggml's `ggml-common.h`, `dequantize_row_iq2_s` in `ggml-quants.c`.
+
+use crate::bits::{codes, decode_blocks, half_at};
+use crate::codebook::{rows, signed_row, words_of_8};
+use crate::format::Info;
+use crate::iq2_xs::quarter_scales;
+
+/// The magnitudes of each row.
+pub static IQ2_S_ROWS: [[u8; 8]; 1024] = rows(include_bytes!("grids/iq2_s.hex"), [8, 25, 43]);
+
+/// [`IQ2_S_ROWS`] as words, first value lowest.
+pub static IQ2_S_GRID: [u64; 1024] = words_of_8(&IQ2_S_ROWS);
+
+pub(crate) const INFO: Info =
+    Info { id: 22, block_len: 256, block_bytes: 82, decode: |b, y| decode_blocks(b, y, decode), encode: None };
+
+fn decode(b: &[u8; 82], y: &mut [f32; 256]) {
+    let scales = quarter_scales(half_at(b, 0), &b[74..]);
+    let high = codes::<2, 1, 32>(&b[66..74]);
+    for (r, y) in y.chunks_exact_mut(8).enumerate() {
+        let row = &IQ2_S_ROWS[usize::from(b[2 + r]) | usize::from(high[r]) << 8];
+        signed_row(y, scales[r / 2], row, b[34 + r]);
+    }
+}

@@ -1,0 +1,28 @@
+//! `Q2_K`: 256 weights of two bits in 16 groups, each with a scale and a minimum of four bits; 84 bytes, 2.625 bits per
+//! weight.
+//!
+//! ```text
+//! byte  0..16   s     low half: scale, high half: minimum of group g = i / 16
+//! byte 16..80   q     u2   32 bytes hold 128 weights: bits 0..2 of all of them first, then bits 2..4, ...
+//! byte 80..82   d     f16  scale of the scales
+//! byte 82..84   dmin  f16  scale of the minima
+//!                          w[i] = d * scale[g] * q[i] - dmin * min[g]
+//! ```
+//!
+//! Error: decoding is exact up to two roundings to f32; files are packed elsewhere.
+//! Source: `block_q2_K` in ggml's `ggml-common.h`, `dequantize_row_q2_K` in `ggml-quants.c`.
+
+use crate::bits::{codes, decode_blocks, half_at};
+use crate::format::Info;
+
+pub(crate) const INFO: Info =
+    Info { id: 10, block_len: 256, block_bytes: 84, decode: |b, y| decode_blocks(b, y, decode), encode: None };
+
+fn decode(b: &[u8; 84], y: &mut [f32; 256]) {
+    let (d, dmin) = (half_at(b, 80), half_at(b, 82));
+    *y = codes::<2, 32, 256>(&b[16..80]).map(f32::from);
+    for (y, s) in y.as_chunks_mut::<16>().0.iter_mut().zip(&b[..16]) {
+        let (scale, min) = (d * f32::from(s & 15), dmin * f32::from(s >> 4));
+        *y = y.map(|q| scale * q - min);
+    }
+}

@@ -1,0 +1,52 @@
+//! `Q5_0`: 32 weights of five bits share one scale; 22 bytes, 5.5 bits per weight.
+//!
+//! ```text
+//! byte  0..2   d    f16  scale
+//! byte  2..6   h    u1   fifth bits, in order
+//! byte  6..22  l    u4   low halves: i in 0..16, high halves: i in 16..32
+//!                        w[i] = d * (l[i] + 16 * h[i] - 16)
+//! ```
+//!
+//! The weight of largest magnitude becomes -16, so that the other end of the scale, 15, may fall short.
+//! Error: one step, `max|w| / 16`, plus the rounding of `d`.
+//! Source: `block_q5_0` in ggml's `ggml-common.h`, `quantize_row_q5_0_ref` in `ggml-quants.c`.
+
+use crate::bits::{codes, decode_blocks, encode_blocks, extreme, half_at, half_bytes, inverse, pack};
+use crate::format::Info;
+
+pub(crate) const INFO: Info = Info {
+    id: 6,
+    block_len: 32,
+    block_bytes: 22,
+    decode: |b, y| decode_blocks(b, y, decode),
+    encode: Some(|x, b| encode_blocks(x, b, encode)),
+};
+
+fn decode(b: &[u8; 22], y: &mut [f32; 32]) {
+    let d = half_at(b, 0);
+    *y = five_bits(&b[2..]).map(|q| d * f32::from(q as i8 - 16));
+}
+
+fn encode(x: &[f32; 32]) -> [u8; 22] {
+    let d = extreme(x) / -16.0;
+    let inverse = inverse(d);
+    let q = x.map(|v| ((v * inverse + 16.5) as u8).min(31));
+    let mut b = [0; 22];
+    b[..2].copy_from_slice(&half_bytes(d));
+    b[2..].copy_from_slice(&pack_five_bits(&q));
+    b
+}
+
+/// The codes of fields `h` and `l`.
+pub(crate) fn five_bits(b: &[u8]) -> [u8; 32] {
+    let (high, low) = (codes::<1, 1, 32>(&b[..4]), codes::<4, 16, 32>(&b[4..]));
+    std::array::from_fn(|i| low[i] | high[i] << 4)
+}
+
+/// The fields `h` and `l` of the codes `q`.
+pub(crate) fn pack_five_bits(q: &[u8; 32]) -> [u8; 20] {
+    let mut b = [0; 20];
+    b[..4].copy_from_slice(&pack::<1, 1, 4>(&q.map(|q| q >> 4)));
+    b[4..].copy_from_slice(&pack::<4, 16, 16>(q));
+    b
+}

@@ -1,0 +1,41 @@
+//! `Q5_1`: 32 weights of five bits share a scale and a minimum; 24 bytes, 6 bits per weight.
+//!
+//! ```text
+//! byte  0..2   d    f16  scale
+//! byte  2..4   m    f16  minimum
+//! byte  4..8   h    u1   fifth bits, in order
+//! byte  8..24  l    u4   low halves: i in 0..16, high halves: i in 16..32
+//!                        w[i] = d * (l[i] + 16 * h[i]) + m
+//! ```
+//!
+//! Error: half a step, `(max w - min w) / 62`, plus the roundings of `d` and `m`.
+//! Source: `block_q5_1` in ggml's `ggml-common.h`, `quantize_row_q5_1_ref` in `ggml-quants.c`.
+
+use crate::bits::{decode_blocks, encode_blocks, half_at, half_bytes, inverse, range};
+use crate::format::Info;
+use crate::q5_0::{five_bits, pack_five_bits};
+
+pub(crate) const INFO: Info = Info {
+    id: 7,
+    block_len: 32,
+    block_bytes: 24,
+    decode: |b, y| decode_blocks(b, y, decode),
+    encode: Some(|x, b| encode_blocks(x, b, encode)),
+};
+
+fn decode(b: &[u8; 24], y: &mut [f32; 32]) {
+    let (d, m) = (half_at(b, 0), half_at(b, 2));
+    *y = five_bits(&b[4..]).map(|q| d * f32::from(q) + m);
+}
+
+fn encode(x: &[f32; 32]) -> [u8; 24] {
+    let (low, high) = range(x);
+    let d = (high - low) / 31.0;
+    let inverse = inverse(d);
+    let q = x.map(|v| (((v - low) * inverse + 0.5) as u8).min(31));
+    let mut b = [0; 24];
+    b[..2].copy_from_slice(&half_bytes(d));
+    b[2..4].copy_from_slice(&half_bytes(low));
+    b[4..].copy_from_slice(&pack_five_bits(&q));
+    b
+}

@@ -1,0 +1,25 @@
+//! `Q5_K`: 256 weights of five bits in 8 groups, each with a scale and a minimum of six bits; 176 bytes, 5.5 bits per
+//! weight.
+//!
+//! ```text
+//! byte  0..16   d, dmin, s   as in `Q4_K`
+//! byte 16..48   h       u1   fifth bits: bit i / 32 of byte i % 32
+//! byte 48..176  l       u4   32 bytes hold 64 weights: low halves first
+//!                            w[i] = d * scale[g] * (l[i] + 16 * h[i]) - dmin * min[g],  g = i / 32
+//! ```
+//!
+//! Error: decoding is exact up to two roundings to f32; files are packed elsewhere.
+//! Source: `block_q5_K` in ggml's `ggml-common.h`, `dequantize_row_q5_K` in `ggml-quants.c`.
+
+use crate::bits::{codes, decode_blocks};
+use crate::format::Info;
+use crate::q4_k::scale_groups;
+
+pub(crate) const INFO: Info =
+    Info { id: 13, block_len: 256, block_bytes: 176, decode: |b, y| decode_blocks(b, y, decode), encode: None };
+
+fn decode(b: &[u8; 176], y: &mut [f32; 256]) {
+    let (high, low) = (codes::<1, 32, 256>(&b[16..48]), codes::<4, 32, 256>(&b[48..]));
+    *y = std::array::from_fn(|i| f32::from(low[i] | high[i] << 4));
+    scale_groups(&b[..16], y);
+}

@@ -1,0 +1,27 @@
+//! `Q6_K`: 256 weights of six bits in 16 groups, each with a scale of eight bits; 210 bytes, 6.5625 bits per weight.
+//!
+//! ```text
+//! byte   0..128  l   u4   low four bits: 64 bytes hold 128 weights, low halves first
+//! byte 128..192  h   u2   high two bits: 32 bytes hold 128 weights, bits 0..2 of all of them first, ...
+//! byte 192..208  s   i8   scales of the groups, g = i / 16
+//! byte 208..210  d   f16
+//!                         w[i] = d * s[g] * (l[i] + 16 * h[i] - 32)
+//! ```
+//!
+//! Error: decoding is exact up to one rounding to f32; files are packed elsewhere.
+//! Source: `block_q6_K` in ggml's `ggml-common.h`, `dequantize_row_q6_K` in `ggml-quants.c`.
+
+use crate::bits::{codes, decode_blocks, half_at};
+use crate::format::Info;
+
+pub(crate) const INFO: Info =
+    Info { id: 14, block_len: 256, block_bytes: 210, decode: |b, y| decode_blocks(b, y, decode), encode: None };
+
+fn decode(b: &[u8; 210], y: &mut [f32; 256]) {
+    let d = half_at(b, 208);
+    let (low, high) = (codes::<4, 64, 256>(&b[..128]), codes::<2, 32, 256>(&b[128..192]));
+    for (i, y) in y.iter_mut().enumerate() {
+        let scale = d * f32::from(b[192 + i / 16] as i8);
+        *y = scale * f32::from((low[i] | high[i] << 4) as i8 - 32);
+    }
+}

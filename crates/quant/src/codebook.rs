@@ -92,13 +92,4 @@ mod tests {
             assert_eq!(sign_byte(code).count_ones() % 2, 0, "{code}");
         }
     }
-
-    /// FNV-1a, 32 bits, of all values in order.
-    fn check(rows: &[&[u8]], hash: u32) {
-        let values = rows.iter().flat_map(|row| row.iter());
-        let fnv = values.fold(0x811c_9dc5u32, |h, &v| (h ^ u32::from(v)).wrapping_mul(0x0100_0193));
-        assert_eq!(fnv, hash, "{fnv:#010x}");
-    }
-
-    include!("grids/hashes.rs");
 }

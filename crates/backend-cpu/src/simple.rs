@@ -22,7 +22,9 @@ pub(crate) fn embed(cpu: &Cpu, y: &Tensor, table: &Tensor, step: &Step) {
     let (bytes, ids) = (access.input::<u8>(0), access.input::<i32>(1));
     let row_bytes = table.row_bytes();
     cpu.pool.rows(access.out::<f32>(0), y.cols(), grain(y.cols()), &|t, y| {
-        format.decode(&bytes[ids[t] as usize * row_bytes..][..row_bytes], y);
+        let (row, copies) = y.split_at_mut(table.cols());
+        format.decode(&bytes[ids[t] as usize * row_bytes..][..row_bytes], row);
+        copies.chunks_exact_mut(row.len()).for_each(|copy| copy.copy_from_slice(row));
     });
 }
 

@@ -204,7 +204,7 @@ pub trait Device: Memory {
         body();
     }
 
-    /// `y[t] = table[id(t)]`
+    /// `y[t] = table[id(t)]`, repeated until the row of `y` is full.
     fn embed(&self, y: &Tensor, table: &Tensor, step: &Step) {
         reference::embed(self, y, table, step);
     }

@@ -122,7 +122,8 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 /// See [`Device::embed`].
 pub fn embed<M: Memory + ?Sized>(m: &M, y: &Tensor, table: &Tensor, step: &Step) {
     for (t, place) in places(m, step).iter().enumerate() {
-        put(m, &y.slice(t..t + 1), &f32s(m, &table.slice(place.id..place.id + 1)));
+        let row = f32s(m, &table.slice(place.id..place.id + 1));
+        put(m, &y.slice(t..t + 1), &row.repeat(y.cols() / row.len()));
     }
 }
 

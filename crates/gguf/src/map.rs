@@ -1,0 +1,127 @@
+//! The mapped file: the one place with `unsafe`.
+//!
+//! Only regular files are mapped, so that opening never waits for a pipe. The bytes are handed out as `&[u8]` only.
+//! Somebody who rewrites a model in place while it is in use changes what we read, and somebody who cuts it short ends
+//! us with SIGBUS, as with every program that maps files; replacing the file by renaming another over it is harmless.
+#![allow(unsafe_code, reason = "mapping a file is unsafe, since others can change it")]
+
+use std::{
+    fmt,
+    fs::{self, File, FileType},
+    io,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use memmap2::{Mmap, MmapOptions};
+
+use crate::Error;
+
+/// One mapped file.
+pub(crate) struct Map {
+    path: PathBuf,
+    file: File,
+    stamp: Stamp,
+    bytes: Mmap,
+}
+
+/// What changes when a file is written to.
+type Stamp = (u64, Option<SystemTime>);
+
+impl Map {
+    pub(crate) fn open(path: &Path) -> Result<Map, Error> {
+        let io = |source| Error::Io { path: path.to_owned(), source };
+        let kind = fs::metadata(path).map_err(io)?.file_type();
+        if !kind.is_file() {
+            return Err(Error::NotAFile { path: path.to_owned(), found: name_of(kind) });
+        }
+        let file = File::open(path).map_err(io)?;
+        let stamp = stamp(&file).map_err(io)?;
+        let len = usize::try_from(stamp.0).map_err(|_| io(io::ErrorKind::FileTooLarge.into()))?;
+        // SAFETY: the map is private to this struct and lent as `&[u8]`. Writers to the file could change bytes under
+        // such a slice; the head of this module says that they must not, and what we parse is copied before it is
+        // checked, so no invariant of ours hangs on bytes that could change after the check.
+        let bytes = unsafe { MmapOptions::new().len(len).map(&file) }.map_err(io)?;
+        Ok(Map { path: path.to_owned(), file, stamp, bytes })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Whether nobody wrote to the file since it was opened.
+    pub(crate) fn check_unchanged(&self) -> Result<(), Error> {
+        let now = stamp(&self.file).map_err(|source| Error::Io { path: self.path.clone(), source })?;
+        if now == self.stamp { Ok(()) } else { Err(Error::Changed { path: self.path.clone() }) }
+    }
+}
+
+fn stamp(file: &File) -> io::Result<Stamp> {
+    let metadata = file.metadata()?;
+    Ok((metadata.len(), metadata.modified().ok()))
+}
+
+#[cfg(unix)]
+fn name_of(kind: FileType) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+    match kind {
+        k if k.is_dir() => "a folder",
+        k if k.is_fifo() => "a pipe",
+        k if k.is_socket() => "a socket",
+        _ => "a device",
+    }
+}
+
+#[cfg(not(unix))]
+fn name_of(kind: FileType) -> &'static str {
+    if kind.is_dir() { "a folder" } else { "something else" }
+}
+
+/// A range of a model's bytes. Cheap to clone; the file stays mapped while there are any.
+#[derive(Clone)]
+pub struct Bytes {
+    map: Arc<Map>,
+    range: Range<usize>,
+}
+
+impl Bytes {
+    pub(crate) fn new(map: Arc<Map>, range: Range<usize>) -> Bytes {
+        assert!(range.start <= range.end && range.end <= map.bytes.len(), "{range:?} is not in this file");
+        Bytes { map, range }
+    }
+
+    /// A part of these bytes: one expert's weights, some rows.
+    ///
+    /// # Panics
+    /// If `range` goes past the end.
+    pub fn slice(&self, range: Range<usize>) -> Bytes {
+        assert!(range.start <= range.end && range.end <= self.range.len(), "{range:?} is not in {:?}", self.range);
+        let start = self.range.start;
+        Bytes { map: self.map.clone(), range: start + range.start..start + range.end }
+    }
+
+    /// Asks the system to read these bytes ahead of their use. Returns at once; a wish, not a promise.
+    pub fn prefetch(&self) {
+        // A system that refuses the advice reads the pages when they are touched, as it would have without.
+        #[cfg(unix)]
+        let _ = self.map.bytes.advise_range(memmap2::Advice::WillNeed, self.range.start, self.range.len());
+    }
+}
+
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.map.bytes[self.range.clone()]
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bytes").field("path", &self.map.path).field("range", &self.range).finish()
+    }
+}

@@ -1,0 +1,187 @@
+//! Writes a file: the same input gives the same bytes. The file appears under its name when it is complete.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::Path,
+    process,
+};
+
+use crate::{
+    Element, Error, Value,
+    part::{ALIGNMENT_DEFAULT, ALIGNMENT_KEY},
+};
+
+/// Keys and tensors of a file to be written, in order.
+pub struct Writer<'a> {
+    version: u32,
+    keys: Vec<(String, Value)>,
+    tensors: Vec<Tensor<'a>>,
+}
+
+struct Tensor<'a> {
+    name: String,
+    shape: Vec<usize>,
+    element: Element,
+    fill: Box<dyn Fn(&mut dyn Write) -> io::Result<()> + 'a>,
+}
+
+impl Tensor<'_> {
+    /// # Panics
+    /// If the rows are no whole blocks: our own mistake.
+    fn n_bytes(&self) -> usize {
+        let (row, outer) = self.shape.split_last().expect("a tensor has dimensions");
+        let row = self.element.row_bytes(*row).expect("rows are whole blocks");
+        row * outer.iter().product::<usize>()
+    }
+}
+
+impl Default for Writer<'_> {
+    fn default() -> Self {
+        Writer { version: 3, keys: Vec::new(), tensors: Vec::new() }
+    }
+}
+
+impl<'a> Writer<'a> {
+    /// An empty file of version 3.
+    pub fn new() -> Writer<'a> {
+        Writer::default()
+    }
+
+    /// Writes another version of the format: 2 differs in nothing but its number.
+    pub fn version(&mut self, version: u32) -> &mut Self {
+        self.version = version;
+        self
+    }
+
+    /// Adds a key, or replaces its value. `general.alignment`, a `u32`, is obeyed; without it, tensors start at
+    /// multiples of 32.
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) -> &mut Self {
+        let value = value.into();
+        match self.keys.iter_mut().find(|(k, _)| k == key) {
+            Some((_, place)) => *place = value,
+            None => self.keys.push((key.into(), value)),
+        }
+        self
+    }
+
+    /// Adds a tensor; `shape` is outermost first.
+    pub fn tensor(&mut self, name: &str, shape: &[usize], element: Element, bytes: impl AsRef<[u8]> + 'a) -> &mut Self {
+        self.tensor_with(name, shape, element, move |out| out.write_all(bytes.as_ref()))
+    }
+
+    /// Adds a tensor whose data `fill` will write when its turn comes, so that it need not be in memory before.
+    pub fn tensor_with(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        element: Element,
+        fill: impl Fn(&mut dyn Write) -> io::Result<()> + 'a,
+    ) -> &mut Self {
+        self.tensors.push(Tensor { name: name.into(), shape: shape.into(), element, fill: Box::new(fill) });
+        self
+    }
+
+    /// Writes the file: under a name beside `path` first, which is removed if anything fails.
+    ///
+    /// # Errors
+    /// What the system, or a tensor's `fill`, says.
+    ///
+    /// # Panics
+    /// If a tensor's rows are no whole blocks, or its data has not the length that its shape says.
+    pub fn write(&self, path: &Path) -> Result<(), Error> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let partial = path.with_file_name(format!(".{name}.{}.partial", process::id()));
+        let written = self.write_to_file(&partial).and_then(|()| fs::rename(&partial, path));
+        written.map_err(|source| {
+            // The first error is the one to report; if this fails too, a partial file stays.
+            let _ = fs::remove_file(&partial);
+            Error::Io { path: path.to_owned(), source }
+        })
+    }
+
+    fn write_to_file(&self, path: &Path) -> io::Result<()> {
+        let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
+        self.write_to(&mut out)?;
+        out.flush()?;
+        out.get_ref().sync_all()
+    }
+
+    /// Writes the bytes of the file to `out`.
+    ///
+    /// # Errors
+    /// What `out`, or a tensor's `fill`, says.
+    ///
+    /// # Panics
+    /// As [`write`](Writer::write).
+    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        let align = self.alignment();
+        let mut header = self.header(align);
+        header.resize(header.len().next_multiple_of(align), 0);
+        out.write_all(&header)?;
+        for tensor in &self.tensors {
+            let n_bytes = tensor.n_bytes();
+            let mut counted = Counted { out, n: 0 };
+            (tensor.fill)(&mut counted)?;
+            assert_eq!(counted.n, n_bytes, "bytes of tensor `{}`", tensor.name);
+            pad(out, n_bytes.next_multiple_of(align) - n_bytes)?;
+        }
+        Ok(())
+    }
+
+    fn alignment(&self) -> usize {
+        match self.keys.iter().find(|(key, _)| key == ALIGNMENT_KEY) {
+            Some((_, Value::U32(n))) if n.is_power_of_two() => *n as usize,
+            _ => ALIGNMENT_DEFAULT as usize,
+        }
+    }
+
+    fn header(&self, align: usize) -> Vec<u8> {
+        let mut out = b"GGUF".to_vec();
+        out.extend(self.version.to_le_bytes());
+        out.extend((self.tensors.len() as u64).to_le_bytes());
+        out.extend((self.keys.len() as u64).to_le_bytes());
+        for (key, value) in &self.keys {
+            put_name(key, &mut out);
+            out.extend(value.id().to_le_bytes());
+            value.put(&mut out);
+        }
+        let mut offset = 0;
+        for tensor in &self.tensors {
+            put_name(&tensor.name, &mut out);
+            out.extend((tensor.shape.len() as u32).to_le_bytes());
+            tensor.shape.iter().rev().for_each(|&dim| out.extend((dim as u64).to_le_bytes()));
+            out.extend(tensor.element.id().to_le_bytes());
+            out.extend((offset as u64).to_le_bytes());
+            offset += tensor.n_bytes().next_multiple_of(align);
+        }
+        out
+    }
+}
+
+fn put_name(name: &str, out: &mut Vec<u8>) {
+    out.extend((name.len() as u64).to_le_bytes());
+    out.extend(name.as_bytes());
+}
+
+fn pad(out: &mut dyn Write, n: usize) -> io::Result<()> {
+    io::copy(&mut io::Read::take(io::repeat(0), n as u64), out).map(drop)
+}
+
+/// Counts what passes through.
+struct Counted<'a> {
+    out: &'a mut dyn Write,
+    n: usize,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.out.write(bytes)?;
+        self.n += n;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}

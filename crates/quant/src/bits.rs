@@ -54,6 +54,11 @@ pub(crate) fn half_bytes(x: f32) -> [u8; 2] {
     f16::from_f32(x).to_le_bytes()
 }
 
+/// The most that rounding to f16 changes `x`, or a smaller number.
+pub(crate) fn half_error(x: f32) -> f32 {
+    (x.abs() / 2048.0).max(2f32.powi(-25))
+}
+
 /// The codes in `bytes`.
 pub(crate) fn codes<const BITS: usize, const GROUP: usize, const LEN: usize>(bytes: &[u8]) -> [u8; LEN] {
     let mut codes = [0; LEN];

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! F32   IEEE single                    exact
-//! F16   IEEE half, 11 bits             error up to |w| / 2048; above 65519 infinity, below 2^-14 up to 2^-25
-//! BF16  the upper half of a single     error up to |w| / 256
+//! F16   IEEE half, 11 bits             error up to |w| / 2048, below 2^-14 up to 2^-25; infinite from 65520
+//! BF16  the upper half of a single     error up to |w| / 256, below 2^-126 up to 2^-134
 //! ```
 //!
 //! Both roundings are to the nearest, ties to even.
@@ -11,19 +11,34 @@
 
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
-use crate::bits::{decode_blocks, encode_blocks};
-use crate::format::Info;
+use crate::bits::{decode_blocks, encode_blocks, half_error};
+use crate::format::{Encoder, Info};
 
-pub(crate) const F32: Info = Info { id: 0, block_len: 1, block_bytes: 4, decode: decode_f32, encode: Some(encode_f32) };
+pub(crate) const F32: Info = Info {
+    id: 0,
+    block_len: 1,
+    block_bytes: 4,
+    decode: decode_f32,
+    encode: Some(Encoder { run: encode_f32, error: |_| 0.0 }),
+};
 
-pub(crate) const F16: Info = Info { id: 1, block_len: 1, block_bytes: 2, decode: decode_f16, encode: Some(encode_f16) };
+pub(crate) const F16: Info = Info {
+    id: 1,
+    block_len: 1,
+    block_bytes: 2,
+    decode: decode_f16,
+    encode: Some(Encoder { run: encode_f16, error: |x| half_error(x[0]) }),
+};
 
 pub(crate) const BF16: Info = Info {
     id: 30,
     block_len: 1,
     block_bytes: 2,
     decode: |b, y| decode_blocks(b, y, |b, y| *y = [bf16::from_le_bytes(*b).to_f32()]),
-    encode: Some(|x, b| encode_blocks(x, b, |[x]| bf16::from_f32(*x).to_le_bytes())),
+    encode: Some(Encoder {
+        run: |x, b| encode_blocks(x, b, |[x]| bf16::from_f32(*x).to_le_bytes()),
+        error: |x| (x[0].abs() / 256.0).max(f32::from_bits(1 << 15)),
+    }),
 };
 
 /// Unpacks little-endian singles.

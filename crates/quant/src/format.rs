@@ -17,7 +17,14 @@ pub(crate) struct Info {
     pub(crate) block_len: usize,
     pub(crate) block_bytes: usize,
     pub(crate) decode: fn(&[u8], &mut [f32]),
-    pub(crate) encode: Option<fn(&[f32], &mut [u8])>,
+    pub(crate) encode: Option<Encoder>,
+}
+
+/// How a format packs, where that takes no search.
+pub(crate) struct Encoder {
+    pub(crate) run: fn(&[f32], &mut [u8]),
+    /// The error that the format's file states, of a block.
+    pub(crate) error: fn(&[f32]) -> f32,
 }
 
 macro_rules! formats {
@@ -107,8 +114,16 @@ impl Format {
     }
 
     /// The function that packs values, where there is one; it panics as [`Format::decode`] does.
+    ///
+    /// It is for finite values. A NaN becomes any code; a scale beyond f16 becomes infinite, and the block NaN.
     pub fn encoder(self) -> Option<fn(&[f32], &mut [u8])> {
-        self.info().encode
+        self.info().encode.as_ref().map(|e| e.run)
+    }
+
+    /// The most that packing changes a value of the block `x`, where there is an encoder and values and scales are
+    /// finite.
+    pub fn error_max(self, x: &[f32]) -> Option<f32> {
+        self.info().encode.as_ref().map(|e| (e.error)(x))
     }
 
     fn info(self) -> &'static Info {

@@ -8,11 +8,11 @@
 //!
 //! The weight of largest magnitude becomes -127, so that the other end of the scale, 113, may fall short. The encoder
 //! takes the nearest level and searches no better scale.
-//! Error: `max|w| * 14 / 127`, plus the rounding of `d`.
+//! Error: `14 * d`, where `d = max|w| / 127`, plus 127 times the rounding of `d`.
 //! Source: `block_iq4_nl`, `kvalues_iq4nl` in ggml's `ggml-common.h`.
 
-use crate::bits::{codes, decode_blocks, encode_blocks, extreme, half_at, half_bytes, inverse, pack};
-use crate::format::Info;
+use crate::bits::{codes, decode_blocks, encode_blocks, extreme, half_at, half_bytes, half_error, inverse, pack};
+use crate::format::{Encoder, Info};
 
 /// The sixteen levels of `IQ4_NL` and `IQ4_XS`.
 pub const IQ4_NL_LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
@@ -22,7 +22,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 32,
     block_bytes: 18,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(|x, b| encode_blocks(x, b, encode)),
+    encode: Some(Encoder { run: |x, b| encode_blocks(x, b, encode), error }),
 };
 
 fn decode(b: &[u8; 18], y: &mut [f32; 32]) {
@@ -32,6 +32,11 @@ fn decode(b: &[u8; 18], y: &mut [f32; 32]) {
 /// The 32 weights of the codes in 16 bytes.
 pub(crate) fn levels(d: f32, q: &[u8]) -> [f32; 32] {
     codes::<4, 16, 32>(q).map(|q| d * f32::from(IQ4_NL_LEVELS[usize::from(q)]))
+}
+
+fn error(x: &[f32]) -> f32 {
+    let d = extreme(x).abs() / 127.0;
+    14.0 * d + 127.0 * half_error(d)
 }
 
 fn encode(x: &[f32; 32]) -> [u8; 18] {

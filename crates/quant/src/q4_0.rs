@@ -6,23 +6,28 @@
 //! ```
 //!
 //! The weight of largest magnitude becomes -8, so that the other end of the scale, 7, may fall short.
-//! Error: one step, `max|w| / 8`, plus the rounding of `d`.
+//! Error: one step, `d = max|w| / 8`, plus 8 times the rounding of `d`.
 //! Source: `block_q4_0` in ggml's `ggml-common.h`, `quantize_row_q4_0_ref` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, encode_blocks, extreme, half_at, half_bytes, inverse, pack};
-use crate::format::Info;
+use crate::bits::{codes, decode_blocks, encode_blocks, extreme, half_at, half_bytes, half_error, inverse, pack};
+use crate::format::{Encoder, Info};
 
 pub(crate) const INFO: Info = Info {
     id: 2,
     block_len: 32,
     block_bytes: 18,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(|x, b| encode_blocks(x, b, encode)),
+    encode: Some(Encoder { run: |x, b| encode_blocks(x, b, encode), error }),
 };
 
 fn decode(b: &[u8; 18], y: &mut [f32; 32]) {
     let d = half_at(b, 0);
     *y = codes::<4, 16, 32>(&b[2..]).map(|q| d * f32::from(q as i8 - 8));
+}
+
+fn error(x: &[f32]) -> f32 {
+    let d = extreme(x).abs() / 8.0;
+    d + 8.0 * half_error(d)
 }
 
 fn encode(x: &[f32; 32]) -> [u8; 18] {

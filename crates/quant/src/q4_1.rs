@@ -6,23 +6,29 @@
 //! byte  4..20  q    u4   w[i] = d * q[i] + m       low halves: i in 0..16, high halves: i in 16..32
 //! ```
 //!
-//! Error: half a step, `(max w - min w) / 30`, plus the roundings of `d` and `m`.
+//! Error: half a step, where `d = (max w - min w) / 15`, plus 15 times the rounding of `d`, plus that of `m`.
 //! Source: `block_q4_1` in ggml's `ggml-common.h`, `quantize_row_q4_1_ref` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, encode_blocks, half_at, half_bytes, inverse, pack, range};
-use crate::format::Info;
+use crate::bits::{codes, decode_blocks, encode_blocks, half_at, half_bytes, half_error, inverse, pack, range};
+use crate::format::{Encoder, Info};
 
 pub(crate) const INFO: Info = Info {
     id: 3,
     block_len: 32,
     block_bytes: 20,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(|x, b| encode_blocks(x, b, encode)),
+    encode: Some(Encoder { run: |x, b| encode_blocks(x, b, encode), error }),
 };
 
 fn decode(b: &[u8; 20], y: &mut [f32; 32]) {
     let (d, m) = (half_at(b, 0), half_at(b, 2));
     *y = codes::<4, 16, 32>(&b[4..]).map(|q| d * f32::from(q) + m);
+}
+
+fn error(x: &[f32]) -> f32 {
+    let (low, high) = range(x);
+    let d = (high - low) / 15.0;
+    0.5 * d + 15.0 * half_error(d) + half_error(low)
 }
 
 fn encode(x: &[f32; 32]) -> [u8; 20] {

@@ -8,23 +8,28 @@
 //! ```
 //!
 //! The weight of largest magnitude becomes -16, so that the other end of the scale, 15, may fall short.
-//! Error: one step, `max|w| / 16`, plus the rounding of `d`.
+//! Error: one step, `d = max|w| / 16`, plus 16 times the rounding of `d`.
 //! Source: `block_q5_0` in ggml's `ggml-common.h`, `quantize_row_q5_0_ref` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, encode_blocks, extreme, half_at, half_bytes, inverse, pack};
-use crate::format::Info;
+use crate::bits::{codes, decode_blocks, encode_blocks, extreme, half_at, half_bytes, half_error, inverse, pack};
+use crate::format::{Encoder, Info};
 
 pub(crate) const INFO: Info = Info {
     id: 6,
     block_len: 32,
     block_bytes: 22,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(|x, b| encode_blocks(x, b, encode)),
+    encode: Some(Encoder { run: |x, b| encode_blocks(x, b, encode), error }),
 };
 
 fn decode(b: &[u8; 22], y: &mut [f32; 32]) {
     let d = half_at(b, 0);
     *y = five_bits(&b[2..]).map(|q| d * f32::from(q as i8 - 16));
+}
+
+fn error(x: &[f32]) -> f32 {
+    let d = extreme(x).abs() / 16.0;
+    d + 16.0 * half_error(d)
 }
 
 fn encode(x: &[f32; 32]) -> [u8; 22] {

@@ -8,11 +8,11 @@
 //!                        w[i] = d * (l[i] + 16 * h[i]) + m
 //! ```
 //!
-//! Error: half a step, `(max w - min w) / 62`, plus the roundings of `d` and `m`.
+//! Error: half a step, where `d = (max w - min w) / 31`, plus 31 times the rounding of `d`, plus that of `m`.
 //! Source: `block_q5_1` in ggml's `ggml-common.h`, `quantize_row_q5_1_ref` in `ggml-quants.c`.
 
-use crate::bits::{decode_blocks, encode_blocks, half_at, half_bytes, inverse, range};
-use crate::format::Info;
+use crate::bits::{decode_blocks, encode_blocks, half_at, half_bytes, half_error, inverse, range};
+use crate::format::{Encoder, Info};
 use crate::q5_0::{five_bits, pack_five_bits};
 
 pub(crate) const INFO: Info = Info {
@@ -20,12 +20,18 @@ pub(crate) const INFO: Info = Info {
     block_len: 32,
     block_bytes: 24,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(|x, b| encode_blocks(x, b, encode)),
+    encode: Some(Encoder { run: |x, b| encode_blocks(x, b, encode), error }),
 };
 
 fn decode(b: &[u8; 24], y: &mut [f32; 32]) {
     let (d, m) = (half_at(b, 0), half_at(b, 2));
     *y = five_bits(&b[4..]).map(|q| d * f32::from(q) + m);
+}
+
+fn error(x: &[f32]) -> f32 {
+    let (low, high) = range(x);
+    let d = (high - low) / 31.0;
+    0.5 * d + 31.0 * half_error(d) + half_error(low)
 }
 
 fn encode(x: &[f32; 32]) -> [u8; 24] {

@@ -5,18 +5,18 @@
 //! byte  2..34  q    i8   w[i] = d * q[i],  i in 0..32
 //! ```
 //!
-//! Error: half a step, `max|w| / 254`, plus the rounding of `d`.
+//! Error: half a step, where `d = max|w| / 127`, plus 127 times the rounding of `d`.
 //! Source: `block_q8_0` in ggml's `ggml-common.h`, `quantize_row_q8_0_ref` in `ggml-quants.c`.
 
-use crate::bits::{decode_blocks, encode_blocks, extreme, half_at, half_bytes, inverse};
-use crate::format::Info;
+use crate::bits::{decode_blocks, encode_blocks, extreme, half_at, half_bytes, half_error, inverse};
+use crate::format::{Encoder, Info};
 
 pub(crate) const INFO: Info = Info {
     id: 8,
     block_len: 32,
     block_bytes: 34,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(|x, b| encode_blocks(x, b, encode)),
+    encode: Some(Encoder { run: |x, b| encode_blocks(x, b, encode), error }),
 };
 
 fn decode(b: &[u8; 34], y: &mut [f32; 32]) {
@@ -24,6 +24,11 @@ fn decode(b: &[u8; 34], y: &mut [f32; 32]) {
     for (y, &q) in y.iter_mut().zip(&b[2..]) {
         *y = d * f32::from(q as i8);
     }
+}
+
+fn error(x: &[f32]) -> f32 {
+    let d = extreme(x).abs() / 127.0;
+    0.5 * d + 127.0 * half_error(d)
 }
 
 fn encode(x: &[f32; 32]) -> [u8; 34] {

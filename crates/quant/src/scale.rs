@@ -6,7 +6,7 @@
 //!       = 127 + ceil((bits(max|x|) - bits(largest)) / 2^23)
 //! ```
 //!
-//! Error: none. The bytes 0 and 255 are never written; they read as 0 and infinity.
+//! Error: none. The bytes 0 and 255 are never written in rows; they read as 0 and infinity.
 
 /// The exponent of the smallest scale that keeps `x`, and `floor`, within `largest`; a NaN counts as the largest number.
 pub(crate) fn exponent(x: &[f32], floor: f32, largest: f32) -> u8 {

@@ -7,7 +7,9 @@
 //! FP4sim(x) = s * E2M1(x / s),  s = 2^ceil(log2(max(max|x|, 6 * 2^-126) / 6))
 //! ```
 //!
-//! Error of a number: half a step, a quarter of `|x|` at 0.75 .. 1.5 and no more above, 0.25 below; NaN becomes 0.
+//! Error: half a step, of a number up to 0.25, or `|x| / 5` from 2 on; of a block up to `s / 4`, or `|x| / 5` from `2s` on.
+//! NaN becomes 0; in a block it counts as the largest number, so that the rest of the block becomes 0 with it. What is
+//! rounded to 2^128 becomes infinite, and infinity stays.
 //! Source: OCP Microscaling Formats 1.0, section 5.3.3; the scale is that of DeepSeek V4's reference code
 //! (`fp4_act_quant`).
 
@@ -39,13 +41,16 @@ pub fn scale_exponent(x: &[f32]) -> u8 {
     scale::exponent(x, LARGEST * f32::MIN_POSITIVE, LARGEST)
 }
 
-/// Packs one block, two codes to a byte, and returns the exponent of its scale.
+/// Packs one block of up to [`BLOCK_LEN`] values, two codes to a byte, and returns the exponent of its scale.
 pub(crate) fn encode_block(x: &[f32], codes: &mut [u8]) -> u8 {
     let e = scale_exponent(x);
     let inverse = scale::inverse(e);
-    for (byte, pair) in codes.iter_mut().zip(x.chunks(2)) {
-        let high = pair.get(1).map_or(0, |v| encode(v * inverse));
-        *byte = encode(pair[0] * inverse) | high << 4;
+    let mut single = [0; BLOCK_LEN]; // first a loop that vectorises, then the packing
+    for (code, v) in single.iter_mut().zip(x) {
+        *code = encode(v * inverse);
+    }
+    for (byte, [low, high]) in codes.iter_mut().zip(single.as_chunks().0) {
+        *byte = low | high << 4;
     }
     e
 }

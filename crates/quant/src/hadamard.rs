@@ -32,3 +32,59 @@ fn butterflies(x: &mut [f32]) {
         (*a, *b) = (*a + *b, *a - *b);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rows of `H[n] / sqrt(n)`.
+    fn matrix(n: usize) -> Vec<Vec<f32>> {
+        let unit = |row| (0..n).map(|i| if i == row { 1.0 } else { 0.0 }).collect();
+        let mut rows: Vec<Vec<f32>> = (0..n).map(unit).collect();
+        rows.iter_mut().for_each(|row| hadamard(row));
+        rows
+    }
+
+    /// In Sylvester's order, an entry is negative where row and column share an odd number of bits.
+    #[test]
+    fn the_matrix_is_that_of_sylvester() {
+        for n in [1, 2, 4, 64, 128] {
+            let size = (n as f32).sqrt().recip();
+            for (i, row) in matrix(n).iter().enumerate() {
+                for (j, &v) in row.iter().enumerate() {
+                    let sign = if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+                    assert_eq!(v, sign * size, "{i}, {j} of {n}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_orthogonal() {
+        let rows = matrix(128);
+        for (i, a) in rows.iter().enumerate() {
+            for (j, b) in rows.iter().enumerate() {
+                let dot: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+                let expected = if i == j { 1.0 } else { 0.0 };
+                assert!((dot - expected).abs() < 1e-5, "{i}, {j}: {dot}");
+            }
+        }
+    }
+
+    #[test]
+    fn twice_is_the_identity() {
+        let x: [f32; 128] = std::array::from_fn(|i| 3.0 * (i as f32).sin());
+        let mut y = x;
+        hadamard(&mut y);
+        hadamard(&mut y);
+        for (x, y) in x.iter().zip(y) {
+            assert!((x - y).abs() < 1e-5, "{x} became {y}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "96 is no power of two")]
+    fn other_lengths_are_our_mistake() {
+        hadamard(&mut [0.0; 96]);
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! F32   4n bytes                                        exact
-//! F16   2n bytes                                        beyond 65504 becomes 65504
+//! F16   2n bytes                                        beyond 65504, and infinity, becomes 65504
 //!
 //! Fp8 { n_rope }    m = n - n_rope values without a position, then n_rope with one
 //!       | q[0] ... q[m-1] | e[0] ... e[ceil(m/64)-1] | p[0] ... p[n_rope-1] |
@@ -16,7 +16,7 @@
 //!
 //! What comes back is what [`fp8::round_block`] and [`fp4::round_block`] make of each block. Positional values stay
 //! f16 because rotation spreads an error over all of them; f16 is closer to them than bf16 is.
-//! Error: of `Fp8` and `Fp4` see `fp8` and `fp4`; of f16 `|x| / 2048`, or 2^-25 below 2^-14.
+//! Error: of `Fp8` and `Fp4` see `fp8` and `fp4`; of f16 `|x| / 2048`, or 2^-25 below 2^-14. NaN stays NaN but in `Fp4`.
 //! Source: the roundings are those of DeepSeek V4's reference code, the layout is ours.
 
 use crate::{float, fp4, fp8};
@@ -47,7 +47,7 @@ impl RowFormat {
             RowFormat::F32 => 4 * n,
             RowFormat::F16 => 2 * n,
             RowFormat::Fp8 { n_rope } => {
-                let m = n - n_rope;
+                let m = n.checked_sub(n_rope).expect("a row has no less than n_rope values");
                 m + m.div_ceil(fp8::BLOCK_LEN) + 2 * n_rope
             }
             RowFormat::Fp4 => n.div_ceil(2) + n.div_ceil(fp4::BLOCK_LEN),
@@ -115,8 +115,14 @@ impl RowFormat {
 
 /// Packs halves, of which none becomes infinite.
 fn encode_halves(x: &[f32], out: &mut [u8]) {
-    let finite: Vec<f32> = x.iter().map(|v| v.clamp(-HALF_MAX, HALF_MAX)).collect();
-    float::encode_f16(&finite, out);
+    for (x, out) in x.chunks(BATCH).zip(out.chunks_mut(2 * BATCH)) {
+        let mut finite = [0.0; BATCH];
+        for (finite, v) in finite.iter_mut().zip(x) {
+            *finite = v.clamp(-HALF_MAX, HALF_MAX);
+        }
+        float::encode_f16(&finite[..x.len()], out);
+    }
 }
 
+const BATCH: usize = 64;
 const HALF_MAX: f32 = 65504.0;

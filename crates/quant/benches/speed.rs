@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use quant::{FORMATS, RowFormat, hadamard};
+use quant::{FORMATS, RowFormat, fp4, fp8, hadamard};
 
 const N: usize = 1 << 14; // values, within the second-level cache
 const TIME_MIN: Duration = Duration::from_millis(50);
@@ -22,6 +22,8 @@ fn main() {
         let encode = speed(|| format.encode_row(black_box(&x), &mut bytes));
         line(&format!("rows of {format:?}"), speed(|| format.decode_row(black_box(&bytes), &mut y)), Some(encode));
     }
+    line("fp8::round_block", speed(|| y.chunks_exact_mut(fp8::BLOCK_LEN).for_each(fp8::round_block)), None);
+    line("fp4::round_block", speed(|| y.chunks_exact_mut(fp4::BLOCK_LEN).for_each(fp4::round_block)), None);
     line("hadamard of 128", speed(|| y.chunks_exact_mut(128).for_each(hadamard)), None);
 }
 

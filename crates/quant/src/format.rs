@@ -20,9 +20,12 @@ pub(crate) struct Info {
     pub(crate) encode: Option<Encoder>,
 }
 
+/// Packs whole blocks of values into bytes.
+pub type Encode = fn(&[f32], &mut [u8]);
+
 /// How a format packs, where that takes no search.
 pub(crate) struct Encoder {
-    pub(crate) run: fn(&[f32], &mut [u8]),
+    pub(crate) run: Encode,
     /// The error that the format's file states, of a block.
     pub(crate) error: fn(&[f32]) -> f32,
 }
@@ -116,7 +119,7 @@ impl Format {
     /// The function that packs values, where there is one; it panics as [`Format::decode`] does.
     ///
     /// It is for finite values. A NaN becomes any code; a scale beyond f16 becomes infinite, and the block NaN.
-    pub fn encoder(self) -> Option<fn(&[f32], &mut [u8])> {
+    pub fn encoder(self) -> Option<Encode> {
         self.info().encode.as_ref().map(|e| e.run)
     }
 

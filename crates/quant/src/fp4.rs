@@ -22,13 +22,19 @@ pub const BLOCK_LEN: usize = 32;
 pub const E2M1: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
 const LARGEST: f32 = 6.0;
+const SHIFT: f32 = 4194304.0;
 
 /// The code nearest to `x`, ties to the even code; what lies beyond 6 becomes 6.
 pub fn encode(x: f32) -> u8 {
-    let m = x.abs();
-    let even_below = u8::from(m > 0.25) + u8::from(m > 1.25) + u8::from(m > 2.5) + u8::from(m > 5.0);
-    let even_above = u8::from(m >= 0.75) + u8::from(m >= 1.75) + u8::from(m >= 3.5);
-    even_below + even_above | (x.is_sign_negative() as u8) << 3
+    let magnitude = x.abs().min(LARGEST);
+    // Adding 2^22 leaves a multiple of 0.5, the step up to 1, in the lowest bits.
+    let small = (magnitude + SHIFT).to_bits() - SHIFT.to_bits();
+    let bits = magnitude.to_bits();
+    let rounded = (bits + 0x1f_ffff + (bits >> 22 & 1)) >> 22; // 1 of the 23 bits of mantissa stays
+    let large = rounded.wrapping_sub((127 - 1) << 1);
+    let code = if magnitude < 1.0 { small } else { large };
+    let code = if x.is_nan() { 0 } else { code };
+    code as u8 | (x.is_sign_negative() as u8) << 3
 }
 
 /// The number that the low four bits of `code` stand for.

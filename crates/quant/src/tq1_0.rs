@@ -37,7 +37,7 @@ fn trits(bytes: &[u8], d: f32, y: &mut [f32]) {
     for (y, power) in y.chunks_exact_mut(bytes.len()).zip(powers) {
         for (y, byte) in y.iter_mut().zip(bytes) {
             let rest = byte.wrapping_mul(power);
-            *y = d * f32::from((u16::from(rest) * 3 >> 8) as i8 - 1);
+            *y = d * f32::from(((u16::from(rest) * 3) >> 8) as i8 - 1);
         }
     }
 }

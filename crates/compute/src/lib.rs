@@ -8,6 +8,7 @@
 
 pub mod conformance;
 mod device;
+mod meter;
 pub mod reference;
 mod step;
 mod tensor;
@@ -16,6 +17,7 @@ pub use device::{
     Attention, Bank, Chooser, Compressed, Compressor, Device, DeviceError, Gating, HostBytes, Hyper, Latent, Memory,
     Pairs, Rope, Router,
 };
+pub use meter::{Counts, Meter};
 pub use reference::Reference;
 pub use step::{Row, Step};
 pub use tensor::{Buffer, F32, Kind, Tensor};

@@ -14,8 +14,6 @@
 //! DeepSeek V4 has its own encoding in Rust, [`DeepSeekV4`]; every other family uses the template that its file
 //! carries, [`Template`]. Tool declarations, calls and results are not encoded yet.
 
-pub use crate::deepseek_v4::chat::{DeepSeekV4, Release};
-pub use crate::template::Template;
 
 /// Who speaks. A `developer` is a [`Role::System`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

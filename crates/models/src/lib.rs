@@ -1,1 +1,26 @@
-//! To be written.
+//! The families of models: what is in their files, how a token becomes logits, how a conversation becomes text.
+//!
+//! | to see | read |
+//! |---|---|
+//! | the list of families, and what a model offers | `family.rs` |
+//! | a forward pass | `llama/forward.rs`, `deepseek_v4/forward.rs` |
+//! | how a file is checked | `hparams.rs`, `loader.rs`, and each family's `config.rs` and `weights.rs` |
+//! | conversations | `chat.rs`, `deepseek_v4/chat.rs`, `template.rs` |
+//!
+//! A model does not know which device runs it, nor of sessions and sampling.
+#![forbid(unsafe_code)]
+
+mod chat;
+pub mod deepseek_v4;
+mod error;
+mod family;
+mod hparams;
+mod llama;
+mod loader;
+mod rope;
+mod template;
+
+pub use chat::{Chat, ChatError, ChatOptions, Effort, End, Event, Events, Message, Part, Role, show};
+pub use error::Error;
+pub use family::{FAMILIES, Family, KvType, Model, N_LOGITS_MAX, Shape, State, StateOptions, open};
+pub use template::Template;

@@ -1,0 +1,167 @@
+//! The forward pass.
+
+use std::ops::Range;
+
+use compute::{Chooser, Compressor, Device, Gating, Kind, Latent, Router, Step, Tensor};
+
+use super::{
+    state::{Cache, IndexerBuffers, IndexerCache, V4State, cut},
+    weights::{AttnWeights, CompressorWeights, FfnWeights, HyperWeights, IndexerWeights},
+};
+use crate::State;
+
+impl State for V4State {
+    fn forward(&self, dev: &dyn Device, step: &Step, layers: Range<usize>) {
+        if layers.start == 0 {
+            dev.embed(&self.buffers.x.slice(0..step.len()), &self.weights.embed, step);
+        }
+        for i in layers {
+            let l = &self.weights.layers[i];
+            self.connected(dev, &l.hyper_attn, step, &|| self.attention(dev, &l.attn, &self.caches[i], step));
+            self.connected(dev, &l.hyper_ffn, step, &|| self.experts(dev, &l.ffn, i, step));
+        }
+    }
+
+    fn logits(&self, dev: &dyn Device, rows: Range<usize>) -> Tensor {
+        let (w, b, n) = (&*self.weights, &self.buffers, rows.len());
+        let c = &w.config;
+        let (x, y, h, logits) = (b.x.slice(rows), b.y.slice(0..n), b.h.slice(0..n), self.logits.slice(0..n));
+        let mixes = cut(&b.mixes, n, c.n_stream);
+        dev.matmul(&mixes, &w.head.mix, &x);
+        dev.hyper_head(&y, &x.reshape(&[n, c.n_stream, c.n_embd]), &mixes, &w.head.scale, &w.head.base, &c.hyper);
+        dev.rms_norm(&h, &y, Some(&w.output_norm), c.eps);
+        dev.matmul(&logits, &w.output, &h);
+        logits
+    }
+
+    fn n_rewind(&self, _: usize) -> usize {
+        self.n_rewind
+    }
+}
+
+impl V4State {
+    /// `X[k] = post[k] * f(hyper_pre(X)) + sum_j C[j, k] X[j]`, where `f` reads `buffers.y` and writes `buffers.out`
+    /// (E2, E5; E6, E9).
+    fn connected(&self, dev: &dyn Device, w: &HyperWeights, step: &Step, f: &dyn Fn()) {
+        let (b, c, t) = (&self.buffers, &self.weights.config, step.len());
+        let x = b.x.slice(0..t);
+        let [mixes, post, y, out] = [&b.mixes, &b.post, &b.y, &b.out].map(|b| b.slice(0..t));
+        let streams = x.reshape(&[t, c.n_stream, c.n_embd]);
+        let comb = b.comb.slice(0..t).reshape(&[t, c.n_stream, c.n_stream]);
+        dev.matmul(&mixes, &w.mix, &x);
+        dev.hyper_pre(&y, &post, &comb, &streams, &mixes, &w.scale, &w.base, &c.hyper);
+        f();
+        dev.hyper_post(&streams, &out, &post, &comb);
+    }
+
+    fn attention(&self, dev: &dyn Device, w: &AttnWeights, cache: &Cache, step: &Step) {
+        let (b, c, t) = (&self.buffers, &self.weights.config, step.len());
+        let [y, h, q_rank, q, kv, heads, groups, out] =
+            [&b.y, &b.h, &b.q_rank, &b.q, &b.kv, &b.heads, &b.groups, &b.out].map(|b| b.slice(0..t));
+        dev.rms_norm(&h, &y, Some(&w.norm), c.eps);
+
+        // A1 to A4
+        dev.matmul(&q_rank, &w.q_a, &h);
+        dev.rms_norm(&q_rank, &q_rank, Some(&w.q_norm), c.eps);
+        dev.matmul(&q, &w.q_b, &q_rank);
+        let q_heads = q.reshape(&[t * c.n_head, c.head_dim]);
+        dev.rms_norm(&q_heads, &q_heads, None, c.eps);
+        dev.rope(&q.reshape(&[t, c.n_head, c.head_dim]), &w.rope, false, step);
+
+        // A5 to A7
+        dev.matmul(&kv, &w.kv, &h);
+        dev.rms_norm(&kv, &kv, Some(&w.kv_norm), c.eps);
+        dev.rope(&kv.reshape(&[t, 1, c.head_dim]), &w.rope, false, step);
+        dev.store(&cache.ring, &kv, step);
+
+        // Older context
+        if let (Some(w), Some(cache)) = (&w.compressor, &cache.compressor) {
+            compress(dev, w, cache, &b.pooled, &h, step);
+        }
+        let indexer = (&w.indexer, &cache.indexer, &b.indexer);
+        let chosen = match indexer {
+            (Some(iw), Some(cache), Some(buffers)) => Some(choose(dev, iw, w, cache, buffers, &h, &q_rank, step)),
+            _ => None,
+        };
+
+        // B1 to B7
+        let latent = Latent {
+            ring: cache.ring.clone(),
+            window: c.window,
+            compressed: cache.compressed(chosen),
+            sinks: w.sinks.clone(),
+            scale: 1.0 / (c.head_dim as f32).sqrt(),
+        };
+        dev.latent_attention(&heads, &q, &latent, step);
+        dev.rope(&heads.reshape(&[t, c.n_head, c.head_dim]), &w.rope, true, step);
+        dev.matmul_grouped(&groups, &w.out_a, &heads, c.n_group);
+        dev.matmul(&out, &w.out_b, &groups);
+    }
+
+    /// M1 to M6.
+    fn experts(&self, dev: &dyn Device, w: &FfnWeights, layer: usize, step: &Step) {
+        let (b, c, t) = (&self.buffers, &self.weights.config, step.len());
+        let [y, h, logits, experts, weights, out] =
+            [&b.y, &b.h, &b.router, &b.experts, &b.weights, &b.out].map(|b| b.slice(0..t));
+        let [gate, up, act] = b.shared.each_ref().map(|b| b.slice(0..t));
+        let router = Router {
+            gating: Gating::SqrtSoftplus,
+            bias: w.bias.clone(),
+            table: w.table.clone(),
+            normalize: c.moe.normalize,
+            scale: c.moe.scale,
+        };
+        dev.rms_norm(&h, &y, Some(&w.norm), c.eps);
+        dev.matmul(&logits, &w.router, &h);
+        dev.route(&experts, &weights, &logits, &router, step);
+        dev.moe(&out, &h, &w.bank, &experts, &weights, c.moe.limits[layer]);
+
+        dev.matmul(&gate, &w.shared_gate, &h);
+        dev.matmul(&up, &w.shared_up, &h);
+        dev.swiglu(&act, &gate, &up, c.moe.limits_shared[layer]);
+        dev.matmul(&y, &w.shared_down, &act);
+        dev.add(&out, &y);
+    }
+}
+
+/// C1 to C8 for the tokens of a batch whose normalised inputs are `h`.
+fn compress(dev: &dyn Device, w: &CompressorWeights, c: &Compressor, pooled: &[Tensor; 2], h: &Tensor, step: &Step) {
+    let [kv, gate] = pooled.each_ref().map(|b| cut(b, step.len(), w.ape.cols()));
+    dev.matmul(&kv, &w.kv, h);
+    dev.matmul(&gate, &w.gate, h);
+    dev.compress(&kv, &gate, c, step);
+}
+
+/// The rows that each query attends to (I1 to I9).
+#[allow(clippy::too_many_arguments, reason = "an indexer reads both what attention reads and what it has made of it")]
+fn choose(
+    dev: &dyn Device,
+    w: &IndexerWeights,
+    attn: &AttnWeights,
+    cache: &IndexerCache,
+    b: &IndexerBuffers,
+    h: &Tensor,
+    q_rank: &Tensor,
+    step: &Step,
+) -> Tensor {
+    let t = step.len();
+    let [q, weight, chosen] = [&b.q, &b.weight, &b.chosen].map(|b| b.slice(0..t));
+    let (n_head, head_dim) = (weight.cols(), cache.compressor.rows.cols());
+    compress(dev, &w.compressor, &cache.compressor, &b.pooled, h, step);
+
+    dev.matmul(&q, &w.q_b, q_rank);
+    dev.rope(&q.reshape(&[t, n_head, head_dim]), &attn.rope, false, step);
+    if let Some(format) = cache.rounding {
+        let heads = q.reshape(&[t * n_head, head_dim]);
+        dev.hadamard(&heads);
+        dev.round(&heads, Kind::Cached(format));
+    }
+    dev.matmul(&weight, &w.proj, h);
+    let chooser = Chooser {
+        rows: cache.compressor.rows.clone(),
+        ratio: cache.compressor.ratio,
+        scale: 1.0 / ((head_dim * n_head) as f32).sqrt(),
+    };
+    dev.choose(&chosen, &q, &weight, &chooser, step);
+    chosen
+}

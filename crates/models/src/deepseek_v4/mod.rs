@@ -1,0 +1,52 @@
+//! DeepSeek V4, Flash and PRO: four residual streams, attention over a window and compressed rows, experts.
+//!
+//! ```text
+//! X = four copies of embed(token)
+//! per layer, for f in (attention, experts):
+//!     y, post, C = hyper_pre(X);   X[k] = post[k] f(rms_norm(y)) + sum_j C[j, k] X[j]
+//! logits = W_output rms_norm(hyper_head(X))
+//! ```
+//!
+//! A layer's compression ratio decides what it remembers beyond its window: nothing (0), a row per 4 tokens of which an
+//! indexer picks some (4), or a row per `ratio` tokens, all of them seen. The list of ratios is in the file.
+//!
+//! Source: `inference/model.py` of the release; equations are numbered as in its specification (E, H, A, B, C, I, M).
+
+mod chat;
+mod config;
+mod forward;
+mod state;
+mod weights;
+
+use std::sync::Arc;
+
+use compute::{Device, DeviceError};
+use gguf::Gguf;
+
+use crate::{Error, Model, Shape, State, StateOptions};
+pub use chat::{DeepSeekV4, Release};
+use weights::Weights;
+
+/// Opens a file of this family.
+pub(crate) fn open(gguf: &Gguf, dev: &dyn Device) -> Result<Box<dyn Model>, Error> {
+    Ok(Box::new(V4(Arc::new(Weights::load(gguf, dev)?))))
+}
+
+struct V4(Arc<Weights>);
+
+impl Model for V4 {
+    fn shape(&self) -> Shape {
+        let c = &self.0.config;
+        Shape {
+            n_layer: c.ratios.len(),
+            n_embd: c.n_embd,
+            n_vocab: c.n_vocab,
+            n_ctx_train: c.n_ctx_train,
+            n_params: self.0.n_params,
+        }
+    }
+
+    fn state(&self, dev: &dyn Device, options: &StateOptions) -> Result<Box<dyn State>, DeviceError> {
+        Ok(Box::new(state::V4State::new(self.0.clone(), dev, options)?))
+    }
+}

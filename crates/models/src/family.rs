@@ -1,0 +1,134 @@
+//! The list of families, and what a model is to those above: weights that make states, and states that run tokens.
+
+use std::ops::Range;
+
+use compute::{Device, DeviceError, Step, Tensor};
+use gguf::Gguf;
+use quant::RowFormat;
+
+use crate::{Error, deepseek_v4, llama};
+
+/// What opens a file of a family.
+type Open = fn(&Gguf, &dyn Device) -> Result<Box<dyn Model>, Error>;
+
+/// A line of the list of families.
+pub struct Family {
+    /// `general.architecture` of its files.
+    pub arch: &'static str,
+    open: Open,
+}
+
+/// Every family.
+pub static FAMILIES: &[Family] = &[
+    Family { arch: "deepseek4", open: deepseek_v4::open },
+    Family { arch: "llama", open: llama::open },
+    Family { arch: "qwen2", open: llama::open },
+];
+
+/// Binds the weights of a file to a device.
+///
+/// # Errors
+/// What is wrong with the file, or that the device cannot hold it.
+pub fn open(gguf: &Gguf, dev: &dyn Device) -> Result<Box<dyn Model>, Error> {
+    let arch = gguf.metadata().str("general.architecture")?;
+    match FAMILIES.iter().find(|f| f.arch == arch) {
+        Some(family) => (family.open)(gguf, dev),
+        None => Err(Error::UnknownFamily {
+            path: gguf.path().to_path_buf(),
+            found: arch.chars().take(40).collect(),
+            known: FAMILIES.iter().map(|f| f.arch).collect::<Vec<_>>().join(", "),
+        }),
+    }
+}
+
+/// The sizes that those above a model need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Layers.
+    pub n_layer: usize,
+    /// Width of the hidden state.
+    pub n_embd: usize,
+    /// Words of the vocabulary, padding included: the length of a row of logits.
+    pub n_vocab: usize,
+    /// The longest context that the model was trained for.
+    pub n_ctx_train: usize,
+    /// Weights, all experts counted.
+    pub n_params: u64,
+}
+
+/// How cached rows are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    /// Singles: for comparisons.
+    F32,
+    /// Halves.
+    F16,
+    /// As the model's authors keep them. DeepSeek V4: FP8, and FP4 with rotation for the indexer; others: halves.
+    Native,
+}
+
+impl KvType {
+    /// Every type with the name that the command line and messages use.
+    pub const ALL: [(&'static str, KvType); 3] =
+        [("f32", KvType::F32), ("f16", KvType::F16), ("native", KvType::Native)];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, t)| *t == self).expect("ALL lists every type").0
+    }
+
+    /// The type called `name`.
+    pub fn from_name(name: &str) -> Option<KvType> {
+        Self::ALL.iter().find(|(n, _)| *n == name).map(|(_, t)| *t)
+    }
+
+    /// The plain format, with halves for the native type.
+    pub(crate) fn row_format(self) -> RowFormat {
+        match self {
+            KvType::F32 => RowFormat::F32,
+            KvType::F16 | KvType::Native => RowFormat::F16,
+        }
+    }
+}
+
+/// What a state has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateOptions {
+    /// Positions per slot.
+    pub n_ctx: usize,
+    /// Sequences side by side.
+    pub n_slot: usize,
+    /// Rows of the largest batch.
+    pub n_batch: usize,
+    /// How cached rows are kept.
+    pub kv: KvType,
+}
+
+/// Rows of logits that [`State::logits`] computes at a time.
+pub const N_LOGITS_MAX: usize = 16;
+
+/// The weights of a model, bound to a device.
+pub trait Model: Send + Sync {
+    /// Its sizes.
+    fn shape(&self) -> Shape;
+
+    /// Caches and buffers: all memory that running the model takes, on `dev` or on a device that only counts.
+    ///
+    /// # Errors
+    /// When the device has no memory left.
+    fn state(&self, dev: &dyn Device, options: &StateOptions) -> Result<Box<dyn State>, DeviceError>;
+}
+
+/// A model with the memory to run on.
+pub trait State: Send + Sync {
+    /// Runs the rows of `step` through `layers`. Layer 0 starts from the tokens' embeddings; a later first layer goes on
+    /// with what the call before left.
+    fn forward(&self, dev: &dyn Device, step: &Step, layers: Range<usize>);
+
+    /// The logits of some rows of the batch that went through the last layer, `[rows, n_vocab]`; at most
+    /// [`N_LOGITS_MAX`] at a time.
+    fn logits(&self, dev: &dyn Device, rows: Range<usize>) -> Tensor;
+
+    /// How many of the last `n` positions can be dropped, so that others follow in their place.
+    fn n_rewind(&self, n: usize) -> usize;
+}

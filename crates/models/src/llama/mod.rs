@@ -1,0 +1,48 @@
+//! Dense transformers with grouped-query attention and SwiGLU: `llama` (Llama 2 and 3, SmolLM2, TinyLlama, Mistral)
+//! and `qwen2` (Qwen2, Qwen2.5, the R1 distills), which adds biases to q, k and v and pairs rotated elements by halves.
+//!
+//! ```text
+//! x  = embed(token)
+//! x += W_o attention(rope(W_q h), rope(W_k h), W_v h),      h = rms_norm(x; attn_norm)
+//! x += W_down (silu(W_gate h) * W_up h),                    h = rms_norm(x; ffn_norm)
+//! logits = W_output rms_norm(x; output_norm)
+//! ```
+//!
+//! Source: Touvron et al. 2023; `models/llama/modeling_llama.py` and `models/qwen2/modeling_qwen2.py` in transformers;
+//! names and layout of the tensors: `src/models/llama.cpp` and `qwen2.cpp` in llama.cpp.
+
+mod config;
+mod forward;
+mod weights;
+
+use std::sync::Arc;
+
+use compute::{Device, DeviceError};
+use gguf::Gguf;
+
+use crate::{Error, Model, Shape, State, StateOptions};
+use weights::Weights;
+
+/// Opens a file of these families.
+pub(crate) fn open(gguf: &Gguf, dev: &dyn Device) -> Result<Box<dyn Model>, Error> {
+    Ok(Box::new(Llama(Arc::new(Weights::load(gguf, dev)?))))
+}
+
+struct Llama(Arc<Weights>);
+
+impl Model for Llama {
+    fn shape(&self) -> Shape {
+        let c = &self.0.config;
+        Shape {
+            n_layer: c.n_layer,
+            n_embd: c.n_embd,
+            n_vocab: c.n_vocab,
+            n_ctx_train: c.n_ctx_train,
+            n_params: self.0.n_params,
+        }
+    }
+
+    fn state(&self, dev: &dyn Device, options: &StateOptions) -> Result<Box<dyn State>, DeviceError> {
+        Ok(Box::new(forward::LlamaState::new(self.0.clone(), dev, options)?))
+    }
+}

@@ -7,9 +7,9 @@
 //! FP4sim(x) = s * E2M1(x / s),  s = 2^ceil(log2(max(max|x|, 6 * 2^-126) / 6))
 //! ```
 //!
-//! Error: half a step, of a number up to 0.25, or `|x| / 5` from 2 on; of a block up to `s / 4`, or `|x| / 5` from `2s` on.
-//! NaN becomes 0; in a block it counts as the largest number, so that the rest of the block becomes 0 with it. What is
-//! rounded to 2^128 becomes infinite, and infinity stays.
+//! Error: half a step, of a number up to 0.25, or `|x| / 5` from 2 on; of a block up to `s / 4`, or `|x| / 5` from `2s`
+//! on. NaN becomes 0; in a block it counts as the largest number, so that the rest of the block becomes 0 with it. What
+//! is rounded to 2^128 becomes infinite, and infinity stays.
 //! Source: OCP Microscaling Formats 1.0, section 5.3.3; the scale is that of DeepSeek V4's reference code
 //! (`fp4_act_quant`).
 

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Error: half a step, of a number up to `|x| / 16`, or 2^-10 below 2^-6; of a block up to `|x| / 16` or `s * 2^-10`.
-//! NaN stays NaN; in a block it counts as the largest number, so that the rest of the block is rounded to steps of 2^112,
-//! to 0 as a rule. What is rounded to 2^128 becomes infinite, and infinity stays.
+//! NaN stays NaN; in a block it counts as the largest number, so that the rest of the block is rounded to steps of
+//! 2^112, to 0 as a rule. What is rounded to 2^128 becomes infinite, and infinity stays.
 //! Source: OCP 8-bit Floating Point Specification 1.0, section 3; the scale is that of DeepSeek V4's reference code
 //! (`act_quant`).
 

@@ -16,7 +16,8 @@
 //!
 //! What comes back is what [`fp8::round_block`] and [`fp4::round_block`] make of each block. Positional values stay
 //! f16 because rotation spreads an error over all of them; f16 is closer to them than bf16 is.
-//! Error: of `Fp8` and `Fp4` see `fp8` and `fp4`; of f16 `|x| / 2048`, or 2^-25 below 2^-14. NaN stays NaN but in `Fp4`.
+//! Error: of `Fp8` and `Fp4` see `fp8` and `fp4`; of f16 `|x| / 2048`, or 2^-25 below 2^-14. NaN stays NaN,
+//! but in `Fp4`.
 //! Source: the roundings are those of DeepSeek V4's reference code, the layout is ours.
 
 use crate::{float, fp4, fp8};

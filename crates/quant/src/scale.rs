@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Error: none. The bytes 0 and 255 are never written in rows; they read as 0 and infinity.
+//! Source: OCP Microscaling Formats 1.0, section 5.4.1.
 
-/// The exponent of the smallest scale that keeps `x`, and `floor`, within `largest`; a NaN counts as the largest number.
+/// The exponent of the smallest scale that keeps `x`, and `floor`, within `largest`; NaN counts as the largest number.
 pub(crate) fn exponent(x: &[f32], floor: f32, largest: f32) -> u8 {
     let bits = x.iter().fold(floor.to_bits(), |m, v| m.max(v.to_bits() & 0x7fff_ffff));
     ((bits + 1f32.to_bits() - largest.to_bits()).div_ceil(1 << 23)) as u8

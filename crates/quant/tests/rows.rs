@@ -67,7 +67,10 @@ proptest! {
     }
 
     #[test]
-    fn finite_blocks_stay_within_the_stated_error(x in prop::collection::vec(-1f32..1.0, 64), exponent in -100..120i32) {
+    fn finite_blocks_stay_within_the_stated_error(
+        x in prop::collection::vec(-1f32..1.0, 64),
+        exponent in -100..120i32,
+    ) {
         let x: Vec<f32> = x.into_iter().map(|v| v.powi(3) * 2f32.powi(exponent)).collect();
         let scale = 2f32.powi(i32::from(fp8::scale_exponent(&x)) - 127);
         for (x, y) in x.iter().zip(packed(RowFormat::Fp8 { n_rope: 0 }, &x)) {
@@ -81,7 +84,11 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_can_be_unpacked(format in formats(), n in 64..300usize, bytes in prop::collection::vec(any::<u8>(), 1200)) {
+    fn any_bytes_can_be_unpacked(
+        format in formats(),
+        n in 64..300usize,
+        bytes in prop::collection::vec(any::<u8>(), 1200),
+    ) {
         format.decode_row(&bytes[..format.row_bytes(n)], &mut vec![0.0; n]);
     }
 }

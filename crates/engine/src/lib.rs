@@ -1,1 +1,7 @@
 //! To be written.
+
+#![forbid(unsafe_code)]
+
+mod sampler;
+
+pub use sampler::{Sampler, SamplerError, SamplerOptions};

@@ -1,0 +1,526 @@
+//! The one loop that generates: logits, a token, its text, events, and on to the next.
+//!
+//! ```text
+//! session.logits() -> sampler -> id -> Decoder, in whole characters -> Events, in a chat -> StopFinder -> on(event)
+//!        ^                        |
+//!        '------ session.push(id) '
+//! ```
+//!
+//! A token is pushed only once another one is wanted. So the last one sampled, whatever ended the answer, is not in the
+//! session: the next prompt has it where it belongs, and `sync` computes it there, together with what follows. All
+//! sampled tokens are in [`Answer::ids`] but one that ends the turn.
+//!
+//! Marks of the format, such as `<think>`, reach [`Events::marker`] and no others do: what ordinary tokens spell is
+//! text. Stop strings are looked for in the answer, not in the reasoning before it.
+
+use std::{ops::ControlFlow, time::Instant};
+
+use models::{Chat, ChatOptions, Event, Events};
+use tokenizer::{Decoder, TokenId, TokenType, Tokenizer};
+
+use crate::{Engine, Error, Sampler, Session, stop::StopFinder};
+
+/// How far to go on, and how to read what comes.
+#[derive(Clone, Copy, Default)]
+pub struct AnswerOptions<'a> {
+    /// The most tokens to sample, the one that ends the turn not counted.
+    pub n_max: usize,
+    /// Who reads the answer, with the options that the prompt was rendered with; `None` for raw text.
+    pub chat: Option<(&'a dyn Chat, &'a ChatOptions)>,
+    /// Texts that end the answer and are not part of it.
+    pub stop: &'a [String],
+}
+
+/// What was generated. Its text went to the caller's function as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The tokens, without the one that ended the turn.
+    pub ids: Vec<TokenId>,
+    /// Why there are no more.
+    pub stop: Stop,
+    /// How many of them were computed.
+    pub n_computed: usize,
+    /// How long that took, sampling included.
+    pub seconds: f64,
+}
+
+impl Answer {
+    /// Tokens computed per second; 0 if there were none.
+    pub fn decode_tps(&self) -> f64 {
+        if self.n_computed == 0 { 0.0 } else { self.n_computed as f64 / self.seconds }
+    }
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The model has said all it wanted.
+    EndOfTurn,
+    /// It said the stop string with this index.
+    StopString(usize),
+    /// `n_max` tokens were sampled.
+    Length,
+    /// The session has no room for another token.
+    ContextFull,
+    /// The caller's function broke off.
+    Cancelled,
+}
+
+/// Goes on from `session`'s last token, until one of the reasons in [`Stop`]. `on` hears each event at once.
+///
+/// # Errors
+///
+/// [`Error::NoVocabulary`] before anything is sampled, [`Error::NoChoice`] when the model computes no numbers, and
+/// what [`Session::push`] reports. What was heard until then remains true.
+pub fn answer(
+    engine: &Engine,
+    session: &mut Session,
+    sampler: &mut Sampler,
+    options: &AnswerOptions<'_>,
+    on: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<Answer, Error> {
+    let tokenizer = engine.tokenizer().ok_or(Error::NoVocabulary)?;
+    generate(tokenizer, session, sampler, options, on)
+}
+
+/// What generation needs of a session.
+trait Timeline {
+    fn push(&mut self, id: TokenId) -> Result<(), Error>;
+    fn logits(&self) -> &[f32];
+    fn tokens(&self) -> &[TokenId];
+    fn n_ctx(&self) -> usize;
+}
+
+impl Timeline for Session {
+    fn push(&mut self, id: TokenId) -> Result<(), Error> {
+        Session::push(self, id)
+    }
+
+    fn logits(&self) -> &[f32] {
+        Session::logits(self)
+    }
+
+    fn tokens(&self) -> &[TokenId] {
+        Session::tokens(self)
+    }
+
+    fn n_ctx(&self) -> usize {
+        Session::n_ctx(self)
+    }
+}
+
+fn generate(
+    tokenizer: &Tokenizer,
+    timeline: &mut dyn Timeline,
+    sampler: &mut Sampler,
+    options: &AnswerOptions<'_>,
+    on: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<Answer, Error> {
+    // Rows of the output that pad it, and words that pad the vocabulary.
+    let n_logits = timeline.logits().len() as TokenId;
+    sampler.forbid((0..n_logits).filter(|&id| tokenizer.is_unused(id)));
+    let mut reader = Reader::new(tokenizer, timeline.tokens().last().copied(), options);
+    let start = Instant::now();
+    let n_before = timeline.tokens().len();
+    let mut ids = Vec::new();
+    let stop = loop {
+        if ids.len() >= options.n_max {
+            break reader.finish(on).unwrap_or(Stop::Length);
+        }
+        if let Some(&id) = ids.last() {
+            if timeline.tokens().len() >= timeline.n_ctx() {
+                break reader.finish(on).unwrap_or(Stop::ContextFull);
+            }
+            timeline.push(id)?;
+        }
+        let pos = timeline.tokens().len();
+        let id = sampler.pick(timeline.logits(), timeline.tokens()).ok_or(Error::NoChoice { pos })?;
+        if reader.ends_turn(id) {
+            break reader.finish(on).unwrap_or(Stop::EndOfTurn);
+        }
+        ids.push(id);
+        if let ControlFlow::Break(stop) = reader.read(id, on) {
+            break stop;
+        }
+    };
+    let n_computed = timeline.tokens().len() - n_before;
+    Ok(Answer { ids, stop, n_computed, seconds: start.elapsed().as_secs_f64() })
+}
+
+/// Turns tokens into events.
+struct Reader<'a> {
+    tokenizer: &'a Tokenizer,
+    decoder: Decoder,
+    /// `None` for raw text.
+    events: Option<Box<dyn Events>>,
+    ends: Vec<TokenId>,
+    stop: StopFinder,
+    /// Strings that [`StopFinder`] calls by a number from here on are ends of the turn.
+    n_stop: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn new(tokenizer: &'a Tokenizer, last: Option<TokenId>, options: &AnswerOptions<'_>) -> Reader<'a> {
+        let mut ends = tokenizer.eog().to_vec();
+        let mut strings = options.stop.to_vec();
+        for marker in options.chat.map_or(Vec::new(), |(chat, _)| chat.stop_markers()) {
+            // Without a token of its own the model spells it out.
+            match tokenizer.id_of(&marker) {
+                Some(id) => ends.push(id),
+                None => strings.push(marker),
+            }
+        }
+        // After a mark a text begins, and vocabularies with a space prefix begin it with a space that is not meant.
+        let decoder = match last.and_then(|id| tokenizer.type_of(id)) {
+            Some(TokenType::Normal | TokenType::Byte) => tokenizer.decoder().continuing(),
+            _ => tokenizer.decoder(),
+        };
+        Reader {
+            tokenizer,
+            decoder,
+            events: options.chat.map(|(chat, options)| chat.stream(options)),
+            ends,
+            stop: StopFinder::new(strings.iter().map(String::as_str)),
+            n_stop: options.stop.len(),
+        }
+    }
+
+    fn ends_turn(&self, id: TokenId) -> bool {
+        self.ends.contains(&id)
+    }
+
+    /// Reports what `id` says.
+    fn read(&mut self, id: TokenId, on: &mut dyn FnMut(Event) -> ControlFlow<()>) -> ControlFlow<Stop> {
+        let is_mark = matches!(self.tokenizer.type_of(id), Some(TokenType::Control | TokenType::UserDefined));
+        let events = match &mut self.events {
+            Some(events) if is_mark => {
+                // A character that a mark interrupts will never be complete.
+                let mut all = said(events.as_mut(), &self.decoder.finish());
+                all.extend(events.marker(&self.tokenizer.text_of(id)));
+                // The decoder hears of the mark, too, but its text has been dealt with.
+                self.decoder.push(id);
+                all
+            }
+            Some(events) => said(events.as_mut(), &self.decoder.push(id)),
+            None => vec![Event::Text(self.decoder.push(id))],
+        };
+        self.report(events, on)
+    }
+
+    /// Reports what was held back. Returns why the answer ended earlier than was thought.
+    fn finish(&mut self, on: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Option<Stop> {
+        let rest = self.decoder.finish();
+        let events = match &mut self.events {
+            Some(events) => {
+                let mut all = said(events.as_mut(), &rest);
+                all.extend(events.finish());
+                all
+            }
+            None => vec![Event::Text(rest)],
+        };
+        let flow = self.report(events, on);
+        let flow = flow.map_continue(|()| self.stop.finish());
+        match flow {
+            ControlFlow::Break(stop) => Some(stop),
+            ControlFlow::Continue(held) => tell(Event::Text(held), on).break_value(),
+        }
+    }
+
+    /// Passes events on, as far as the answer contains no stop string.
+    fn report(&mut self, events: Vec<Event>, on: &mut dyn FnMut(Event) -> ControlFlow<()>) -> ControlFlow<Stop> {
+        for event in events {
+            let (event, found) = match event {
+                Event::Text(text) => {
+                    let (text, found) = self.stop.push(&text);
+                    (Event::Text(text), found)
+                }
+                // Reasoning after an answer: what was held back of the answer ends there.
+                other => {
+                    tell(Event::Text(self.stop.finish()), on)?;
+                    (other, None)
+                }
+            };
+            tell(event, on)?;
+            if let Some(i) = found {
+                let stop = if i < self.n_stop { Stop::StopString(i) } else { Stop::EndOfTurn };
+                return ControlFlow::Break(stop);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn said(events: &mut dyn Events, text: &str) -> Vec<Event> {
+    if text.is_empty() { Vec::new() } else { events.text(text) }
+}
+
+/// Passes `event` on, unless it says nothing.
+fn tell(event: Event, on: &mut dyn FnMut(Event) -> ControlFlow<()>) -> ControlFlow<Stop> {
+    match &event {
+        Event::Thinking(text) | Event::Text(text) if text.is_empty() => ControlFlow::Continue(()),
+        _ => on(event).map_break(|()| Stop::Cancelled),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+    use models::{ChatError, Message, Part};
+    use tokenizer::{Model, SpecialIds, Vocab};
+
+    use super::*;
+    use crate::SamplerOptions;
+
+    const PIECES: [&str; 6] = ["▁Hi", "▁you", "lo", "\n", "ST", "OP"];
+    const MARKS: [&str; 4] = ["</s>", "<|end|>", "<think>", "</think>"];
+
+    /// Every byte, [`PIECES`], [`MARKS`] and a word of padding.
+    fn tokenizer() -> Tokenizer {
+        let bytes = (0..256).map(|b| format!("<0x{b:02X}>"));
+        let tokens: Vec<String> =
+            bytes.chain(PIECES.into_iter().chain(MARKS).chain(["pad"]).map(String::from)).collect();
+        let vocab = Vocab {
+            model: Model::Llama,
+            pre: None,
+            scores: vec![0.0; tokens.len()],
+            types: [vec![6; 256], vec![1; 6], vec![3, 3, 4, 4, 5]].concat(),
+            tokens,
+            merges: vec![],
+            special: SpecialIds { eos: Some(262), ..SpecialIds::default() },
+            add_bos: Some(false),
+            add_space_prefix: Some(true),
+            chat_template: None,
+        };
+        Tokenizer::from_vocab(vocab).unwrap()
+    }
+
+    /// The ids of words of the vocabulary; of their bytes where there is no such word.
+    fn ids(words: &[&str]) -> Vec<TokenId> {
+        let known = |word: &&str| PIECES.iter().chain(&MARKS).position(|known| known == word);
+        let ids = words.iter().map(|word| match known(word) {
+            Some(i) => vec![256 + i as TokenId],
+            None => word.bytes().map(TokenId::from).collect(),
+        });
+        ids.collect::<Vec<_>>().concat()
+    }
+
+    /// A session whose model says what is written, whatever it is told.
+    struct Scripted {
+        tokens: Vec<TokenId>,
+        n_ctx: usize,
+        script: std::vec::IntoIter<TokenId>,
+        logits: Vec<f32>,
+    }
+
+    impl Scripted {
+        /// After the prompt `"Hi"`, with room for `n_ctx` tokens.
+        fn new(n_ctx: usize, script: Vec<TokenId>) -> Scripted {
+            let mut scripted = Scripted { tokens: ids(&[]), n_ctx, script: script.into_iter(), logits: vec![] };
+            scripted.push(256).unwrap();
+            scripted
+        }
+    }
+
+    impl Timeline for Scripted {
+        fn push(&mut self, id: TokenId) -> Result<(), Error> {
+            assert!(self.tokens.len() < self.n_ctx);
+            self.tokens.push(id);
+            self.logits = vec![0.0; 270];
+            // Padding is likelier than anything, and must not be taken. At the end, nothing is a number.
+            self.logits[266..].fill(9.0);
+            match self.script.next() {
+                Some(id) => self.logits[id as usize] = 5.0,
+                None => self.logits.fill(f32::NAN),
+            }
+            Ok(())
+        }
+
+        fn logits(&self) -> &[f32] {
+            &self.logits
+        }
+
+        fn tokens(&self) -> &[TokenId] {
+            &self.tokens
+        }
+
+        fn n_ctx(&self) -> usize {
+            self.n_ctx
+        }
+    }
+
+    /// Reasoning between the marks; `<|end|>` and `END` end a turn.
+    struct TwoMarks;
+
+    impl Chat for TwoMarks {
+        fn render(&self, _: &[Message], _: &ChatOptions) -> Result<Vec<Part>, ChatError> {
+            Ok(vec![])
+        }
+
+        fn stream(&self, _: &ChatOptions) -> Box<dyn Events> {
+            Box::new(TwoMarksReader { thinks: false })
+        }
+
+        fn can_think(&self) -> bool {
+            true
+        }
+
+        fn stop_markers(&self) -> Vec<String> {
+            vec!["<|end|>".into(), "END".into()]
+        }
+    }
+
+    struct TwoMarksReader {
+        thinks: bool,
+    }
+
+    impl Events for TwoMarksReader {
+        fn text(&mut self, text: &str) -> Vec<Event> {
+            vec![if self.thinks { Event::Thinking(text.into()) } else { Event::Text(text.into()) }]
+        }
+
+        fn marker(&mut self, marker: &str) -> Vec<Event> {
+            self.thinks = marker == "<think>";
+            vec![]
+        }
+
+        fn finish(&mut self) -> Vec<Event> {
+            vec![Event::Text("·".into())]
+        }
+    }
+
+    struct Run<'a> {
+        n_max: usize,
+        n_ctx: usize,
+        chat: bool,
+        stop: &'a [&'a str],
+        /// Break off at this event.
+        cancel_at: usize,
+    }
+
+    const RAW: Run<'static> = Run { n_max: 100, n_ctx: 100, chat: false, stop: &[], cancel_at: usize::MAX };
+    const CHAT: Run<'static> = Run { chat: true, ..RAW };
+
+    /// Greedy generation: the events, `Thinking` in brackets, why it ended, and how many tokens there were.
+    fn check(run: &Run<'_>, script: &[&str], expect: Expect) {
+        let mut session = Scripted::new(run.n_ctx, ids(script));
+        let mut heard = Vec::new();
+        let mut on = |event| {
+            heard.push(match event {
+                Event::Thinking(text) => format!("[{text}]"),
+                Event::Text(text) => text,
+            });
+            if heard.len() > run.cancel_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let stop: Vec<String> = run.stop.iter().map(|s| (*s).to_owned()).collect();
+        let chat_options = ChatOptions::default();
+        let chat = run.chat.then_some((&TwoMarks as &dyn Chat, &chat_options));
+        let options = AnswerOptions { n_max: run.n_max, chat, stop: &stop };
+        let mut sampler = Sampler::new(SamplerOptions::greedy());
+        let ended = generate(&tokenizer(), &mut session, &mut sampler, &options, &mut on);
+        let ended = match ended {
+            Ok(answer) => {
+                let computed = &session.tokens[1..];
+                assert_eq!(computed, &answer.ids[..answer.n_computed]);
+                assert!(computed.len() + 1 >= answer.ids.len(), "only the last one may be missing");
+                format!("{:?}, {} tokens, {} computed", answer.stop, answer.ids.len(), answer.n_computed)
+            }
+            Err(error) => error.to_string(),
+        };
+        expect.assert_eq(&format!("{}; {ended}", heard.join("|")));
+    }
+
+    #[test]
+    fn the_end_of_the_turn_is_not_shown() {
+        check(&RAW, &["▁you", "lo", "</s>"], expect![" you|lo; EndOfTurn, 2 tokens, 2 computed"]);
+        check(&RAW, &["</s>"], expect!["; EndOfTurn, 0 tokens, 0 computed"]);
+        check(&CHAT, &["▁you", "<|end|>"], expect![" you|·; EndOfTurn, 1 tokens, 1 computed"]);
+        // The vocabulary knows this one by its spelling.
+        check(&RAW, &["▁you", "<|end|>", "lo", "</s>"], expect![" you; EndOfTurn, 1 tokens, 1 computed"]);
+        check(&CHAT, &["lo", "E", "ND"], expect!["lo; EndOfTurn, 4 tokens, 3 computed"]);
+    }
+
+    #[test]
+    fn it_ends_when_told_and_when_there_is_no_room() {
+        check(&Run { n_max: 2, ..RAW }, &["lo", "lo", "lo"], expect!["lo|lo; Length, 2 tokens, 1 computed"]);
+        check(&Run { n_max: 0, ..RAW }, &["lo"], expect!["; Length, 0 tokens, 0 computed"]);
+        check(
+            &Run { n_ctx: 3, ..RAW },
+            &["lo", "lo", "lo", "lo"],
+            expect!["lo|lo|lo; ContextFull, 3 tokens, 2 computed"],
+        );
+        check(&Run { n_ctx: 1, ..RAW }, &["lo", "lo"], expect!["lo; ContextFull, 1 tokens, 0 computed"]);
+        check(
+            &Run { cancel_at: 1, ..RAW },
+            &["lo", "ST", "OP", "lo"],
+            expect!["lo|ST; Cancelled, 2 tokens, 1 computed"],
+        );
+    }
+
+    #[test]
+    fn no_choice_is_an_error() {
+        check(&RAW, &["lo"], expect!["lo; after 2 tokens the model computes no numbers"]);
+    }
+
+    #[test]
+    fn text_comes_in_whole_characters() {
+        check(&RAW, &["日", "é", "</s>"], expect!["日|é; EndOfTurn, 5 tokens, 5 computed"]);
+        // A character cut off by the end, and by a mark.
+        check(&Run { n_max: 2, ..RAW }, &["日"], expect!["�; Length, 2 tokens, 1 computed"]);
+        let cut = tokenizer();
+        let mut session = Scripted::new(9, vec![0xE6, 264, 0xA5, 262]);
+        let (mut heard, options) = (Vec::new(), ChatOptions::default());
+        let options = AnswerOptions { n_max: 9, chat: Some((&TwoMarks, &options)), stop: &[] };
+        let mut sampler = Sampler::new(SamplerOptions::greedy());
+        let mut on = |event| {
+            heard.push(event);
+            ControlFlow::Continue(())
+        };
+        generate(&cut, &mut session, &mut sampler, &options, &mut on).unwrap();
+        expect![[r#"[Text("�"), Thinking("�"), Text("·")]"#]].assert_eq(&format!("{heard:?}"));
+    }
+
+    #[test]
+    fn marks_are_for_the_reader_and_spelled_ones_are_text() {
+        check(
+            &CHAT,
+            &["<think>", "lo", "</think>", "▁you", "</s>"],
+            expect!["[lo]|you|·; EndOfTurn, 4 tokens, 4 computed"],
+        );
+        check(
+            &CHAT,
+            &["<", "think", ">", "lo", "</s>"],
+            expect!["<|t|h|i|n|k|>|lo|·; EndOfTurn, 8 tokens, 8 computed"],
+        );
+        check(&RAW, &["<think>", "lo", "</s>"], expect!["<think>|lo; EndOfTurn, 2 tokens, 2 computed"]);
+    }
+
+    #[test]
+    fn stop_strings_are_found_across_tokens_and_never_shown() {
+        let stop = Run { stop: &["\n\n", "STOP"], ..RAW };
+        check(&stop, &["lo", "ST", "OP", "lo"], expect!["lo; StopString(1), 3 tokens, 2 computed"]);
+        check(
+            &stop,
+            &["lo", "ST", "lo", "\n", "</s>"],
+            expect![[r#"
+            lo|STlo|
+            ; EndOfTurn, 4 tokens, 4 computed"#]],
+        );
+        check(&stop, &["lo", "\n", "\n"], expect!["lo; StopString(0), 3 tokens, 2 computed"]);
+        check(&Run { n_max: 2, ..stop }, &["lo", "ST", "lo"], expect!["lo|ST; Length, 2 tokens, 1 computed"]);
+    }
+
+    #[test]
+    fn stop_strings_are_not_looked_for_in_reasoning() {
+        let stop = Run { stop: &["STOP"], ..CHAT };
+        check(
+            &stop,
+            &["<think>", "ST", "OP", "</think>", "lo", "ST", "OP"],
+            expect!["[ST]|[OP]|lo; StopString(0), 7 tokens, 6 computed"],
+        );
+        check(
+            &stop,
+            &["ST", "<think>", "lo", "</think>", "OP", "</s>"],
+            expect!["ST|[lo]|OP|·; EndOfTurn, 5 tokens, 5 computed"],
+        );
+    }
+}

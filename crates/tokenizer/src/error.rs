@@ -5,9 +5,10 @@ use crate::TokenId;
 /// Why a vocabulary is refused. Ids and indices count from zero, as in the file's arrays.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    //GGUF /// A key is missing or has the wrong type.
-    //GGUF #[error(transparent)]
-    //GGUF Metadata(#[from] gguf::Error),
+    /// A key is missing or has the wrong type.
+    #[error(transparent)]
+    Metadata(#[from] gguf::Error),
+
     /// `tokenizer.ggml.model` names an algorithm that this crate does not have.
     #[error("tokenizer.ggml.model is `{name}`; known are: {known}")]
     UnknownModel {
@@ -122,13 +123,14 @@ pub enum Error {
 
 impl Error {
     /// What to do about it.
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> String {
         match self {
+            Error::Metadata(error) => error.hint(),
             Error::UnknownModel { .. } | Error::UnknownPre { .. } => {
-                "this model's tokenizer is not supported; a newer version may know it"
+                "this model's tokenizer is not supported; a newer version may know it".into()
             }
-            Error::NoBos => "the file contradicts itself; use another conversion of this model",
-            _ => "the file is damaged or was converted wrongly; download or convert it again",
+            Error::NoBos => "the file contradicts itself; use another conversion of this model".into(),
+            _ => "the file is damaged or was converted wrongly; download or convert it again".into(),
         }
     }
 }

@@ -47,6 +47,14 @@ enum Plain {
 }
 
 impl Tokenizer {
+    /// The tokenizer of the model file with these keys.
+    ///
+    /// # Errors
+    /// Each of [`Error`]'s, by what is wrong with the vocabulary.
+    pub fn from_gguf(keys: &gguf::Metadata) -> Result<Tokenizer, Error> {
+        Tokenizer::from_vocab(Vocab::from_gguf(keys)?)
+    }
+
     /// Checks `vocab` and builds on it.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! The vocabulary of a model file as plain data, and the checks that make it safe to build on.
 
+use gguf::Metadata;
+
 use crate::{Error, TokenId, error::shorten, pre};
 
 /// The algorithm, `tokenizer.ggml.model`.
@@ -77,6 +79,14 @@ pub struct SpecialIds {
 }
 
 impl SpecialIds {
+    fn from_gguf(keys: &Metadata) -> Result<SpecialIds, Error> {
+        let mut ids = SpecialIds::default();
+        for (key, id) in ids.fields() {
+            *id = keys.u32_opt(key)?;
+        }
+        Ok(ids)
+    }
+
     /// Each role's key and place; `seperator` is how the format spells it.
     fn fields(&mut self) -> [(&'static str, &mut Option<TokenId>); 13] {
         [
@@ -127,6 +137,33 @@ pub struct Vocab {
 }
 
 impl Vocab {
+    /// The vocabulary that the keys of a model file hold.
+    ///
+    /// # Errors
+    /// [`Error::Metadata`] where a key is missing or of the wrong type, or [`Error::UnknownModel`].
+    pub fn from_gguf(keys: &Metadata) -> Result<Vocab, Error> {
+        let model = Model::from_name(keys.str("tokenizer.ggml.model")?)?;
+        let owned = |strings: Vec<&str>| strings.into_iter().map(String::from).collect();
+        Ok(Vocab {
+            model,
+            pre: keys.str_opt("tokenizer.ggml.pre")?.map(String::from),
+            tokens: owned(keys.strs("tokenizer.ggml.tokens")?),
+            types: keys.i32s("tokenizer.ggml.token_type")?,
+            scores: match model {
+                Model::Gpt2 => Vec::new(),
+                Model::Llama => keys.f32s("tokenizer.ggml.scores")?,
+            },
+            merges: match model {
+                Model::Gpt2 => owned(keys.strs("tokenizer.ggml.merges")?),
+                Model::Llama => Vec::new(),
+            },
+            special: SpecialIds::from_gguf(keys)?,
+            add_bos: keys.bool_opt("tokenizer.ggml.add_bos_token")?,
+            add_space_prefix: keys.bool_opt("tokenizer.ggml.add_space_prefix")?,
+            chat_template: keys.str_opt("tokenizer.chat_template")?.map(String::from),
+        })
+    }
+
     /// Checks what the arrays promise each other, and returns the types as an enum.
     pub(crate) fn check(&mut self) -> Result<Vec<TokenType>, Error> {
         let n_vocab = self.tokens.len();

@@ -1,7 +1,30 @@
-//! To be written.
-
+//! Models that run: a file is opened, memory is planned, and sessions hold conversations.
+//!
+//! ```text
+//! Engine::open   maps the file, binds the weights to a device, reads the vocabulary
+//! Engine::plan   what a session of so many tokens will take, before it is taken
+//! Session        one timeline of tokens: sync, push, logits, rewind
+//! Sampler        logits -> the next token
+//! answer         the loop of the two, with text and events coming out
+//! ```
+//!
+//! The engine knows no terminal and no network.
 #![forbid(unsafe_code)]
 
+mod answer;
+mod devices;
+mod engine;
+mod error;
+mod machine;
+mod plan;
 mod sampler;
+mod session;
+mod stop;
 
+pub use answer::{Answer, AnswerOptions, Stop, answer};
+pub use engine::{Engine, Loading, ModelInfo, Options};
+pub use error::Error;
+pub use models::KvType;
+pub use plan::Plan;
 pub use sampler::{Sampler, SamplerError, SamplerOptions};
+pub use session::{Prefill, Session, Synced};

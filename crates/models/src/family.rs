@@ -6,23 +6,32 @@ use compute::{Device, DeviceError, Step, Tensor};
 use gguf::Gguf;
 use quant::RowFormat;
 
-use crate::{Error, deepseek_v4, llama};
+use tokenizer::{TokenType, Tokenizer};
+
+use crate::{
+    Chat, ChatError, Error, Template,
+    deepseek_v4::{self, DeepSeekV4, Release},
+    llama,
+};
 
 /// What opens a file of a family.
 type Open = fn(&Gguf, &dyn Device) -> Result<Box<dyn Model>, Error>;
+/// What makes a family's chat encoding, from the model's name and its vocabulary.
+type OpenChat = fn(&str, &Tokenizer) -> Result<Box<dyn Chat>, ChatError>;
 
 /// A line of the list of families.
 pub struct Family {
     /// `general.architecture` of its files.
     pub arch: &'static str,
     open: Open,
+    chat: OpenChat,
 }
 
 /// Every family.
 pub static FAMILIES: &[Family] = &[
-    Family { arch: "deepseek4", open: deepseek_v4::open },
-    Family { arch: "llama", open: llama::open },
-    Family { arch: "qwen2", open: llama::open },
+    Family { arch: "deepseek4", open: deepseek_v4::open, chat: deepseek_chat },
+    Family { arch: "llama", open: llama::open, chat: template_chat },
+    Family { arch: "qwen2", open: llama::open, chat: template_chat },
 ];
 
 /// Binds the weights of a file to a device.
@@ -39,6 +48,32 @@ pub fn open(gguf: &Gguf, dev: &dyn Device) -> Result<Box<dyn Model>, Error> {
             known: FAMILIES.iter().map(|f| f.arch).collect::<Vec<_>>().join(", "),
         }),
     }
+}
+
+/// How the model of a file that [`open`] accepts writes conversations.
+///
+/// # Errors
+/// When the file has no template and the family no encoding of its own, or the template is not accepted.
+pub fn open_chat(gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Box<dyn Chat>, ChatError> {
+    let word = |key: &str| gguf.metadata().str_opt(key).ok().flatten().unwrap_or_default().to_string();
+    let arch = word("general.architecture");
+    let family = FAMILIES.iter().find(|f| f.arch == arch).ok_or(ChatError::NoTemplate)?;
+    (family.chat)(&word("general.name"), tokenizer)
+}
+
+fn deepseek_chat(name: &str, tokenizer: &Tokenizer) -> Result<Box<dyn Chat>, ChatError> {
+    Ok(Box::new(DeepSeekV4 { release: Release::of(name, tokenizer.chat_template()) }))
+}
+
+fn template_chat(_: &str, tokenizer: &Tokenizer) -> Result<Box<dyn Chat>, ChatError> {
+    let source = tokenizer.chat_template().ok_or(ChatError::NoTemplate)?;
+    let text = |id: Option<u32>| id.map(|id| tokenizer.text_of(id).into_owned()).unwrap_or_default();
+    let ids = tokenizer.special_ids();
+    let is_marker = |id: &u32| {
+        matches!(tokenizer.type_of(*id), Some(TokenType::Control | TokenType::UserDefined | TokenType::Unknown))
+    };
+    let markers = (0..tokenizer.n_vocab() as u32).filter(is_marker).map(|id| tokenizer.text_of(id).into_owned());
+    Ok(Box::new(Template::new(source, &text(ids.bos), &text(ids.eos), markers)?))
 }
 
 /// The sizes that those above a model need.

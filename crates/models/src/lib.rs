@@ -22,5 +22,5 @@ mod template;
 
 pub use chat::{Chat, ChatError, ChatOptions, Effort, End, Event, Events, Message, Part, Role, show};
 pub use error::Error;
-pub use family::{FAMILIES, Family, KvType, Model, N_LOGITS_MAX, Shape, State, StateOptions, open};
+pub use family::{FAMILIES, Family, KvType, Model, N_LOGITS_MAX, Shape, State, StateOptions, open, open_chat};
 pub use template::Template;

@@ -1,0 +1,239 @@
+//! An open model: the file, its weights on a device, its vocabulary.
+
+use std::{hint::black_box, path::PathBuf, sync::Arc};
+
+use compute::Device;
+use gguf::Gguf;
+use models::{Chat, ChatError, KvType, Model, Part, StateOptions};
+use tokenizer::{Special, TokenId, Tokenizer};
+
+use crate::{Error, Plan, Session, devices, machine};
+
+/// How to open a model.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The file, or the first of its parts.
+    pub model: PathBuf,
+    /// Threads that compute; by default one per physical core that we may use.
+    pub threads: Option<usize>,
+    /// How cached rows are kept; by default as the model's authors do.
+    pub kv: Option<KvType>,
+    /// Rows of a forward pass while a prompt is read.
+    pub n_batch: usize,
+}
+
+impl Options {
+    /// The defaults, for a file.
+    pub fn new(model: impl Into<PathBuf>) -> Options {
+        Options { model: model.into(), threads: None, kv: None, n_batch: 512 }
+    }
+}
+
+/// How much of the file is in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Loading {
+    /// Bytes that are.
+    pub done_bytes: u64,
+    /// Bytes that will be.
+    pub total_bytes: u64,
+}
+
+/// What a model is, for people.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// `general.name`, or the file's name.
+    pub name: String,
+    /// `general.architecture`.
+    pub family: String,
+    /// Layers.
+    pub n_layer: usize,
+    /// Width of the hidden state.
+    pub n_embd: usize,
+    /// Length of a row of logits.
+    pub n_vocab: usize,
+    /// The longest context that the model was trained for.
+    pub n_ctx_train: usize,
+    /// Weights.
+    pub n_params: u64,
+    /// The file's bytes, all parts together.
+    pub file_bytes: u64,
+    /// How cached rows are kept.
+    pub kv: KvType,
+}
+
+/// An open model. Sessions keep what they need of it alive.
+pub struct Engine(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) dev: Arc<dyn Device>,
+    pub(crate) model: Box<dyn Model>,
+    pub(crate) n_batch: usize,
+    info: ModelInfo,
+    n_threads: usize,
+    tokenizer: Option<Tokenizer>,
+    chat: Result<Box<dyn Chat>, ChatError>,
+    vocab_bytes: u64,
+}
+
+/// Contexts are no longer than this unless asked for: most conversations fit, and small machines hold it.
+const N_CTX_DEFAULT: usize = 32768;
+
+impl Engine {
+    /// Opens a model.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or that the device cannot hold it.
+    pub fn open(options: &Options) -> Result<Engine, Error> {
+        Engine::open_with(options, &mut |_| {})
+    }
+
+    /// Opens a model and reads its weights into memory, as far as there is room, telling `progress` how far it is.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_with(options: &Options, progress: &mut dyn FnMut(Loading)) -> Result<Engine, Error> {
+        let gguf = Gguf::open(&options.model)?;
+        let (dev, n_threads) = devices::open(options.threads);
+        let model = models::open(&gguf, &*dev)?;
+        let tokenizer = open_tokenizer(&gguf, model.shape().n_vocab)?;
+        let chat = tokenizer.as_ref().map_or(Err(ChatError::NoTemplate), |t| models::open_chat(&gguf, t));
+        if machine::available_bytes().is_none_or(|bytes| bytes > gguf.file_bytes()) {
+            read_ahead(&gguf, progress);
+        }
+        Ok(Engine(Arc::new(Inner {
+            vocab_bytes: tokenizer.as_ref().map_or(0, |t| Tokenizer::memory_bytes(t.n_vocab(), t.n_vocab()) as u64),
+            info: info(&gguf, &*model, options.kv.unwrap_or(KvType::Native))?,
+            n_batch: options.n_batch.max(1),
+            dev,
+            model,
+            n_threads,
+            tokenizer,
+            chat,
+        })))
+    }
+
+    /// What the model is.
+    pub fn info(&self) -> &ModelInfo {
+        &self.0.info
+    }
+
+    /// What runs it.
+    pub fn device_name(&self) -> String {
+        self.0.dev.name()
+    }
+
+    /// How many threads compute.
+    pub fn n_threads(&self) -> usize {
+        self.0.n_threads
+    }
+
+    /// The vocabulary, if the file has one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.0.tokenizer.as_ref()
+    }
+
+    /// How this model writes conversations.
+    ///
+    /// # Errors
+    /// Why it has no way to.
+    pub fn chat(&self) -> Result<&dyn Chat, &ChatError> {
+        self.0.chat.as_deref()
+    }
+
+    /// The ids of a prompt in parts; nothing in a text becomes a marker. None without a vocabulary.
+    pub fn encode(&self, parts: &[Part]) -> Vec<TokenId> {
+        let part = |p: &'_ Part| match p {
+            Part::Marker(_) => Special::Parse,
+            Part::Text(_) => Special::Plain,
+        };
+        let parts: Vec<(&str, Special)> = parts.iter().map(|p| (p.as_str(), part(p))).collect();
+        self.0.tokenizer.as_ref().map_or(Vec::new(), |t| t.encode_parts(&parts))
+    }
+
+    /// The context of a session when nobody asks for one: what the model was trained for, but no more than most
+    /// conversations need and half of the free memory holds.
+    pub fn n_ctx_default(&self) -> usize {
+        let mut n_ctx = self.0.info.n_ctx_train.min(N_CTX_DEFAULT);
+        let room = machine::available_bytes().unwrap_or(u64::MAX).saturating_sub(self.0.info.file_bytes) / 2;
+        while n_ctx > 512 && self.plan(n_ctx).is_ok_and(|p| p.kv_bytes > room) {
+            n_ctx /= 2;
+        }
+        n_ctx
+    }
+
+    /// What a session of `n_ctx` tokens will take.
+    ///
+    /// # Errors
+    /// [`Error::ContextSize`].
+    pub fn plan(&self, n_ctx: usize) -> Result<Plan, Error> {
+        let n_ctx_max = self.0.info.n_ctx_train;
+        if !(1..=n_ctx_max).contains(&n_ctx) {
+            return Err(Error::ContextSize { n_ctx, n_ctx_max });
+        }
+        let i = &self.0;
+        Plan::new(&*i.model, &i.state_options(n_ctx), i.info.file_bytes, i.vocab_bytes)
+    }
+
+    /// A session with room for `n_ctx` tokens. All its memory is taken here.
+    ///
+    /// # Errors
+    /// [`Error::ContextSize`], or [`Error::Memory`] before anything is allocated.
+    pub fn session(&self, n_ctx: usize) -> Result<Session, Error> {
+        let needed_bytes = self.plan(n_ctx)?.session_bytes();
+        if let Some(available_bytes) = machine::available_bytes().filter(|&bytes| bytes < needed_bytes) {
+            return Err(Error::Memory { n_ctx, needed_bytes, available_bytes });
+        }
+        Session::new(self.0.clone(), n_ctx)
+    }
+}
+
+impl Inner {
+    pub(crate) fn state_options(&self, n_ctx: usize) -> StateOptions {
+        StateOptions { n_ctx, n_slot: 1, n_batch: self.n_batch.min(n_ctx), kv: self.info.kv }
+    }
+}
+
+fn open_tokenizer(gguf: &Gguf, n_rows: usize) -> Result<Option<Tokenizer>, Error> {
+    let path = || gguf.path().to_path_buf();
+    if gguf.metadata().get("tokenizer.ggml.model").is_none() {
+        return Ok(None);
+    }
+    let t = Tokenizer::from_gguf(gguf.metadata()).map_err(|source| Error::Tokenizer { path: path(), source })?;
+    match t.n_vocab() > n_rows {
+        true => Err(Error::Vocabulary { path: path(), found: t.n_vocab(), rows: n_rows }),
+        false => Ok(Some(t)),
+    }
+}
+
+fn info(gguf: &Gguf, model: &dyn Model, kv: KvType) -> Result<ModelInfo, Error> {
+    let shape = model.shape();
+    let file_name = || gguf.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(ModelInfo {
+        name: gguf.metadata().str_opt("general.name")?.map_or_else(file_name, String::from),
+        family: gguf.metadata().str("general.architecture")?.to_string(),
+        n_layer: shape.n_layer,
+        n_embd: shape.n_embd,
+        n_vocab: shape.n_vocab,
+        n_ctx_train: shape.n_ctx_train,
+        n_params: shape.n_params,
+        file_bytes: gguf.file_bytes(),
+        kv,
+    })
+}
+
+/// Touches every page, so that the first prompt does not wait for the disk.
+fn read_ahead(gguf: &Gguf, progress: &mut dyn FnMut(Loading)) {
+    const STEP: usize = 64 << 20;
+    const PAGE: usize = 4096;
+    let total_bytes = gguf.tensors().iter().map(|t| t.n_bytes() as u64).sum();
+    let mut done_bytes = 0;
+    for tensor in gguf.tensors() {
+        let bytes = gguf.bytes(tensor);
+        bytes.prefetch();
+        for part in bytes.as_ref().chunks(STEP) {
+            black_box(part.iter().step_by(PAGE).fold(0, |sum: u8, b| sum ^ b));
+            done_bytes += part.len() as u64;
+            progress(Loading { done_bytes, total_bytes });
+        }
+    }
+}

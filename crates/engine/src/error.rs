@@ -1,0 +1,122 @@
+//! Why a model does not open or a session does not go on.
+
+use std::path::PathBuf;
+
+use compute::DeviceError;
+use tokenizer::TokenId;
+
+/// What callers can act on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file is no model that we can run.
+    #[error(transparent)]
+    Model(#[from] models::Error),
+
+    /// The vocabulary of the file cannot be used.
+    #[error("{}: {source}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: tokenizer::Error,
+    },
+
+    /// The file has more words than the model has rows for.
+    #[error("{}: the vocabulary has {found} tokens, but the embeddings {rows} rows", path.display())]
+    Vocabulary {
+        /// The file.
+        path: PathBuf,
+        /// Words.
+        found: usize,
+        /// Rows.
+        rows: usize,
+    },
+
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+
+    /// A session would not fit into memory.
+    #[error("a context of {n_ctx} tokens needs {} MiB, but {} MiB are available", needed_bytes >> 20, available_bytes >> 20)]
+    Memory {
+        /// Positions asked for.
+        n_ctx: usize,
+        /// Bytes that it would take.
+        needed_bytes: u64,
+        /// Bytes that there are.
+        available_bytes: u64,
+    },
+
+    /// A context that no session can have.
+    #[error("a context of {n_ctx} tokens; allowed is 1 to {n_ctx_max}")]
+    ContextSize {
+        /// Positions asked for.
+        n_ctx: usize,
+        /// What the model was trained for.
+        n_ctx_max: usize,
+    },
+
+    /// More tokens than the session has room for.
+    #[error("{n_tokens} tokens do not fit into a context of {n_ctx}")]
+    ContextFull {
+        /// Tokens that there would be.
+        n_tokens: usize,
+        /// Positions that there are.
+        n_ctx: usize,
+    },
+
+    /// A token that the vocabulary does not have.
+    #[error("token {id} at position {pos} does not exist; ids are 0 to {}", n_vocab - 1)]
+    Token {
+        /// The id.
+        id: TokenId,
+        /// Where it stands.
+        pos: usize,
+        /// Words of the vocabulary.
+        n_vocab: usize,
+    },
+
+    /// Text was asked for, but the file has no vocabulary.
+    #[error("the model file has no vocabulary")]
+    NoVocabulary,
+
+    /// Every logit is NaN or minus infinity.
+    #[error("the model computes no numbers at position {pos}")]
+    NoChoice {
+        /// Where the token would stand.
+        pos: usize,
+    },
+}
+
+impl From<gguf::Error> for Error {
+    fn from(e: gguf::Error) -> Error {
+        Error::Model(e.into())
+    }
+}
+
+impl Error {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Error::Model(e) => e.hint(),
+            Error::Tokenizer { source, .. } => source.hint().to_string(),
+            Error::Vocabulary { .. } => "the file was converted wrongly; download or convert it again".into(),
+            Error::Device(_) => "close other programs, or ask for a smaller context".into(),
+            Error::Memory { .. } => "ask for a smaller context with --ctx, or close other programs".into(),
+            Error::ContextSize { .. } => "choose a context within what the model was trained for".into(),
+            Error::ContextFull { .. } => "ask for a larger context with --ctx, or send less text".into(),
+            Error::NoVocabulary => "take a file with a vocabulary; raw token ids go through `ds4 logits`".into(),
+            Error::NoChoice { .. } => "the weights are damaged or were converted wrongly; download them again".into(),
+            Error::Token { .. } => "token ids belong to one vocabulary: make them with `ds4 tokenize` and this model".into(),
+        }
+    }
+
+    /// Whether the model file is to blame.
+    pub fn is_bad_file(&self) -> bool {
+        match self {
+            Error::Model(e) => !matches!(e, models::Error::Device(_)),
+            Error::Tokenizer { .. } | Error::Vocabulary { .. } => true,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! How much memory this process may still take.
+
+use std::fs;
+
+/// Bytes that can be allocated without pushing other programs out: the system's estimate, or what is left of the
+/// limit of our control group. `None` where the system does not say.
+pub(crate) fn available_bytes() -> Option<u64> {
+    let system = meminfo(&fs::read_to_string("/proc/meminfo").ok()?)?;
+    Some(group_left().map_or(system, |left| left.min(system)))
+}
+
+fn meminfo(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// What the limit of the control group (version 2, mounted at the usual place) leaves; cached files do not count.
+fn group_left() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = groups.lines().find_map(|l| l.strip_prefix("0::"))?;
+    let number = |file: &str| -> Option<u64> {
+        fs::read_to_string(format!("/sys/fs/cgroup{path}/{file}")).ok()?.trim().parse().ok()
+    };
+    let used = number("memory.current")?;
+    let stat = fs::read_to_string(format!("/sys/fs/cgroup{path}/memory.stat")).ok()?;
+    let cached = stat.lines().find_map(|l| l.strip_prefix("file ")).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    Some(number("memory.max")?.saturating_sub(used.saturating_sub(cached)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_estimate_is_read_in_kibibytes() {
+        assert_eq!(meminfo("MemTotal:  4 kB\nMemAvailable:   2048 kB\n"), Some(2 << 20));
+        assert_eq!(meminfo("MemTotal:  4 kB\n"), None);
+        assert_eq!(meminfo("MemAvailable: much\n"), None);
+    }
+}

@@ -1,0 +1,91 @@
+//! The memory that running takes, known before it is taken.
+//!
+//! Caches and buffers are counted by the code that allocates them, run on a device that only counts. What a backend
+//! keeps for itself while operations run (packed rows, the experts' hidden rows) is at most as much as the buffers.
+
+use std::fmt;
+
+use compute::{Meter, Step};
+use models::{Model, StateOptions};
+
+use crate::Error;
+
+/// Program, threads and libraries.
+const PROGRAM_BYTES: u64 = 24 << 20;
+
+/// Memory of one session, with the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Positions that there is room for.
+    pub n_ctx: usize,
+    /// The mapped file.
+    pub weights_bytes: u64,
+    /// Cached rows.
+    pub kv_bytes: u64,
+    /// Of those, what each token of context adds.
+    pub bytes_per_token: u64,
+    /// Buffers of a batch, and what the backend keeps beside them.
+    pub scratch_bytes: u64,
+    /// The program and its vocabulary.
+    pub program_bytes: u64,
+}
+
+impl Plan {
+    /// The plan of a session as `options` describe it.
+    ///
+    /// # Errors
+    /// None in practice: counting needs no memory.
+    pub(crate) fn new(
+        model: &dyn Model,
+        options: &StateOptions,
+        weights_bytes: u64,
+        vocab_bytes: u64,
+    ) -> Result<Plan, Error> {
+        let count = |n_ctx: usize| -> Result<_, Error> {
+            let meter = Meter::default();
+            Step::new(&meter, options.n_batch)?;
+            model.state(&meter, &StateOptions { n_ctx, ..*options })?;
+            Ok(meter.counts())
+        };
+        let counts = count(options.n_ctx)?;
+        let more = count(options.n_ctx + PER_TOKEN_SPAN)?;
+        Ok(Plan {
+            n_ctx: options.n_ctx,
+            weights_bytes,
+            kv_bytes: counts.cache_bytes as u64,
+            bytes_per_token: ((more.cache_bytes - counts.cache_bytes) / PER_TOKEN_SPAN) as u64,
+            scratch_bytes: 2 * counts.other_bytes as u64,
+            program_bytes: PROGRAM_BYTES + vocab_bytes,
+        })
+    }
+
+    /// Everything together.
+    pub fn total_bytes(&self) -> u64 {
+        self.weights_bytes + self.session_bytes() + self.program_bytes
+    }
+
+    /// What opening the session allocates.
+    pub(crate) fn session_bytes(&self) -> u64 {
+        self.kv_bytes + self.scratch_bytes
+    }
+}
+
+/// A difference in context over which every cache grows.
+const PER_TOKEN_SPAN: usize = 1 << 16;
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        write!(
+            f,
+            "memory: {} MiB = weights {} (mapped) + KV cache {} ({} tokens, {} bytes each) + buffers {} + program {}",
+            mib(self.weights_bytes) + mib(self.kv_bytes) + mib(self.scratch_bytes) + mib(self.program_bytes),
+            mib(self.weights_bytes),
+            mib(self.kv_bytes),
+            self.n_ctx,
+            self.bytes_per_token,
+            mib(self.scratch_bytes),
+            mib(self.program_bytes),
+        )
+    }
+}

@@ -1,0 +1,229 @@
+//! One timeline of tokens. [`Session::sync`] makes it equal to a list of tokens by the least work: what matches stays,
+//! the rest is dropped where the model's memory allows it, else computed again from the start.
+
+use std::{
+    ops::{ControlFlow, Range},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use compute::{Row, Step};
+use models::{N_LOGITS_MAX, State};
+use tokenizer::TokenId;
+
+use crate::{Error, engine::Inner};
+
+/// A conversation's state.
+pub struct Session {
+    engine: Arc<Inner>,
+    state: Box<dyn State>,
+    step: Step,
+    /// Distinguishes this session's recordings from others'.
+    number: u64,
+    n_ctx: usize,
+    tokens: Vec<TokenId>,
+    /// Positions below this were written since the state was last started afresh.
+    n_written: usize,
+    /// Rows of the last forward pass.
+    n_rows: usize,
+    logits: Vec<f32>, // of the last token; empty if they are not known
+    bytes: Vec<u8>,   // logits as they come from the device
+}
+
+/// How far a prompt has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefill {
+    /// Tokens computed so far.
+    pub done: usize,
+    /// Tokens to compute.
+    pub total: usize,
+}
+
+/// What a sync did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Synced {
+    /// Tokens that were there already.
+    pub reused: usize,
+    /// Tokens that were computed.
+    pub computed: usize,
+    /// Whether the session now holds all tokens; false if it was stopped before.
+    pub complete: bool,
+}
+
+static N_SESSIONS: AtomicU64 = AtomicU64::new(0);
+
+impl Session {
+    pub(crate) fn new(engine: Arc<Inner>, n_ctx: usize) -> Result<Session, Error> {
+        let options = engine.state_options(n_ctx);
+        let n_vocab = engine.model.shape().n_vocab;
+        Ok(Session {
+            state: engine.model.state(&*engine.dev, &options)?,
+            step: Step::new(&*engine.dev, options.n_batch)?,
+            number: N_SESSIONS.fetch_add(1, Ordering::Relaxed),
+            n_ctx,
+            tokens: Vec::with_capacity(n_ctx),
+            n_written: 0,
+            n_rows: 0,
+            logits: Vec::with_capacity(n_vocab),
+            bytes: vec![0; N_LOGITS_MAX.min(options.n_batch) * n_vocab * size_of::<f32>()],
+            engine,
+        })
+    }
+
+    /// The tokens so far.
+    pub fn tokens(&self) -> &[TokenId] {
+        &self.tokens
+    }
+
+    /// Positions that there is room for.
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
+    /// The logits after the last token; empty before the first, and after a stopped [`Session::sync_with`].
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// Makes `ids` the tokens of this session.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`] and [`Error::Token`], before anything changes; [`Error::Device`].
+    pub fn sync(&mut self, ids: &[TokenId]) -> Result<Synced, Error> {
+        self.sync_with(ids, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`Session::sync`], telling `progress` how far it is; what is computed when that breaks stays.
+    ///
+    /// # Errors
+    /// As [`Session::sync`].
+    pub fn sync_with(
+        &mut self,
+        ids: &[TokenId],
+        progress: &mut dyn FnMut(Prefill) -> ControlFlow<()>,
+    ) -> Result<Synced, Error> {
+        self.check(ids, 0)?;
+        let same = self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        if same == ids.len() && same == self.tokens.len() && (same == 0 || !self.logits.is_empty()) {
+            return Ok(Synced { reused: same, computed: 0, complete: true });
+        }
+        // The last token is computed again if need be: its logits are not kept.
+        self.drop_to(same.min(ids.len().saturating_sub(1)));
+        let reused = self.tokens.len();
+        let total = ids.len() - reused;
+        for chunk in ids[reused..].chunks(self.step.len()) {
+            self.forward(chunk);
+            let done = self.tokens.len() - reused;
+            if progress(Prefill { done, total }).is_break() && done < total {
+                return Ok(Synced { reused, computed: done, complete: false });
+            }
+        }
+        self.read_last()?;
+        Ok(Synced { reused, computed: total, complete: true })
+    }
+
+    /// Appends a token.
+    ///
+    /// # Errors
+    /// As [`Session::sync`].
+    pub fn push(&mut self, id: TokenId) -> Result<(), Error> {
+        self.check(&[id], self.tokens.len())?;
+        self.forward(&[id]);
+        self.read_last()
+    }
+
+    /// Keeps the first `n_keep` tokens. Costs a token's work where the model's memory still holds what came before,
+    /// and a prefill otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn rewind(&mut self, n_keep: usize) -> Result<(), Error> {
+        let kept = self.tokens[..n_keep.min(self.tokens.len())].to_vec();
+        self.sync(&kept).map(|_| ())
+    }
+
+    /// Appends tokens, at most `n_chunk` in a forward pass, and tells `each` the logits after every one.
+    ///
+    /// # Errors
+    /// As [`Session::sync`].
+    pub fn score(&mut self, ids: &[TokenId], n_chunk: usize, each: &mut dyn FnMut(&[f32])) -> Result<(), Error> {
+        self.check(ids, self.tokens.len())?;
+        for chunk in ids.chunks(n_chunk.clamp(1, self.step.len())) {
+            self.forward(chunk);
+            for first in (0..chunk.len()).step_by(N_LOGITS_MAX) {
+                let rows = first..(first + N_LOGITS_MAX).min(chunk.len());
+                self.read(rows.clone())?;
+                for i in 0..rows.len() {
+                    self.take(i);
+                    each(&self.logits);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, ids: &[TokenId], first: usize) -> Result<(), Error> {
+        let n_vocab = self.engine.model.shape().n_vocab;
+        let n_tokens = first + ids.len();
+        if n_tokens > self.n_ctx {
+            return Err(Error::ContextFull { n_tokens, n_ctx: self.n_ctx });
+        }
+        match ids.iter().position(|&id| id as usize >= n_vocab) {
+            Some(i) => Err(Error::Token { id: ids[i], pos: first + i, n_vocab }),
+            None => Ok(()),
+        }
+    }
+
+    /// Drops tokens from position `n_keep` on, or all of them if the state cannot go back that far.
+    fn drop_to(&mut self, n_keep: usize) {
+        let back = self.n_written - n_keep;
+        if back > self.state.n_rewind(self.n_written) {
+            self.tokens.clear();
+            self.n_written = 0;
+        } else {
+            self.tokens.truncate(n_keep);
+        }
+        self.logits.clear();
+    }
+
+    /// Runs tokens, not more than a batch.
+    fn forward(&mut self, ids: &[TokenId]) {
+        let first = self.tokens.len();
+        let row = |(i, &id): (usize, &TokenId)| Row { id, pos: (first + i) as u32, slot: 0 };
+        let dev = &*self.engine.dev;
+        let step = self.step.set(dev, &ids.iter().enumerate().map(row).collect::<Vec<Row>>());
+        let layers = 0..self.engine.model.shape().n_layer;
+        let key = self.number << 32 | ids.len() as u64;
+        dev.step(key, &mut || self.state.forward(dev, &step, layers.clone()));
+        self.n_rows = ids.len();
+        self.tokens.extend_from_slice(ids);
+        self.n_written = self.n_written.max(self.tokens.len());
+        self.logits.clear();
+    }
+
+    fn read_last(&mut self) -> Result<(), Error> {
+        if !self.tokens.is_empty() {
+            self.read(self.n_rows - 1..self.n_rows)?;
+            self.take(0);
+        }
+        Ok(())
+    }
+
+    /// Computes the logits of some rows of the last forward pass, at most [`N_LOGITS_MAX`].
+    fn read(&mut self, rows: Range<usize>) -> Result<(), Error> {
+        let dev = &*self.engine.dev;
+        let logits = self.state.logits(dev, rows);
+        dev.read(&logits, &mut self.bytes[..logits.byte_range().len()])?;
+        Ok(())
+    }
+
+    /// Row `i` of what was read becomes the logits.
+    fn take(&mut self, i: usize) {
+        let row_bytes = self.engine.model.shape().n_vocab * size_of::<f32>();
+        let row = self.bytes[i * row_bytes..][..row_bytes].as_chunks().0;
+        self.logits.clear();
+        self.logits.extend(row.iter().map(|b| f32::from_le_bytes(*b)));
+    }
+}

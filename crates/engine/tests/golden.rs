@@ -1,0 +1,144 @@
+//! Logits of tiny models against those of the authors' code, and against themselves: however a text is cut, whatever
+//! was dropped before, the bits are the same. `testdata/*/README.md` says where the numbers come from.
+
+use std::{fs, path::PathBuf};
+
+use engine::{Engine, KvType, Options};
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name)
+}
+
+fn tokens(name: &str) -> Vec<u32> {
+    let text = fs::read_to_string(path(&format!("{name}.tokens"))).expect("a token file");
+    text.split_whitespace().map(|n| n.parse().expect("a token id")).collect()
+}
+
+fn floats(name: &str) -> Vec<f32> {
+    let bytes = fs::read(path(name)).expect("a golden file");
+    bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+fn engine(name: &str, kv: KvType, threads: usize) -> Engine {
+    let mut options = Options::new(path(&format!("{name}.gguf")));
+    options.kv = Some(kv);
+    options.threads = Some(threads);
+    Engine::open(&options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Logits of all tokens, `n_chunk` at a time.
+fn logits(engine: &Engine, ids: &[u32], n_chunk: usize) -> Vec<f32> {
+    let mut session = engine.session(ids.len()).unwrap_or_else(|e| panic!("{e}"));
+    let mut all = Vec::new();
+    session.score(ids, n_chunk, &mut |row| all.extend_from_slice(row)).unwrap_or_else(|e| panic!("{e}"));
+    all
+}
+
+fn argmax(row: &[f32]) -> usize {
+    (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
+}
+
+fn top2_gap(row: &[f32]) -> f32 {
+    let best = argmax(row);
+    let second = row.iter().enumerate().filter(|(i, _)| *i != best).map(|(_, v)| *v).fold(f32::MIN, f32::max);
+    row[best] - second
+}
+
+/// At least `share` of the rows are within `tolerance` of the golden ones; with `argmax`, the best token is the same
+/// wherever the golden one leads by more than a thousandth.
+fn check(name: &str, kv: KvType, golden: &str, share: f64, tolerance: f32, same_best: bool) {
+    let engine = engine(name, kv, 2);
+    let n_vocab = engine.info().n_vocab;
+    let (found, golden) = (logits(&engine, &tokens(name), 512), floats(golden));
+    assert_eq!(found.len(), golden.len());
+    let rows: Vec<_> = found.chunks_exact(n_vocab).zip(golden.chunks_exact(n_vocab)).collect();
+    let error = |(a, b): &(&[f32], &[f32])| a.iter().zip(*b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let errors: Vec<f32> = rows.iter().map(error).collect();
+    let close = errors.iter().filter(|e| **e <= tolerance).count();
+    let worst = errors.iter().copied().fold(0.0, f32::max);
+    eprintln!("{name}: {close} of {} rows within {tolerance}, worst {worst}", rows.len());
+    assert!(close as f64 >= share * rows.len() as f64, "{close} of {} rows are close, worst {worst}", rows.len());
+    if same_best {
+        let wrong = rows.iter().filter(|(a, b)| top2_gap(b) > 1e-3 && argmax(a) != argmax(b)).count();
+        assert_eq!(wrong, 0, "rows with another best token");
+    }
+}
+
+#[test]
+fn flash_is_the_authors() {
+    check("deepseek_v4/micro-flash", KvType::F32, "deepseek_v4/micro-flash.logits.f32", 0.99, 1e-3, true);
+}
+
+#[test]
+fn pro_is_the_authors() {
+    check("deepseek_v4/micro-pro", KvType::F32, "deepseek_v4/micro-pro.logits.f32", 0.99, 1e-3, true);
+}
+
+#[test]
+fn native_sizes_are_the_authors() {
+    check("deepseek_v4/micro-native", KvType::F32, "deepseek_v4/micro-native.logits.f32", 0.99, 1e-3, true);
+}
+
+#[test]
+fn native_rounding_is_the_releases() {
+    check("deepseek_v4/micro-native", KvType::Native, "deepseek_v4/micro-native.rounded.f32", 0.95, 1e-2, false);
+}
+
+#[test]
+fn llama_is_the_authors() {
+    check("llama/micro", KvType::F32, "llama/micro.logits.f32", 0.99, 1e-3, true);
+}
+
+#[test]
+fn llama_3_scaling_is_the_authors() {
+    check("llama/micro-llama3", KvType::F32, "llama/micro-llama3.logits.f32", 0.99, 1e-3, true);
+}
+
+#[test]
+fn qwen2_is_the_authors() {
+    check("qwen2/micro", KvType::F32, "qwen2/micro.logits.f32", 0.99, 1e-3, true);
+}
+
+const MODELS: [&str; 6] = [
+    "deepseek_v4/micro-flash",
+    "deepseek_v4/micro-pro",
+    "deepseek_v4/micro-native",
+    "llama/micro",
+    "llama/micro-llama3",
+    "qwen2/micro",
+];
+
+#[test]
+fn cutting_the_prompt_anywhere_changes_nothing() {
+    for name in MODELS {
+        for kv in KvType::ALL.map(|(_, kv)| kv) {
+            let ids = tokens(name);
+            let whole = logits(&engine(name, kv, 2), &ids, 512);
+            for (n_chunk, threads) in [(1, 1), (7, 2), (128, 3), (129, 1)] {
+                let cut = logits(&engine(name, kv, threads), &ids, n_chunk);
+                assert!(whole == cut, "{name}, {}: chunks of {n_chunk}, {threads} threads", kv.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn going_back_and_on_is_as_if_nothing_had_been_there() {
+    for name in MODELS {
+        let (ids, engine) = (tokens(name), engine(name, KvType::Native, 2));
+        let mut session = engine.session(ids.len()).unwrap_or_else(|e| panic!("{e}"));
+        for n in [1, 3, 4, 5, 8, 15, 16, 17, 127, 128, 129, 131, 255, 256, 257, 299] {
+            for (extra, back) in [(1, 1), (5, 3), (30, 30), (40, 40)] {
+                session.sync(&ids[..n]).unwrap_or_else(|e| panic!("{e}"));
+                let expected = session.logits().to_vec();
+                for i in 0..extra.min(ids.len() - n) {
+                    session.push(ids[(n + i * 7) % 50]).unwrap_or_else(|e| panic!("{e}"));
+                }
+                let keep = session.tokens().len().saturating_sub(back).max(n.min(session.tokens().len()));
+                session.rewind(keep).unwrap_or_else(|e| panic!("{e}"));
+                session.sync(&ids[..n]).unwrap_or_else(|e| panic!("{e}"));
+                assert!(session.logits() == expected, "{name}: {extra} tokens after {n} dropped");
+            }
+        }
+    }
+}

@@ -14,7 +14,6 @@
 //! DeepSeek V4 has its own encoding in Rust, [`DeepSeekV4`]; every other family uses the template that its file
 //! carries, [`Template`]. Tool declarations, calls and results are not encoded yet.
 
-
 /// Who speaks. A `developer` is a [`Role::System`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -40,11 +39,7 @@ pub struct Message {
 impl Message {
     /// A message without reasoning.
     pub fn new(role: Role, text: impl Into<String>) -> Message {
-        Message {
-            role,
-            text: text.into(),
-            reasoning: None,
-        }
+        Message { role, text: text.into(), reasoning: None }
     }
 
     /// Instructions.
@@ -64,10 +59,7 @@ impl Message {
 
     /// The same message, thought about like this.
     pub fn with_reasoning(self, reasoning: impl Into<String>) -> Message {
-        Message {
-            reasoning: Some(reasoning.into()),
-            ..self
-        }
+        Message { reasoning: Some(reasoning.into()), ..self }
     }
 }
 
@@ -218,19 +210,13 @@ impl ChatError {
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
-            ChatError::NoTemplate => {
-                "this may be a base model: complete raw text, or take an instruction-tuned file"
-            }
+            ChatError::NoTemplate => "this may be a base model: complete raw text, or take an instruction-tuned file",
             ChatError::Syntax { .. } | ChatError::Fails { .. } | ChatError::Greedy(_) => {
                 "the template came with the model file: take the file from another source, or complete raw text"
             }
-            ChatError::Refused(_) => {
-                "many models want the system message first, then user and assistant in turn"
-            }
+            ChatError::Refused(_) => "many models want the system message first, then user and assistant in turn",
             ChatError::NothingToContinue => "end the conversation with the beginning of the answer",
-            ChatError::Noncharacters => {
-                "remove code points such as U+FDD0 and U+FFFF: they are not text"
-            }
+            ChatError::Noncharacters => "remove code points such as U+FDD0 and U+FFFF: they are not text",
         }
     }
 }
@@ -277,38 +263,22 @@ enum State {
 impl ThinkReader {
     /// The prompt ends with `<think>`; `spelled` if by ordinary tokens.
     pub(crate) fn thinking(spelled: bool) -> ThinkReader {
-        ThinkReader {
-            state: State::Thinking { spelled },
-            held: String::new(),
-            fresh: true,
-        }
+        ThinkReader { state: State::Thinking { spelled }, held: String::new(), fresh: true }
     }
 
     /// The prompt ends with `</think>`.
     pub(crate) fn answering() -> ThinkReader {
-        ThinkReader {
-            state: State::Answering,
-            held: String::new(),
-            fresh: true,
-        }
+        ThinkReader { state: State::Answering, held: String::new(), fresh: true }
     }
 
     /// The model opens a `<think>` itself, or does not.
     pub(crate) fn opening() -> ThinkReader {
-        ThinkReader {
-            state: State::Opening,
-            held: String::new(),
-            fresh: false,
-        }
+        ThinkReader { state: State::Opening, held: String::new(), fresh: false }
     }
 
     /// The answer goes on in the middle: every character counts.
     pub(crate) fn continuing() -> ThinkReader {
-        ThinkReader {
-            state: State::Answering,
-            held: String::new(),
-            fresh: false,
-        }
+        ThinkReader { state: State::Answering, held: String::new(), fresh: false }
     }
 
     fn enter(&mut self, state: State) {
@@ -319,11 +289,7 @@ impl ThinkReader {
 
     /// Emits `text` as part of the current section.
     fn emit(&mut self, text: &str, events: &mut Vec<Event>) {
-        let text = if self.fresh {
-            text.trim_start_matches('\n')
-        } else {
-            text
-        };
+        let text = if self.fresh { text.trim_start_matches('\n') } else { text };
         if text.is_empty() {
             return;
         }
@@ -355,11 +321,7 @@ impl ThinkReader {
                     self.enter(State::Answering);
                     self.read(answer, events);
                 } else {
-                    let begun = if spelled {
-                        begun_at(&text, THINK_END)
-                    } else {
-                        text.len()
-                    };
+                    let begun = if spelled { begun_at(&text, THINK_END) } else { text.len() };
                     let kept = text[..begun].trim_end_matches('\n').len();
                     self.emit(&text[..kept], events);
                     text[kept..].clone_into(&mut self.held);
@@ -401,9 +363,7 @@ impl Events for ThinkReader {
 /// Where in `text` a last, incomplete `tag` may have begun; the end if nowhere.
 fn begun_at(text: &str, tag: &str) -> usize {
     let from = text.len().saturating_sub(tag.len() - 1);
-    (from..text.len())
-        .find(|&i| text.is_char_boundary(i) && tag.starts_with(&text[i..]))
-        .unwrap_or(text.len())
+    (from..text.len()).find(|&i| text.is_char_boundary(i) && tag.starts_with(&text[i..])).unwrap_or(text.len())
 }
 
 #[cfg(test)]
@@ -429,10 +389,7 @@ pub(crate) mod tests {
     }
 
     /// All events of an answer.
-    pub(crate) fn read(
-        mut reader: Box<dyn Events>,
-        answer: impl IntoIterator<Item = Part>,
-    ) -> Vec<Event> {
+    pub(crate) fn read(mut reader: Box<dyn Events>, answer: impl IntoIterator<Item = Part>) -> Vec<Event> {
         let mut events = Vec::new();
         for part in answer {
             events.extend(match part {
@@ -466,56 +423,23 @@ pub(crate) mod tests {
     fn reasoning_is_what_the_answer_opens_with() {
         check(
             ThinkReader::opening(),
-            &[
-                "\n<thi",
-                "nk>\nwhy",
-                " not\n</th",
-                "ink>",
-                "\n\nSo.</think>\n",
-            ],
+            &["\n<thi", "nk>\nwhy", " not\n</th", "ink>", "\n\nSo.</think>\n"],
             expect![[r#"[Thinking("why not"), Text("So.</think>\n")]"#]],
         );
-        check(
-            ThinkReader::opening(),
-            &["\n No <think>"],
-            expect![[r#"[Text("\n No <think>")]"#]],
-        );
-        check(
-            ThinkReader::opening(),
-            &["<thin"],
-            expect![[r#"[Text("<thin")]"#]],
-        );
-        check(
-            ThinkReader::opening(),
-            &["<thing>"],
-            expect![[r#"[Text("<thing>")]"#]],
-        );
-        check(
-            ThinkReader::opening(),
-            &["\n ", "\n"],
-            expect![[r#"[Text("\n \n")]"#]],
-        );
+        check(ThinkReader::opening(), &["\n No <think>"], expect![[r#"[Text("\n No <think>")]"#]]);
+        check(ThinkReader::opening(), &["<thin"], expect![[r#"[Text("<thin")]"#]]);
+        check(ThinkReader::opening(), &["<thing>"], expect![[r#"[Text("<thing>")]"#]]);
+        check(ThinkReader::opening(), &["\n ", "\n"], expect![[r#"[Text("\n \n")]"#]]);
     }
 
     #[test]
     fn reasoning_ends_the_way_it_began() {
-        check(
-            ThinkReader::thinking(true),
-            &["a</think>b"],
-            expect![[r#"[Thinking("a"), Text("b")]"#]],
-        );
-        check(
-            ThinkReader::thinking(false),
-            &["a</think>b"],
-            expect![[r#"[Thinking("a</think>b")]"#]],
-        );
+        check(ThinkReader::thinking(true), &["a</think>b"], expect![[r#"[Thinking("a"), Text("b")]"#]]);
+        check(ThinkReader::thinking(false), &["a</think>b"], expect![[r#"[Thinking("a</think>b")]"#]]);
         let mut reader = ThinkReader::opening();
         assert_eq!(reader.text("\n"), []);
         assert_eq!(reader.marker(THINK), []);
-        assert_eq!(
-            reader.text("\na</think>\n"),
-            [Event::Thinking("a</think>".into())]
-        );
+        assert_eq!(reader.text("\na</think>\n"), [Event::Thinking("a</think>".into())]);
         assert_eq!(reader.marker(THINK_END), []);
         assert_eq!(reader.text("\nb"), [Event::Text("b".into())]);
     }
@@ -560,16 +484,8 @@ pub(crate) mod tests {
 
     #[test]
     fn every_error_says_what_to_do() {
-        let fails = |line| ChatError::Fails {
-            line,
-            what: "undefined value".into(),
-        };
-        for error in [
-            ChatError::NoTemplate,
-            ChatError::Refused("no".into()),
-            fails(3),
-            ChatError::NothingToContinue,
-        ] {
+        let fails = |line| ChatError::Fails { line, what: "undefined value".into() };
+        for error in [ChatError::NoTemplate, ChatError::Refused("no".into()), fails(3), ChatError::NothingToContinue] {
             assert!(!error.to_string().is_empty() && !error.hint().is_empty());
         }
         expect!["chat template, line 3: undefined value"].assert_eq(&fails(3).to_string());

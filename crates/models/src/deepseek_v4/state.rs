@@ -51,24 +51,24 @@ pub(crate) struct IndexerCache {
 
 /// Rows of one batch: `[n_batch, width]` each.
 pub(crate) struct Buffers {
-    pub(crate) x: Tensor,         // n_stream * n_embd, the residual streams
-    pub(crate) mixes: Tensor,     // (2 + n_stream) * n_stream
-    pub(crate) post: Tensor,      // n_stream
-    pub(crate) comb: Tensor,      // n_stream * n_stream
-    pub(crate) y: Tensor,         // n_embd
-    pub(crate) h: Tensor,         // n_embd, y normalised
-    pub(crate) q_rank: Tensor,    // q_rank
-    pub(crate) q: Tensor,         // n_head * head_dim
-    pub(crate) kv: Tensor,        // head_dim
-    pub(crate) heads: Tensor,     // n_head * head_dim
-    pub(crate) groups: Tensor,    // n_group * o_rank
+    pub(crate) x: Tensor,           // n_stream * n_embd, the residual streams
+    pub(crate) mixes: Tensor,       // (2 + n_stream) * n_stream
+    pub(crate) post: Tensor,        // n_stream
+    pub(crate) comb: Tensor,        // n_stream * n_stream
+    pub(crate) y: Tensor,           // n_embd
+    pub(crate) h: Tensor,           // n_embd, y normalised
+    pub(crate) q_rank: Tensor,      // q_rank
+    pub(crate) q: Tensor,           // n_head * head_dim
+    pub(crate) kv: Tensor,          // head_dim
+    pub(crate) heads: Tensor,       // n_head * head_dim
+    pub(crate) groups: Tensor,      // n_group * o_rank
     pub(crate) pooled: [Tensor; 2], // 2 * head_dim: values and gates
     pub(crate) indexer: Option<IndexerBuffers>,
-    pub(crate) router: Tensor,  // n_expert
-    pub(crate) experts: Tensor, // n_used, of expert numbers
-    pub(crate) weights: Tensor, // n_used
+    pub(crate) router: Tensor,      // n_expert
+    pub(crate) experts: Tensor,     // n_used, of expert numbers
+    pub(crate) weights: Tensor,     // n_used
     pub(crate) shared: [Tensor; 3], // n_ff_shared: gate, up and their product
-    pub(crate) out: Tensor,     // n_embd
+    pub(crate) out: Tensor,         // n_embd
 }
 
 /// Rows of one batch, for the indexer.
@@ -93,7 +93,13 @@ impl V4State {
 }
 
 impl Cache {
-    fn new(c: &Config, w: &AttnWeights, ratio: usize, dev: &dyn Device, o: &StateOptions) -> Result<Cache, DeviceError> {
+    fn new(
+        c: &Config,
+        w: &AttnWeights,
+        ratio: usize,
+        dev: &dyn Device,
+        o: &StateOptions,
+    ) -> Result<Cache, DeviceError> {
         let rows = match o.kv {
             KvType::Native => RowFormat::Fp8 { n_rope: c.n_rot },
             plain => plain.row_format(),

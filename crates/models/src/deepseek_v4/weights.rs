@@ -12,9 +12,9 @@ pub(crate) struct Weights {
     pub(crate) n_params: u64,
     pub(crate) embed: Tensor, // [n_vocab, n_embd]
     pub(crate) layers: Vec<Layer>,
-    pub(crate) head: HyperWeights, // fn [n_stream, n_stream * n_embd], scale [1]
+    pub(crate) head: HyperWeights,  // fn [n_stream, n_stream * n_embd], scale [1]
     pub(crate) output_norm: Tensor, // [n_embd]
-    pub(crate) output: Tensor, // [n_vocab, n_embd]
+    pub(crate) output: Tensor,      // [n_vocab, n_embd]
 }
 
 /// A layer's weights.
@@ -34,15 +34,15 @@ pub(crate) struct HyperWeights {
 
 /// Attention.
 pub(crate) struct AttnWeights {
-    pub(crate) norm: Tensor,   // [n_embd]
-    pub(crate) q_a: Tensor,    // [q_rank, n_embd]
-    pub(crate) q_norm: Tensor, // [q_rank]
-    pub(crate) q_b: Tensor,    // [n_head * head_dim, q_rank]
-    pub(crate) kv: Tensor,     // [head_dim, n_embd]
+    pub(crate) norm: Tensor,    // [n_embd]
+    pub(crate) q_a: Tensor,     // [q_rank, n_embd]
+    pub(crate) q_norm: Tensor,  // [q_rank]
+    pub(crate) q_b: Tensor,     // [n_head * head_dim, q_rank]
+    pub(crate) kv: Tensor,      // [head_dim, n_embd]
     pub(crate) kv_norm: Tensor, // [head_dim]
-    pub(crate) sinks: Tensor,  // [n_head]
-    pub(crate) out_a: Tensor,  // [n_group * o_rank, n_head * head_dim / n_group]
-    pub(crate) out_b: Tensor,  // [n_embd, n_group * o_rank]
+    pub(crate) sinks: Tensor,   // [n_head]
+    pub(crate) out_a: Tensor,   // [n_group * o_rank, n_head * head_dim / n_group]
+    pub(crate) out_b: Tensor,   // [n_embd, n_group * o_rank]
     pub(crate) rope: Rope,
     pub(crate) compressor: Option<CompressorWeights>,
     pub(crate) indexer: Option<IndexerWeights>,
@@ -129,7 +129,8 @@ impl AttnWeights {
     fn load(l: &Loader, c: &Config, ropes: &[Rope; 2], i: usize) -> Result<AttnWeights, Error> {
         let name = |part: &str| format!("blk.{i}.{part}.weight");
         let (ratio, n_q, n_o) = (c.ratios[i], c.n_head * c.head_dim, c.n_group * c.o_rank);
-        let compressor = |part: &str, head_dim: usize| CompressorWeights::load(l, &name(part), c.n_embd, ratio, head_dim);
+        let compressor =
+            |part: &str, head_dim: usize| CompressorWeights::load(l, &name(part), c.n_embd, ratio, head_dim);
         let indexer = match c.indexer.filter(|_| ratio == CSA_RATIO) {
             None => None,
             Some(x) => Some(IndexerWeights {

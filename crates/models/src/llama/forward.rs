@@ -36,7 +36,9 @@ impl LlamaState {
         let cache = || dev.alloc(Kind::Cached(o.kv.row_format()), &[o.n_slot, o.n_ctx, n_kv]);
         let rows = |n: usize| dev.alloc(F32, &[o.n_batch, n]);
         Ok(LlamaState {
-            caches: (0..c.n_layer).map(|_| Ok(Cache { k: cache()?, v: cache()? })).collect::<Result<_, DeviceError>>()?,
+            caches: (0..c.n_layer)
+                .map(|_| Ok(Cache { k: cache()?, v: cache()? }))
+                .collect::<Result<_, DeviceError>>()?,
             x: rows(c.n_embd)?,
             h: rows(c.n_embd)?,
             q: rows(n_q)?,

@@ -19,19 +19,19 @@ pub(crate) struct Weights {
 
 /// A layer's weights.
 pub(crate) struct Layer {
-    pub(crate) attn_norm: Tensor,      // [n_embd]
-    pub(crate) wq: Tensor,             // [n_head * head_dim, n_embd]
-    pub(crate) wk: Tensor,             // [n_head_kv * head_dim, n_embd]
-    pub(crate) wv: Tensor,             // [n_head_kv * head_dim, n_embd]
-    pub(crate) bq: Option<Tensor>,     // [n_head * head_dim]
-    pub(crate) bk: Option<Tensor>,     // [n_head_kv * head_dim]
-    pub(crate) bv: Option<Tensor>,     // [n_head_kv * head_dim]
-    pub(crate) wo: Tensor,             // [n_embd, n_head * head_dim]
-    pub(crate) bo: Option<Tensor>,     // [n_embd]
-    pub(crate) ffn_norm: Tensor,       // [n_embd]
-    pub(crate) gate: Tensor,           // [n_ff, n_embd]
-    pub(crate) up: Tensor,             // [n_ff, n_embd]
-    pub(crate) down: Tensor,           // [n_embd, n_ff]
+    pub(crate) attn_norm: Tensor,  // [n_embd]
+    pub(crate) wq: Tensor,         // [n_head * head_dim, n_embd]
+    pub(crate) wk: Tensor,         // [n_head_kv * head_dim, n_embd]
+    pub(crate) wv: Tensor,         // [n_head_kv * head_dim, n_embd]
+    pub(crate) bq: Option<Tensor>, // [n_head * head_dim]
+    pub(crate) bk: Option<Tensor>, // [n_head_kv * head_dim]
+    pub(crate) bv: Option<Tensor>, // [n_head_kv * head_dim]
+    pub(crate) wo: Tensor,         // [n_embd, n_head * head_dim]
+    pub(crate) bo: Option<Tensor>, // [n_embd]
+    pub(crate) ffn_norm: Tensor,   // [n_embd]
+    pub(crate) gate: Tensor,       // [n_ff, n_embd]
+    pub(crate) up: Tensor,         // [n_ff, n_embd]
+    pub(crate) down: Tensor,       // [n_embd, n_ff]
 }
 
 impl Weights {

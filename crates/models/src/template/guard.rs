@@ -32,9 +32,7 @@ pub(super) struct Guards {
 impl Guards {
     pub(super) fn choose(candidates: &[char], messages: &[Message]) -> Result<Guards, ChatError> {
         let free = |c: &char| {
-            !messages.iter().any(|m| {
-                m.text.contains(*c) || m.reasoning.as_ref().is_some_and(|r| r.contains(*c))
-            })
+            !messages.iter().any(|m| m.text.contains(*c) || m.reasoning.as_ref().is_some_and(|r| r.contains(*c)))
         };
         let mut free = candidates.iter().copied().filter(free);
         match (free.next(), free.next()) {
@@ -47,9 +45,7 @@ impl Guards {
 /// The code points that Unicode promises never to make characters of.
 pub(super) fn noncharacters() -> impl Iterator<Item = char> {
     let ends_of_planes = (0..=16).flat_map(|plane| [plane << 16 | 0xFFFE, plane << 16 | 0xFFFF]);
-    (0xFDD0..=0xFDEF)
-        .chain(ends_of_planes)
-        .filter_map(char::from_u32)
+    (0xFDD0..=0xFDEF).chain(ends_of_planes).filter_map(char::from_u32)
 }
 
 /// The texts of the added tokens, by their first byte and then longest first, as a tokenizer matches them.
@@ -77,10 +73,7 @@ impl Markers {
     /// The marker that `text` starts with.
     fn at<'a>(&self, text: &'a str) -> Option<&'a str> {
         let texts = self.by_byte.get(text.as_bytes().first()?)?;
-        texts
-            .iter()
-            .find(|marker| text.starts_with(*marker))
-            .map(|marker| &text[..marker.len()])
+        texts.iter().find(|marker| text.starts_with(*marker)).map(|marker| &text[..marker.len()])
     }
 
     /// Whether a marker can begin before `text` and reach into it.
@@ -91,15 +84,11 @@ impl Markers {
 
     /// Whether a marker can begin in `text` and reach out of its end.
     fn reaches_out(&self, text: &str) -> bool {
-        self.inner_bounds()
-            .any(|(marker, i)| text.ends_with(&marker[..i]))
+        self.inner_bounds().any(|(marker, i)| text.ends_with(&marker[..i]))
     }
 
     fn inner_bounds(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.by_byte
-            .values()
-            .flatten()
-            .flat_map(|m| m.char_indices().skip(1).map(move |(i, _)| (m.as_str(), i)))
+        self.by_byte.values().flatten().flat_map(|m| m.char_indices().skip(1).map(move |(i, _)| (m.as_str(), i)))
     }
 
     /// `text` with guards, so that no marker is in it or can be completed by it.

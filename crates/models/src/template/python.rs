@@ -12,26 +12,13 @@ pub(super) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Va
         (_, Some(_)) => (",".to_owned(), ": ".to_owned()),
         (_, None) => (", ".to_owned(), ": ".to_owned()),
     };
-    let ascii = options
-        .get::<Option<bool>>("ensure_ascii")?
-        .unwrap_or(false);
+    let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let sorted = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     options.assert_all_used()?;
     if indent.is_some_and(|indent| indent > 16) {
-        return Err(Error::new(
-            ErrorKind::InvalidOperation,
-            "tojson: indent is above 16",
-        ));
+        return Err(Error::new(ErrorKind::InvalidOperation, "tojson: indent is above 16"));
     }
-    let mut json = Json {
-        state,
-        item,
-        key,
-        indent,
-        ascii,
-        sorted,
-        out: String::new(),
-    };
+    let mut json = Json { state, item, key, indent, ascii, sorted, out: String::new() };
     json.value(value, 0)?;
     Ok(Value::from_safe_string(json.out))
 }
@@ -54,38 +41,22 @@ impl Json<'_> {
         let before = self.out.len();
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool => self
-                .out
-                .push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number if value.is_integer() => self.out.push_str(&value.to_string()),
-            ValueKind::Number => self
-                .out
-                .push_str(&python_float(f64::try_from(value.clone())?)),
+            ValueKind::Number => self.out.push_str(&python_float(f64::try_from(value.clone())?)),
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => self.items(value, depth, ['[', ']'])?,
             ValueKind::Map => self.items(value, depth, ['{', '}'])?,
             kind => {
-                return Err(Error::new(
-                    ErrorKind::BadSerialization,
-                    format!("{kind} has no form in JSON"),
-                ));
+                return Err(Error::new(ErrorKind::BadSerialization, format!("{kind} has no form in JSON")));
             }
         }
-        self.state
-            .consume_fuel(1 + (self.out.len() - before) as u64 / 64)
+        self.state.consume_fuel(1 + (self.out.len() - before) as u64 / 64)
     }
 
-    fn items(
-        &mut self,
-        value: &Value,
-        depth: usize,
-        [open, close]: [char; 2],
-    ) -> Result<(), Error> {
+    fn items(&mut self, value: &Value, depth: usize, [open, close]: [char; 2]) -> Result<(), Error> {
         if depth == JSON_DEPTH_MAX {
-            return Err(Error::new(
-                ErrorKind::BadSerialization,
-                "the value is nested too deeply for JSON",
-            ));
+            return Err(Error::new(ErrorKind::BadSerialization, "the value is nested too deeply for JSON"));
         }
         let mut items: Vec<Value> = value.try_iter()?.collect();
         if self.sorted && open == '{' {
@@ -147,18 +118,12 @@ fn python_float(x: f64) -> String {
         .to_owned();
     }
     let scientific = format!("{x:e}");
-    let (digits, exponent) = scientific
-        .split_once('e')
-        .expect("`{:e}` writes an exponent");
+    let (digits, exponent) = scientific.split_once('e').expect("`{:e}` writes an exponent");
     let exponent: i32 = exponent.parse().expect("an exponent is a number");
     match exponent {
         -4..16 if x.fract() == 0.0 => format!("{x:.1}"),
         -4..16 => format!("{x}"),
-        _ => format!(
-            "{digits}e{}{:02}",
-            if exponent < 0 { '-' } else { '+' },
-            exponent.abs()
-        ),
+        _ => format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()),
     }
 }
 
@@ -178,15 +143,7 @@ pub(super) fn strftime(format: &str, now_s: i64) -> Result<String, Error> {
         "November",
         "December",
     ];
-    const DAYS: [&str; 7] = [
-        "Sunday",
-        "Monday",
-        "Tuesday",
-        "Wednesday",
-        "Thursday",
-        "Friday",
-        "Saturday",
-    ];
+    const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
     let (days, second) = (now_s.div_euclid(86_400), now_s.rem_euclid(86_400));
     let (year, month, day) = civil_date(days);
     let weekday = DAYS[(days + 4).rem_euclid(7) as usize]; // 1970 began on a Thursday.
@@ -205,11 +162,7 @@ pub(super) fn strftime(format: &str, now_s: i64) -> Result<String, Error> {
             code = chars.next();
         }
         let number = |n: i64| {
-            if padded {
-                format!("{n:02}")
-            } else {
-                n.to_string()
-            }
+            if padded { format!("{n:02}") } else { n.to_string() }
         };
         out.push_str(&match code {
             Some('Y') => year.to_string(),
@@ -229,10 +182,7 @@ pub(super) fn strftime(format: &str, now_s: i64) -> Result<String, Error> {
             Some('T') => format!("{hour:02}:{minute:02}:{second:02}"),
             Some('%') => "%".to_owned(),
             _ => {
-                return Err(Error::new(
-                    ErrorKind::InvalidOperation,
-                    "strftime_now: unknown format",
-                ));
+                return Err(Error::new(ErrorKind::InvalidOperation, "strftime_now: unknown format"));
             }
         });
     }
@@ -251,9 +201,5 @@ fn civil_date(days: i64) -> (i64, i64, i64) {
     let month = (5 * day + 2) / 153; // 0 is March
     let day_of_month = day - (153 * month + 2) / 5 + 1;
     let month = if month < 10 { month + 3 } else { month - 9 };
-    (
-        era * 400 + year + i64::from(month <= 2),
-        month,
-        day_of_month,
-    )
+    (era * 400 + year + i64::from(month <= 2), month, day_of_month)
 }

@@ -458,7 +458,7 @@ mod tests {
 
     #[test]
     fn no_choice_is_an_error() {
-        check(&RAW, &["lo"], expect!["lo; after 2 tokens the model computes no numbers"]);
+        check(&RAW, &["lo"], expect!["lo; the model computes no numbers at position 2"]);
     }
 
     #[test]

@@ -105,9 +105,13 @@ impl Error {
             Error::Memory { .. } => "ask for a smaller context with --ctx, or close other programs".into(),
             Error::ContextSize { .. } => "choose a context within what the model was trained for".into(),
             Error::ContextFull { .. } => "ask for a larger context with --ctx, or send less text".into(),
-            Error::NoVocabulary => "take a file with a vocabulary; raw token ids go through `ds4 logits`".into(),
+            Error::NoVocabulary => {
+                "take a file with a vocabulary; raw token ids go through the `logits` command".into()
+            }
             Error::NoChoice { .. } => "the weights are damaged or were converted wrongly; download them again".into(),
-            Error::Token { .. } => "token ids belong to one vocabulary: make them with `ds4 tokenize` and this model".into(),
+            Error::Token { .. } => {
+                "token ids belong to one vocabulary: make them with the `tokenize` command and this model".into()
+            }
         }
     }
 

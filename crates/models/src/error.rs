@@ -107,7 +107,7 @@ impl Error {
         match self {
             Error::Gguf(e) => e.hint().to_string(),
             Error::UnknownFamily { .. } | Error::Unknown { .. } => {
-                "a newer version may know this model; `ds4 inspect` shows what is in the file".into()
+                "a newer version may know this model; the `inspect` command shows what is in the file".into()
             }
             Error::Device(_) => "close other programs, or take a smaller model or quantisation".into(),
             _ => "the file is damaged or was converted wrongly; download or convert it again".into(),

@@ -1,2 +1,43 @@
-//! Repository chores.
-fn main() {}
+//! Repository chores: `cargo xtask <chore>`.
+
+#![forbid(unsafe_code)]
+
+mod fetch;
+mod tidy;
+
+use std::{env, error::Error, path::PathBuf, process::ExitCode};
+
+const USAGE: &str = "\
+cargo xtask tidy          report what is untidy; a test does the same
+cargo xtask fetch NAME    put a real model into models/: smollm2";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match args[..] {
+        ["tidy"] => tidy(),
+        ["fetch", name] => fetch::fetch(&root(), name).map(|path| println!("{}", path.display())),
+        _ => Err(USAGE.into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn tidy() -> Result<(), Box<dyn Error>> {
+    let errors = tidy::check(&root())?;
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(errors.join("\n").into()),
+    }
+}
+
+/// The repository.
+fn root() -> PathBuf {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().map(PathBuf::from).unwrap_or(manifest)
+}

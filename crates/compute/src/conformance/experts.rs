@@ -1,0 +1,121 @@
+//! Cases of the router and the experts.
+
+use quant::{FORMATS, Format};
+
+use super::{
+    Bound, Cases,
+    data::Random,
+    lab::{Lab, rows},
+};
+use crate::{Bank, Gating, Router};
+
+pub(super) fn route(cases: &mut Cases) {
+    for n_rows in [1, 8, 40] {
+        for (n_expert, k) in [(1, 1), (8, 2), (8, 8), (256, 6)] {
+            for gating in [Gating::Softmax, Gating::SqrtSoftplus] {
+                for how in [How::Best, How::Biased, How::Tied, How::Table] {
+                    for normalize in [false, true] {
+                        let name = format!("{n_rows} rows, {k} of {n_expert}, {gating:?}, {how:?}");
+                        cases.add(format!("{name}, normalized {normalize}"), move |lab| {
+                            choice(lab, [n_rows, n_expert, k], gating, how, normalize)
+                        });
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum How {
+    Best,
+    Biased,
+    /// All experts score one of two values.
+    Tied,
+    Table,
+}
+
+fn choice(
+    lab: &mut Lab,
+    [n_rows, n_expert, k]: [usize; 3],
+    gating: Gating,
+    how: How,
+    normalize: bool,
+) -> super::lab::Outcome {
+    let batch = rows(&[(0, 0..n_rows as u32)]);
+    let logits = match how {
+        How::Tied => lab.f32s(&[n_rows, n_expert], |random| [-0.5, 1.5][random.below(2)]),
+        _ => lab.even(&[n_rows, n_expert], 4.0),
+    };
+    let n_vocab = 11;
+    let fixed: Vec<i32> = (0..n_vocab).flat_map(|_| distinct(&mut lab.random, n_expert, k, false)).collect();
+    let router = Router {
+        gating,
+        bias: matches!(how, How::Biased).then(|| lab.even(&[n_expert], 1.0)),
+        table: matches!(how, How::Table).then(|| lab.i32s(&[n_vocab, k], &fixed)),
+        normalize,
+        scale: 1.5,
+    };
+    let (experts, weights) = (lab.out_i32(&[n_rows, k]), lab.out(&[n_rows, k]));
+    for (range, step) in lab.steps(&batch) {
+        let [experts, weights, logits] = [&experts, &weights, &logits].map(|t| t.slice(range.clone()));
+        lab.dev.route(&experts, &weights, &logits, &router, &step);
+    }
+    vec![(Bound::Exact, experts), (Bound::Float, weights)]
+}
+
+/// `k` of the numbers `0..n`.
+fn distinct(random: &mut Random, n: usize, k: usize, sorted: bool) -> Vec<i32> {
+    let mut all: Vec<i32> = (0..n as i32).collect();
+    (0..k).for_each(|i| all.swap(i, i + random.below(n - i)));
+    all.truncate(k);
+    if sorted {
+        all.sort_unstable();
+    }
+    all
+}
+
+pub(super) fn moe(cases: &mut Cases) {
+    for &format in FORMATS {
+        let d = format.block_len().max(32);
+        cases.add(format!("all {format:?}"), move |lab| mixture(lab, [format; 3], [9, 4, 3, 2 * d, d], Some(1.5)));
+    }
+    let mixed = [
+        ([Format::IQ2_XXS, Format::IQ2_XXS, Format::Q2_K], Some(10.0)),
+        ([Format::Q4_K, Format::Q4_K, Format::Q6_K], None),
+        ([Format::MXFP4, Format::Q8_0, Format::Q5_0], Some(2.0)),
+        ([Format::Q4_K, Format::Q8_0, Format::F16], None),
+    ];
+    for (formats, limit) in mixed {
+        for [n_rows, n_expert, k] in [[1, 5, 1], [1, 9, 6], [3, 4, 4], [40, 3, 2]] {
+            cases.add(format!("{formats:?}, {n_rows} rows, {k} of {n_expert}, limit {limit:?}"), move |lab| {
+                mixture(lab, formats, [n_rows, n_expert, k, 256, 256], limit)
+            });
+        }
+    }
+}
+
+fn mixture(
+    lab: &mut Lab,
+    [gate, up, down]: [Format; 3],
+    [n_rows, n_expert, k, n_embd, n_ff]: [usize; 5],
+    limit: Option<f32>,
+) -> super::lab::Outcome {
+    let bound = [gate, up, down].map(super::rows::bound);
+    let bound = if bound == [Bound::Float; 3] { Bound::Float } else { Bound::RoundedTwice };
+    let bank = Bank {
+        gate: lab.weights(gate, &[n_expert, n_ff, n_embd]),
+        up: lab.weights(up, &[n_expert, n_ff, n_embd]),
+        down: lab.weights(down, &[n_expert, n_embd, n_ff]),
+    };
+    let x = lab.even(&[n_rows, n_embd], 4.0 / (n_embd as f32).sqrt());
+    let chosen: Vec<i32> = (0..n_rows).flat_map(|_| distinct(&mut lab.random, n_expert, k, true)).collect();
+    let experts = lab.i32s(&[n_rows, k], &chosen);
+    let weights = lab.even(&[n_rows, k], 1.0);
+    let y = lab.out(&[n_rows, n_embd]);
+    for range in lab.cuts(n_rows) {
+        let [y, x, experts, weights] = [&y, &x, &experts, &weights].map(|t| t.slice(range.clone()));
+        lab.dev.moe(&y, &x, &bank, &experts, &weights, limit);
+    }
+    vec![(bound, y)]
+}

@@ -1,0 +1,117 @@
+//! The suite itself: does it pass what is right, and does it notice what is wrong?
+
+use super::*;
+use crate::{Attention, DeviceError, HostBytes, Memory, Rope, Step};
+
+#[test]
+fn the_reference_is_right_and_does_not_care_about_cuts() {
+    let failures = check(&[&Reference], Promise::Bits, 1);
+    assert!(failures.is_empty(), "{}", failures[0]);
+}
+
+#[test]
+fn a_wrong_device_is_noticed() {
+    for (fault, operation) in [
+        (Fault::NormWithoutEps, "rms_norm"),
+        (Fault::TurnsTheOtherWay, "rope"),
+        (Fault::LastKeyUnseen, "attention"),
+        (Fault::RoundsWeights, "matmul"),
+        (Fault::LastRowLeftOut, "add"),
+        (Fault::PanicsInBatches, "add"),
+    ] {
+        let failures = check_only(&|name| name == operation, &[&Wrong(fault)], Promise::Bounds, 1);
+        assert!(!failures.is_empty(), "{fault:?} was not noticed");
+        assert!(failures[0].to_string().starts_with("wrong, seed 1, "), "{}", failures[0]);
+    }
+}
+
+#[test]
+fn a_device_whose_rows_depend_on_the_batch_breaks_a_promise() {
+    let check = |promise| check_only(&|name| name == "add", &[&Wrong(Fault::LastBitOfBatches)], promise, 1);
+    assert!(check(Promise::Bits).iter().any(|f| f.what.contains("other bits")));
+}
+
+#[test]
+fn a_device_unlike_the_first_breaks_a_promise() {
+    let failures = check_only(&|name| name == "add", &[&Reference, &Wrong(Fault::LastBitOfBatches)], Promise::Bits, 1);
+    assert!(failures.iter().all(|f| f.device == "wrong") && !failures.is_empty());
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    NormWithoutEps,
+    TurnsTheOtherWay,
+    LastKeyUnseen,
+    RoundsWeights,
+    LastRowLeftOut,
+    PanicsInBatches,
+    LastBitOfBatches,
+}
+
+/// The reference with a fault.
+struct Wrong(Fault);
+
+impl Memory for Wrong {
+    fn alloc(&self, kind: Kind, shape: &[usize]) -> Result<Tensor, DeviceError> {
+        Reference.alloc(kind, shape)
+    }
+
+    fn load(&self, kind: Kind, shape: &[usize], bytes: HostBytes) -> Result<Tensor, DeviceError> {
+        Reference.load(kind, shape, bytes)
+    }
+
+    fn write(&self, t: &Tensor, bytes: &[u8]) {
+        Reference.write(t, bytes);
+    }
+
+    fn read(&self, t: &Tensor, out: &mut [u8]) -> Result<(), DeviceError> {
+        Reference.read(t, out)
+    }
+}
+
+impl Device for Wrong {
+    fn name(&self) -> String {
+        "wrong".into()
+    }
+
+    fn rms_norm(&self, y: &Tensor, x: &Tensor, w: Option<&Tensor>, eps: f32) {
+        let eps = if self.0 == Fault::NormWithoutEps { 0.0 } else { eps };
+        reference::rms_norm(self, y, x, w, eps);
+    }
+
+    fn rope(&self, x: &Tensor, rope: &Rope, inverse: bool, step: &Step) {
+        reference::rope(self, x, rope, inverse != (self.0 == Fault::TurnsTheOtherWay), step);
+    }
+
+    fn matmul_grouped(&self, y: &Tensor, w: &Tensor, x: &Tensor, n_group: usize) {
+        reference::matmul_grouped(self, y, w, x, n_group);
+        if self.0 == Fault::RoundsWeights {
+            let rounded = reference::f32s(self, y).iter().map(|v| v * 1.001).collect::<Vec<f32>>();
+            reference::put(self, y, &rounded);
+        }
+    }
+
+    fn attention(&self, y: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor, a: &Attention, step: &Step) {
+        if self.0 == Fault::LastKeyUnseen {
+            let row = reference::i32s(self, &step.pos)[0] as usize % k.shape()[1];
+            let slot = reference::i32s(self, &step.slot)[0] as usize;
+            let last = k.slice(slot..slot + 1).reshape(&k.shape()[1..]).slice(row..row + 1);
+            self.write(&last, &vec![0; last.byte_range().len()]);
+        }
+        reference::attention(self, y, q, k, v, a, step);
+    }
+
+    fn add(&self, x: &Tensor, b: &Tensor) {
+        let n = x.rows();
+        match self.0 {
+            Fault::LastRowLeftOut if n > 8 => reference::add(self, &x.slice(0..n - 1), b),
+            Fault::PanicsInBatches => assert_eq!(n, 1, "one row only"),
+            Fault::LastBitOfBatches if n > 8 => {
+                reference::add(self, x, b);
+                let last_bit = reference::f32s(self, x).iter().map(|v| v.next_up()).collect::<Vec<f32>>();
+                reference::put(self, x, &last_bit);
+            }
+            _ => reference::add(self, x, b),
+        }
+    }
+}

@@ -15,6 +15,7 @@ use std::{
 };
 
 use compute::{Buffer, F32, HostBytes, Kind, Tensor};
+use quant::RowFormat;
 
 /// Every allocation starts on a cache line.
 const ALIGN: usize = 64;
@@ -153,5 +154,9 @@ fn bytes(t: &Tensor) -> &[u8] {
 /// `T` is what the tensor holds: its numbers, or the bytes of packed rows.
 fn check<T: Pod>(t: &Tensor) {
     let of = |name: &str| std::any::type_name::<T>() == name;
-    assert!(of("u8") || of("f32") && t.kind() == F32 || of("i32") && t.kind() == Kind::I32, "{t:?} as other numbers");
+    assert!(of("u8") || of("f32") && is_f32(t.kind()) || of("i32") && t.kind() == Kind::I32, "{t:?} as other numbers");
+}
+
+fn is_f32(kind: Kind) -> bool {
+    kind == F32 || kind == Kind::Cached(RowFormat::F32)
 }

@@ -5,8 +5,8 @@ use std::{fmt::Display, path::Path};
 
 use crate::{Error, error::shorten};
 
-/// Strings and arrays beyond this are refused, whatever the size of the file.
-const LEN_MAX: u64 = 1 << 30;
+/// The longest string in bytes, and array in elements: ten times what the largest vocabularies need.
+const LEN_MAX: u64 = 1 << 28;
 
 /// A place in the bytes of a file.
 pub(crate) struct Cursor<'a> {

@@ -187,6 +187,17 @@ pub enum Error {
         first: PathBuf,
     },
 
+    /// The files of a split model have not as many tensors as the first promises.
+    #[error("{}: `split.tensors.count` is {found}, but the parts have {expected} tensors together", shown(path))]
+    TensorCount {
+        /// The first file.
+        path: PathBuf,
+        /// The value of the key.
+        found: u64,
+        /// The tensors that there are.
+        expected: usize,
+    },
+
     /// A tensor is in two files of a split model.
     #[error("{}: tensor `{tensor}` is in {} too", shown(path), shown(first))]
     InTwoParts {
@@ -251,7 +262,7 @@ impl Error {
             Error::NotFirst { first, .. } => format!("the other parts are found by themselves; open {first}"),
             Error::SplitName { .. } => "give the files the names that they were published with".into(),
             Error::MissingPart { .. } => "download all parts into one folder".into(),
-            Error::Split { .. } | Error::InTwoParts { .. } => {
+            Error::Split { .. } | Error::TensorCount { .. } | Error::InTwoParts { .. } => {
                 "the parts belong to different models; download them again, into a folder of their own".into()
             }
             Error::MissingKey { .. } | Error::WrongType { .. } | Error::OutOfRange { .. } => {

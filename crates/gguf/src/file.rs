@@ -140,7 +140,7 @@ impl Gguf {
             if let Some(&i) = self.by_name.get(&t.name) {
                 return Err(Error::InTwoParts {
                     path: map.path().to_owned(),
-                    tensor: shorten(&t.name),
+                    tensor: t.name,
                     first: self.parts[self.tensors[i].part].path().to_owned(),
                 });
             }
@@ -157,8 +157,7 @@ impl Gguf {
         if found == self.tensors.len() as u64 {
             return Ok(());
         }
-        let expected = format!("{}, the tensors of all parts,", self.tensors.len());
-        Err(split_error(self.path(), TENSORS, found, expected, self.path()))
+        Err(Error::TensorCount { path: self.path().to_owned(), found, expected: self.tensors.len() })
     }
 }
 

@@ -1,8 +1,8 @@
 //! Keys and values, and the checked ways to read them.
 //!
 //! Writers are careless about the width and sign of numbers, so any integer type does where an integer is wanted, as
-//! long as the value fits, and either float where a float is. A scalar does where a list is wanted: keys that may differ
-//! per layer come in both forms.
+//! long as the value fits, and either float where a float is. A scalar does where a list is wanted: keys that may
+//! differ per layer come in both forms.
 
 use std::{
     collections::HashMap,

@@ -118,7 +118,7 @@ fn keys(path: &Path, cursor: &mut Cursor, n: usize) -> Result<Vec<(String, Value
             let name = shorten(&key);
             return Err(Error::Duplicate { path: path.to_owned(), what: "key", name, first, second: offset });
         }
-        let value = value(cursor, format_args!("key {i}, `{}`", shorten(&key)))?;
+        let value = value(cursor, format_args!("key {i} (`{}`)", shorten(&key)))?;
         keys.push((key, value));
     }
     Ok(keys)
@@ -195,7 +195,7 @@ fn alignment(metadata: &Metadata) -> Result<u32, Error> {
     })
 }
 
-/// The entries; `start` is still the offset into the data.
+/// The entries of the directory.
 fn directory(path: &Path, cursor: &mut Cursor, n: usize, alignment: u32) -> Result<Vec<Entry>, Error> {
     let mut entries = Vec::with_capacity(n);
     let mut seen = HashMap::with_capacity(n);
@@ -203,7 +203,7 @@ fn directory(path: &Path, cursor: &mut Cursor, n: usize, alignment: u32) -> Resu
         let at = cursor.offset();
         let entry = entry(cursor, i, alignment)?;
         if let Some(first) = seen.insert(entry.name.clone(), at) {
-            let name = shorten(&entry.name);
+            let name = entry.name;
             return Err(Error::Duplicate { path: path.to_owned(), what: "tensor", name, first, second: at });
         }
         entries.push(entry);
@@ -222,7 +222,7 @@ struct Entry {
 
 fn entry(cursor: &mut Cursor, i: usize, alignment: u32) -> Result<Entry, Error> {
     let name = tensor_name(cursor, i)?;
-    let tensor = format!("tensor {i}, `{name}`");
+    let tensor = format!("tensor {i} (`{name}`)");
     let dims_at = cursor.offset();
     let shape = shape(cursor, &tensor)?;
     let element = element_type(cursor, &tensor)?;
@@ -237,8 +237,8 @@ fn entry(cursor: &mut Cursor, i: usize, alignment: u32) -> Result<Entry, Error> 
     };
     let offset_at = cursor.offset();
     let offset = cursor.u64(format_args!("offset of {tensor}"))?;
-    if !offset.is_multiple_of(alignment.into()) {
-        let allowed = format!("multiples of {alignment}");
+    if !offset.is_multiple_of(alignment.into()) || i64::try_from(offset).is_err() {
+        let allowed = format!("multiples of {alignment} up to 9223372036854775807");
         return Err(cursor.invalid(offset_at, format_args!("offset of {tensor}"), offset, allowed));
     }
     Ok(Entry { name, shape, element, offset, n_bytes })
@@ -295,16 +295,17 @@ fn element_type(cursor: &mut Cursor, tensor: &str) -> Result<Element, Error> {
 
 /// Finds the entries' places in the file, whose data starts at byte `data`; they must lie in it, and share no byte.
 fn placed(path: &Path, entries: Vec<Entry>, data: u64, len: u64) -> Result<Vec<Tensor>, Error> {
+    // `data` is near a byte of the file, offset and length are `i64`s: the sums fit.
+    let end = |e: &Entry| data + e.offset + e.n_bytes as u64;
+    if let Some(last) = entries.iter().max_by_key(|e| end(e)).filter(|e| end(e) > len) {
+        let (start, end) = (data + last.offset, end(last));
+        return Err(Error::Truncated { path: path.to_owned(), tensor: last.name.clone(), start, end, len });
+    }
     let place = |e: Entry| {
-        let start = data.saturating_add(e.offset);
-        let end = start.saturating_add(e.n_bytes as u64);
-        if end > len || start > len {
-            return Err(Error::Truncated { path: path.to_owned(), tensor: e.name, start, end, len });
-        }
-        // Bytes of a mapped file are counted by `usize`.
-        Ok(Tensor { name: e.name, shape: e.shape, element: e.element, start: start as usize, n_bytes: e.n_bytes })
+        let start = (data + e.offset) as usize; // bytes of a mapped file are counted by `usize`
+        Tensor { name: e.name, shape: e.shape, element: e.element, start, n_bytes: e.n_bytes }
     };
-    let tensors = entries.into_iter().map(place).collect::<Result<Vec<_>, _>>()?;
+    let tensors: Vec<Tensor> = entries.into_iter().map(place).collect();
     check_overlap(path, &tensors)?;
     Ok(tensors)
 }
@@ -316,8 +317,7 @@ fn check_overlap(path: &Path, tensors: &[Tensor]) -> Result<(), Error> {
     for pair in sorted.windows(2) {
         let end = pair[0].start + pair[0].n_bytes;
         if pair[1].start < end {
-            let names = [pair[0], pair[1]].map(|t| shorten(&t.name));
-            let [first, second] = names;
+            let [first, second] = [pair[0], pair[1]].map(|t| t.name.clone());
             let (start, end) = (pair[1].start as u64, end as u64);
             return Err(Error::Overlap { path: path.to_owned(), first, second, start, end });
         }

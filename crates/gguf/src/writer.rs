@@ -23,8 +23,10 @@ struct Tensor<'a> {
     name: String,
     shape: Vec<usize>,
     element: Element,
-    fill: Box<dyn Fn(&mut dyn Write) -> io::Result<()> + 'a>,
+    fill: Fill<'a>,
 }
+
+type Fill<'a> = Box<dyn Fn(&mut dyn Write) -> io::Result<()> + 'a>;
 
 impl Tensor<'_> {
     /// # Panics

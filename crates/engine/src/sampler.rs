@@ -302,6 +302,8 @@ impl Sampler {
         // By rounding the sum may stay below: then all are needed.
         let Some(bin) = self.bins.iter().position(passes) else { return };
         self.ranked.clear();
+        // The bin's share differs from token to token: room for all, so that later ones do not allocate.
+        self.ranked.reserve(self.candidates.capacity());
         self.ranked.extend(self.candidates.iter().filter(|c| c.bin() == bin));
         self.ranked.sort_unstable_by(Candidate::order);
         let passes = |c: &&Candidate| {

@@ -203,3 +203,36 @@ impl Device for Cpu {
         moe::moe(self, y, x, bank, experts, weights, limit);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use compute::conformance::{Promise, check};
+
+    use super::*;
+
+    #[test]
+    fn scalar_code_conforms() {
+        conforms(Isa::Scalar);
+    }
+
+    #[test]
+    fn avx2_conforms() {
+        conforms(Isa::Avx2);
+    }
+
+    #[test]
+    fn avx512_conforms() {
+        conforms(Isa::Avx512);
+    }
+
+    /// Every operation is the reference's, to the bit the same for one to three threads and however a batch is cut.
+    fn conforms(isa: Isa) {
+        if !Isa::available().any(|i| i == isa) {
+            return eprintln!("skipped: this machine has no {}", isa.name());
+        }
+        let devices = [1, 2, 3].map(|n_threads| Cpu::with_isa(n_threads, isa));
+        let failures = check(&devices.each_ref().map(|d| d as &dyn Device), Promise::Bits, 1);
+        let lines: Vec<String> = failures.iter().take(20).map(|f| f.to_string()).collect();
+        assert!(failures.is_empty(), "{} failures\n{}", failures.len(), lines.join("\n"));
+    }
+}

@@ -38,7 +38,8 @@ use compute::{
     Attention, Bank, Chooser, Compressor, Device, DeviceError, HostBytes, Hyper, Kind, Latent, Memory, Rope, Router,
     Step, Tensor,
 };
-use dot::{Isa, Kernel};
+pub use dot::Isa;
+use dot::Kernel;
 use memory::{Access, HostBuffer, Owned};
 use pool::Pool;
 use quant::Format;
@@ -60,7 +61,11 @@ impl Cpu {
         Cpu::with_isa(n_threads, Isa::detect())
     }
 
-    fn with_isa(n_threads: usize, isa: Isa) -> Cpu {
+    /// The same with an instruction set of the caller's choice.
+    ///
+    /// # Panics
+    /// If this machine lacks it.
+    pub fn with_isa(n_threads: usize, isa: Isa) -> Cpu {
         let kernels = quant::FORMATS.iter().map(|&f| dot::kernel(f, isa)).collect();
         Cpu {
             pool: Pool::new(n_threads),

@@ -1,17 +1,25 @@
 //! Products with weights, tile by tile.
 //!
 //! The batch's rows are packed once for the weights' dot product. A thread then takes some rows of the weights and
-//! runs them against a block of packed rows that stays in its cache, four at a time, so that weights are unpacked once
-//! for four tokens. Each output element is one call's result, the same whether it came alone or with three others.
+//! multiplies them with all packed rows:
+//!
+//! ```text
+//! 1 to 3 columns    one dot product after another
+//! from 4            four columns at a time, so that weights are unpacked once for four
+//! from TILE_FROM    where the kernel has tiles: unpack some rows of weights into the second-level cache, then
+//!                   4 x 4 products at a time, every four columns meeting all unpacked rows
+//! ```
+//!
+//! Each output element is the same to the bit in all three.
 
-use std::ops::Range;
+use std::{cell::RefCell, ops::Range};
 
 use compute::{Kind, Tensor};
 
 use crate::{
     Cpu,
     activation::Activation,
-    dot::Kernel,
+    dot::{Kernel, Tile},
     memory::Workspace,
     pool::{Pool, Shares},
 };
@@ -20,6 +28,15 @@ use crate::{
 const BLOCK: usize = 64;
 /// Bytes of weights in a tile.
 const TILE_BYTES: usize = 64 << 10;
+/// Columns from which tiles are worth unpacking weights to memory.
+const TILE_FROM: usize = 8;
+/// Bytes of unpacked weights: part of the second-level cache.
+const UNPACKED_BYTES: usize = 384 << 10;
+
+thread_local! {
+    /// Where a thread unpacks weights.
+    static UNPACKED: RefCell<Workspace> = RefCell::default();
+}
 
 /// What operations need between inputs and outputs, kept from call to call.
 #[derive(Default)]
@@ -60,41 +77,82 @@ impl<'a> Packed<'a> {
 pub(crate) struct Weights<'a> {
     pub(crate) kernel: &'a Kernel,
     pub(crate) bytes: &'a [u8],
-    pub(crate) row_bytes: usize,
+    row_bytes: usize,
+    n_in: usize,
 }
 
 impl<'a> Weights<'a> {
     pub(crate) fn new(cpu: &'a Cpu, w: &Tensor, bytes: &'a [u8]) -> Weights<'a> {
         let Kind::Packed(format) = w.kind() else { panic!("weights of kind {:?}", w.kind()) };
-        Weights { kernel: cpu.kernel(format), bytes, row_bytes: w.row_bytes() }
+        Weights { kernel: cpu.kernel(format), bytes, row_bytes: w.row_bytes(), n_in: w.cols() }
     }
 
-    /// Rows per tile.
-    pub(crate) fn grain(&self) -> usize {
-        (TILE_BYTES / self.row_bytes).clamp(4, 64)
+    /// Rows per task when there are `n` columns: some microseconds of work.
+    pub(crate) fn grain(&self, n: usize) -> usize {
+        (TILE_BYTES / self.row_bytes).clamp(4, if n < TILE_FROM { 64 } else { 32 }).next_multiple_of(4)
     }
 
-    /// `emit(o, t, w[o] . x[t])` for the rows `rows` of the weights and `n` packed rows given by `x`.
+    /// `emit(o, t, w[o] . x(t))` for the rows `rows` of the weights and `n` packed rows.
     pub(crate) fn multiply<'x>(
         &self,
         rows: Range<usize>,
         n: usize,
-        x: impl Fn(usize, usize) -> &'x [u8],
+        x: impl Fn(usize) -> &'x [u8],
         mut emit: impl FnMut(usize, usize, f32),
     ) {
+        if let (Some(tile), TILE_FROM..) = (self.kernel.tile, n) {
+            return self.multiply_tiles(tile, rows, n, x, emit);
+        }
         for block in (0..n).step_by(BLOCK) {
             let end = (block + BLOCK).min(n);
             for o in rows.clone() {
-                let w = &self.bytes[o * self.row_bytes..][..self.row_bytes];
+                let w = self.row(o);
                 let mut t = block;
                 while t + 4 <= end {
-                    let y = (self.kernel.dot4)(w, [x(o, t), x(o, t + 1), x(o, t + 2), x(o, t + 3)]);
+                    let y = (self.kernel.dot4)(w, [x(t), x(t + 1), x(t + 2), x(t + 3)]);
                     y.into_iter().enumerate().for_each(|(i, y)| emit(o, t + i, y));
                     t += 4;
                 }
-                (t..end).for_each(|t| emit(o, t, (self.kernel.dot)(w, x(o, t))));
+                (t..end).for_each(|t| emit(o, t, (self.kernel.dot)(w, x(t))));
             }
         }
+    }
+
+    fn multiply_tiles<'x>(
+        &self,
+        tile: Tile,
+        rows: Range<usize>,
+        n: usize,
+        x: impl Fn(usize) -> &'x [u8],
+        mut emit: impl FnMut(usize, usize, f32),
+    ) {
+        let row_bytes = Tile::row_bytes(self.n_in);
+        let n_unpacked = (UNPACKED_BYTES / row_bytes / 4 * 4).clamp(4, rows.len().next_multiple_of(4));
+        UNPACKED.with_borrow_mut(|workspace| {
+            let unpacked = workspace.get::<u8>(n_unpacked * row_bytes);
+            for first in rows.clone().step_by(n_unpacked) {
+                let n_rows = n_unpacked.min(rows.end - first);
+                for (i, out) in unpacked.chunks_exact_mut(row_bytes).take(n_rows).enumerate() {
+                    (tile.unpack)(self.row(first + i), out);
+                }
+                // What is missing from the last four is computed of the last one again, and left out.
+                let row = |i: usize| &unpacked[i.min(n_rows - 1) * row_bytes..][..row_bytes];
+                let column = |t: usize| x(t.min(n - 1));
+                for t in (0..n).step_by(4) {
+                    let columns = [column(t), column(t + 1), column(t + 2), column(t + 3)];
+                    for i in (0..n_rows).step_by(4) {
+                        let y = (tile.dot)([row(i), row(i + 1), row(i + 2), row(i + 3)], columns);
+                        for (i, y) in (i..n_rows).zip(y) {
+                            (t..n).zip(y).for_each(|(t, y)| emit(first + i, t, y));
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    fn row(&self, o: usize) -> &'a [u8] {
+        &self.bytes[o * self.row_bytes..][..self.row_bytes]
     }
 }
 
@@ -108,10 +166,14 @@ pub(crate) fn matmul_grouped(cpu: &Cpu, y: &Tensor, w: &Tensor, x: &Tensor, n_gr
     let weights = Weights::new(cpu, w, access.input(0));
     let packed = Packed::new(&cpu.pool, weights.kernel.activation, access.input(1), n_in, &mut scratch.packed);
     let y = Shares::new(access.out::<f32>(0));
-    let rows_per_group = n_out / n_group;
-    cpu.pool.split(n_out, weights.grain(), &|rows| {
-        let column = |o: usize, t: usize| packed.row(t * n_group + o / rows_per_group);
-        // SAFETY: a row of weights belongs to one tile, so its outputs are written once.
-        weights.multiply(rows, n, column, |o, t, v| unsafe { y.set(t * n_out + o, v) });
+    let (per_group, grain) = (n_out / n_group, weights.grain(n));
+    let n_tiles = per_group.div_ceil(grain);
+    cpu.pool.split(n_group * n_tiles, 1, &|tasks| {
+        for task in tasks {
+            let (g, first) = (task / n_tiles, task % n_tiles * grain);
+            let rows = g * per_group + first..g * per_group + (first + grain).min(per_group);
+            // SAFETY: a row of weights belongs to one tile, so its outputs are written once.
+            weights.multiply(rows, n, |t| packed.row(t * n_group + g), |o, t, v| unsafe { y.set(t * n_out + o, v) });
+        }
     });
 }

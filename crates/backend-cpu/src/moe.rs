@@ -48,7 +48,7 @@ pub(crate) fn moe(
         };
         let sides = [(gate, &packed), (up, packed_up.as_ref().unwrap_or(&packed))];
         let shares = Shares::new(&mut *hidden);
-        let grain = gate.grain();
+        let grain = gate.grain(x.rows());
         let tiles = n_ff.div_ceil(grain);
         cpu.pool.split(groups.len() * tiles, 1, &|tasks| {
             for task in tasks {
@@ -58,7 +58,7 @@ pub(crate) fn moe(
                 let rows = expert * n_ff + first..expert * n_ff + first + n;
                 let mut tile = [vec![0.0; choices.len() * n], vec![0.0; choices.len() * n]];
                 for ((side, packed), tile) in sides.iter().zip(&mut tile) {
-                    let column = |_: usize, i: usize| packed.row(choices[i] / k);
+                    let column = |i: usize| packed.row(choices[i] / k);
                     side.multiply(rows.clone(), choices.len(), column, |o, i, v| tile[i * n + o - rows.start] = v);
                 }
                 let [mut gate, up] = tile;
@@ -76,10 +76,10 @@ pub(crate) fn moe(
     let y_rows = access.out::<f32>(0);
     y_rows.fill(0.0);
     let y_rows = Shares::new(y_rows);
-    cpu.pool.split(n_embd, down.grain(), &|rows| {
+    cpu.pool.split(n_embd, down.grain(x.rows()), &|rows| {
         for (expert, choices) in &groups {
             let expert_rows = expert * n_embd + rows.start..expert * n_embd + rows.end;
-            let column = |_: usize, i: usize| packed.row(choices[i]);
+            let column = |i: usize| packed.row(choices[i]);
             down.multiply(expert_rows, choices.len(), column, |o, i, v| {
                 let at = choices[i] / k * n_embd + o - expert * n_embd;
                 // SAFETY: these columns of the output belong to this task alone.

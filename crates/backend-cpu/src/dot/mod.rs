@@ -66,7 +66,7 @@ impl Tile {
 
 /// An instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Isa {
+pub enum Isa {
     /// What every machine has.
     Scalar,
     /// AVX2, FMA and F16C.
@@ -77,17 +77,17 @@ pub(crate) enum Isa {
 
 impl Isa {
     /// The best that this machine has.
-    pub(crate) fn detect() -> Isa {
+    pub fn detect() -> Isa {
         Isa::available().last().expect("scalar code runs everywhere")
     }
 
     /// All that this machine has, the best one last.
-    pub(crate) fn available() -> impl DoubleEndedIterator<Item = Isa> {
+    pub fn available() -> impl DoubleEndedIterator<Item = Isa> {
         [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.is_available())
     }
 
     /// As messages spell it.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "AVX2",

@@ -36,9 +36,7 @@ fn rounded(format: RowFormat, x: &[f32]) -> Vec<f32> {
         RowFormat::F32 => {}
         RowFormat::F16 => y.iter_mut().for_each(round_half),
         RowFormat::Fp8 { n_rope } => {
-            let (y, positional) = y.split_at_mut(x.len() - n_rope);
-            y.chunks_mut(fp8::BLOCK_LEN).for_each(fp8::round_block);
-            positional.iter_mut().for_each(round_half);
+            y[..x.len() - n_rope].chunks_mut(fp8::BLOCK_LEN).for_each(fp8::round_block);
         }
         RowFormat::Fp4 => y.chunks_mut(fp4::BLOCK_LEN).for_each(fp4::round_block),
     }
@@ -87,7 +85,7 @@ proptest! {
     fn any_bytes_can_be_unpacked(
         format in formats(),
         n in 64..300usize,
-        bytes in prop::collection::vec(any::<u8>(), 1200),
+        bytes in prop::collection::vec(any::<u8>(), 2400),
     ) {
         format.decode_row(&bytes[..format.row_bytes(n)], &mut vec![0.0; n]);
     }
@@ -104,14 +102,14 @@ fn numbers_that_are_none_end_as_stated() {
     check(RowFormat::F16, [nan, inf, -1e9], [nan, 65504.0, -65504.0]);
     check(RowFormat::Fp8 { n_rope: 0 }, [nan, 1.0, -1.0], [nan, 0.0, -0.0]);
     check(RowFormat::Fp8 { n_rope: 0 }, [-inf, 1.0, f32::MAX], [-inf, 0.0, inf]);
-    check(RowFormat::Fp8 { n_rope: 1 }, [1.0, 1.1, inf], [1.0, 1.125, 65504.0]);
+    check(RowFormat::Fp8 { n_rope: 1 }, [1.0, 1.1, inf], [1.0, 1.125, inf]);
     check(RowFormat::Fp4, [nan, 1.0, -1.0], [0.0, 0.0, -0.0]);
     check(RowFormat::Fp4, [-inf, 1.0, f32::MAX], [-inf, 0.0, inf]);
 }
 
 #[test]
 fn rows_take_the_bytes_of_the_layout() {
-    assert_eq!(RowFormat::Fp8 { n_rope: 64 }.row_bytes(512), 448 + 7 + 2 * 64);
+    assert_eq!(RowFormat::Fp8 { n_rope: 64 }.row_bytes(512), 448 + 7 + 4 * 64);
     assert_eq!(RowFormat::Fp4.row_bytes(128), 64 + 4);
     assert_eq!(RowFormat::Fp4.row_bytes(33), 17 + 2);
 }

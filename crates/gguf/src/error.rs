@@ -293,15 +293,17 @@ fn escape(text: &str, chars_max: usize) -> String {
                 out.push('…');
                 break;
             }
-            // Control characters, and those that turn or hide what follows.
-            '\0'..='\x1f' | '\x7f'..='\u{9f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' => {
-                out.extend(c.escape_default());
-            }
-            '\u{2066}'..='\u{2069}' | '\u{feff}' => out.extend(c.escape_default()),
-            _ => out.push(c),
+            c if is_treacherous(c) => out.extend(c.escape_default()),
+            c => out.push(c),
         }
     }
     out
+}
+
+/// Control characters, and those that turn around, or hide, what follows.
+pub(crate) fn is_treacherous(c: char) -> bool {
+    let hides = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    hides || c.is_control()
 }
 
 #[cfg(test)]

@@ -10,12 +10,7 @@
 
 use std::{collections::HashMap, fmt, ops::Range, path::Path, sync::Arc};
 
-use crate::{
-    Bytes, Element, Error, Metadata,
-    error::shorten,
-    map::Map,
-    part::{Part, Tensor},
-};
+use crate::{Bytes, Element, Error, Metadata, directory::Tensor, error::shorten, map::Map, part::Part};
 
 const NO: &str = "split.no";
 const COUNT: &str = "split.count";
@@ -61,10 +56,10 @@ impl Gguf {
     /// # Errors
     /// Each of [`Error`]'s, by what is wrong with the files.
     pub fn open(path: &Path) -> Result<Gguf, Error> {
-        let Part { map, version, metadata, tensors } = Part::open(path)?;
+        let Part { map, version, metadata, tensors, data } = Part::open(path)?;
         let (parts, by_name) = (Vec::new(), HashMap::with_capacity(tensors.len()));
         let mut model = Gguf { parts, version, metadata, tensors: Vec::new(), by_name };
-        model.push(map, tensors)?;
+        model.push(map, tensors, data)?;
         model.open_others()?;
         Ok(model)
     }
@@ -128,13 +123,13 @@ impl Gguf {
         for no in 1..count {
             let path = first.with_file_name(format!("{stem}{}", suffix(no, count)));
             let part = open_part(&path, no, count, &self.metadata)?;
-            self.push(part.map, part.tensors)?;
+            self.push(part.map, part.tensors, part.data)?;
         }
         self.check_tensor_count()
     }
 
-    /// Adds a file and its tensors.
-    fn push(&mut self, map: Map, tensors: Vec<Tensor>) -> Result<(), Error> {
+    /// Adds a file and its tensors, whose offsets count from byte `data`.
+    fn push(&mut self, map: Map, tensors: Vec<Tensor>, data: usize) -> Result<(), Error> {
         let n = self.parts.len();
         for t in tensors {
             if let Some(&i) = self.by_name.get(&t.name) {
@@ -145,7 +140,8 @@ impl Gguf {
                 });
             }
             self.by_name.insert(t.name.clone(), self.tensors.len());
-            let range = t.start..t.start + t.n_bytes;
+            let start = data + t.offset as usize; // bytes of a mapped file are counted by `usize`
+            let range = start..start + t.n_bytes;
             self.tensors.push(TensorInfo { name: t.name, shape: t.shape, element: t.element, part: n, range });
         }
         self.parts.push(Arc::new(map));

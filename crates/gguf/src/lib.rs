@@ -19,9 +19,11 @@
 #![deny(unsafe_code)]
 
 mod cursor;
+mod directory;
 mod element;
 mod error;
 mod file;
+mod keys;
 mod map;
 mod metadata;
 mod part;

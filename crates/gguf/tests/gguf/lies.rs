@@ -301,6 +301,13 @@ fn names_of_tensors_are_short_printable_and_unique() {
         0,
         expect![[r#"m.gguf: name of tensor 0 at byte 24 is `a\u{0}b`; allowed: 1 to 63 bytes, printable"#]],
     );
+    tensor(
+        "a\u{202e}b",
+        &[1],
+        24,
+        0,
+        expect![[r#"m.gguf: name of tensor 0 at byte 24 is `a\u{202e}b`; allowed: 1 to 63 bytes, printable"#]],
+    );
     tensor("../x", &[1], 24, 0, expect!["opened: 0 keys, 1 tensors"]);
     pair(["a", "a"], [0, 32], [1, 1], expect!["m.gguf: tensor `a` at byte 57 is a repetition of the one at byte 24"]);
 }

@@ -78,6 +78,9 @@ pub(crate) struct Inner {
 /// Contexts are no longer than this unless asked for: most conversations fit, and small machines hold it.
 const N_CTX_DEFAULT: usize = 32768;
 
+/// Positions that arithmetic on them can stand. A context longer than a model was trained for is the caller's choice.
+const N_CTX_MAX: usize = 1 << 30;
+
 impl Engine {
     /// Opens a model.
     ///
@@ -166,9 +169,8 @@ impl Engine {
     /// # Errors
     /// [`Error::ContextSize`].
     pub fn plan(&self, n_ctx: usize) -> Result<Plan, Error> {
-        let n_ctx_max = self.0.info.n_ctx_train;
-        if !(1..=n_ctx_max).contains(&n_ctx) {
-            return Err(Error::ContextSize { n_ctx, n_ctx_max });
+        if !(1..=N_CTX_MAX).contains(&n_ctx) {
+            return Err(Error::ContextSize { n_ctx, n_ctx_max: N_CTX_MAX });
         }
         let i = &self.0;
         Plan::new(&*i.model, &i.state_options(n_ctx), i.info.file_bytes, i.vocab_bytes)

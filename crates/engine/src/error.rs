@@ -52,7 +52,7 @@ pub enum Error {
     ContextSize {
         /// Positions asked for.
         n_ctx: usize,
-        /// What the model was trained for.
+        /// The most there can be.
         n_ctx_max: usize,
     },
 
@@ -103,7 +103,7 @@ impl Error {
             Error::Vocabulary { .. } => "the file was converted wrongly; download or convert it again".into(),
             Error::Device(_) => "close other programs, or ask for a smaller context".into(),
             Error::Memory { .. } => "ask for a smaller context with --ctx, or close other programs".into(),
-            Error::ContextSize { .. } => "choose a context within what the model was trained for".into(),
+            Error::ContextSize { .. } => "choose a context that the model was trained for".into(),
             Error::ContextFull { .. } => "ask for a larger context with --ctx, or send less text".into(),
             Error::NoVocabulary => {
                 "take a file with a vocabulary; raw token ids go through the `logits` command".into()

@@ -112,6 +112,7 @@ impl<'a> Access<'a> {
     }
 
     /// The elements of output `i`; each output can be asked for once.
+    #[allow(clippy::mut_from_ref, reason = "the memory is not this struct's, and `taken` hands each output out once")]
     pub(crate) fn out<T: Pod>(&self, i: usize) -> &mut [T] {
         assert_eq!(self.taken.fetch_or(1 << i, Ordering::Relaxed) & 1 << i, 0, "output {i} taken twice");
         let t = self.outs[i];

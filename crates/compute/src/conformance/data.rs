@@ -74,7 +74,8 @@ fn set_scale(format: Format, block: &mut [u8], size: f32, random: &mut Random) {
             let bits = f16::from_f32(size).to_bits();
             for i in 0..4 {
                 let high = &mut block[49 + 2 * i];
-                *high = *high & 15 | (bits >> (4 * i) & 15) as u8 * 16;
+                let low = (bits >> (4 * i)) as u8 & 15;
+                *high = (*high & 15) | (low << 4);
             }
         }
         _ => half(0, size),

@@ -1,0 +1,420 @@
+//! The flags: one table that the parser, the help and the completions derive from.
+//!
+//! Names are those that ds4's users know, with llama.cpp's as aliases where the two differ. What ds4 has and this
+//! version has not is in [`refused`](crate::refused).
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use engine::{KvType, SamplerOptions};
+use models::Effort;
+
+use crate::error::Error;
+
+const AFTER_HELP: &str = "Answers go to stdout, everything else to stderr; ds4 --help tells more.";
+
+const AFTER_LONG_HELP: &str = "\
+Prompt: -p, or --prompt-file, or what is piped in. With both a prompt and a pipe, the piped text follows the prompt \
+after an empty line, so that `ds4 -m FILE -p 'Explain:' < main.rs` asks about the file. Without any of them, and with \
+a terminal to type at, a conversation begins; /help there lists its commands.
+
+Output: piped, stdout carries the answer and nothing else, byte for byte; --show-thinking puts the reasoning before \
+it, between <think> and </think>. On a terminal the reasoning is shown dimmed (between these marks under NO_COLOR), \
+and control characters that the model writes are shown as symbols, so that no answer can reprogram the terminal.
+
+Ctrl+C stops the answer: a conversation goes on, a single answer ends with exit status 130. A second Ctrl+C ends the \
+program.
+
+Exit status: 0 done, 1 failed, 2 wrong flags or an unusable file, 130 interrupted.";
+
+/// Runs large language models on your own machine.
+#[derive(Debug, Parser)]
+#[command(name = "ds4", version, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+#[command(override_usage = "ds4 -m FILE [-p TEXT] [flags]\n       ds4 COMMAND [flags]")]
+#[command(after_help = AFTER_HELP, after_long_help = AFTER_LONG_HELP, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) chat: ChatArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Look inside a model file.
+    Inspect(InspectArgs),
+    /// Show how a text becomes tokens, or tokens a text.
+    Tokenize(TokenizeArgs),
+    /// Write the raw logits of given token ids.
+    Logits(LogitsArgs),
+    /// Measure prefill and decode in tokens per second.
+    Bench(BenchArgs),
+    /// Print a completion script for a shell.
+    Completions(CompletionsArgs),
+}
+
+/// Which model, and how to run it.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// The model: a GGUF file, or the first one of a split model
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) model: Option<PathBuf>,
+
+    /// Threads to compute with [default: one per core]
+    #[arg(short, long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
+    pub(crate) threads: Option<usize>,
+
+    /// Tokens computed at a time while reading the prompt
+    #[arg(long, alias = "prefill-chunk", alias = "batch-size", value_name = "N", default_value = "512")]
+    #[arg(value_parser = count, allow_negative_numbers = true)]
+    pub(crate) batch: usize,
+
+    /// How the KV cache is stored [default: what suits the model]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) kv_type: Option<Kv>,
+
+    /// Where to compute; this version has the CPU only
+    #[arg(long, value_name = "NAME", default_value = "cpu", hide = true)]
+    pub(crate) backend: Backend,
+
+    /// The same as --backend cpu
+    #[arg(long, hide = true)]
+    pub(crate) cpu: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    #[command(flatten)]
+    pub(crate) thinking: ThinkingArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Prompt")]
+pub(crate) struct PromptArgs {
+    /// Answer this once; -p=TEXT if it begins with a dash
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "prompt_file")]
+    pub(crate) prompt: Option<String>,
+
+    /// Answer what this file says
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) prompt_file: Option<PathBuf>,
+
+    /// Instructions that come before the conversation (-sys for short)
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    pub(crate) system: Option<String>,
+
+    /// Continue the text as it is, without a chat template
+    #[arg(long, alias = "raw-prompt", conflicts_with_all = ["think", "nothink", "effort", "think_max"])]
+    pub(crate) raw: bool,
+
+    /// Room for the conversation, in tokens [default: what the model knows and memory holds]
+    #[arg(short, long, alias = "ctx-size", value_name = "N", value_parser = count, allow_negative_numbers = true)]
+    pub(crate) ctx: Option<usize>,
+
+    /// Longest answer, in tokens, reasoning included [default: until the context is full]
+    #[arg(short = 'n', long, alias = "n-predict", alias = "predict", value_name = "N", value_parser = count, allow_negative_numbers = true)]
+    pub(crate) tokens: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Thinking")]
+pub(crate) struct ThinkingArgs {
+    /// Reason before answering (the default of models that can)
+    #[arg(long, overrides_with = "nothink")]
+    pub(crate) think: bool,
+
+    /// Answer at once
+    #[arg(long, alias = "no-think", conflicts_with_all = ["effort", "think_max"])]
+    pub(crate) nothink: bool,
+
+    /// How hard to reason
+    #[arg(long, value_name = "HOW", conflicts_with = "think_max")]
+    pub(crate) effort: Option<HowHard>,
+
+    /// The same as --effort max
+    #[arg(long)]
+    pub(crate) think_max: bool,
+
+    /// Write the reasoning to stdout even when that is not a terminal
+    #[arg(long)]
+    pub(crate) show_thinking: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct SamplingArgs {
+    /// Below 1 more certain, above 1 more random, 0 always the likeliest token
+    #[arg(long, alias = "temperature", value_name = "X", default_value = "1", allow_negative_numbers = true)]
+    pub(crate) temp: f32,
+
+    /// Draw from the N likeliest tokens only, 0 for all
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub(crate) top_k: usize,
+
+    /// Draw from the likeliest tokens that make up this share
+    #[arg(long, value_name = "X", default_value = "1", allow_negative_numbers = true)]
+    pub(crate) top_p: f32,
+
+    /// Draw from tokens at least this likely, relative to the likeliest
+    #[arg(long, value_name = "X", default_value = "0.05", allow_negative_numbers = true)]
+    pub(crate) min_p: f32,
+
+    /// Divide the logits of recent tokens by this
+    #[arg(long, value_name = "X", default_value = "1", allow_negative_numbers = true)]
+    pub(crate) repeat_penalty: f32,
+
+    /// Lower the logits of recent tokens by this
+    #[arg(long, value_name = "X", default_value = "0", allow_negative_numbers = true)]
+    pub(crate) presence_penalty: f32,
+
+    /// Lower the logits of recent tokens by this for each occurrence
+    #[arg(long, value_name = "X", default_value = "0", allow_negative_numbers = true)]
+    pub(crate) frequency_penalty: f32,
+
+    /// The same seed gives the same answer [default: a new one each time]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The GGUF file, or the first one of a split model
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath, required_unless_present = "model")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// The same, as other commands take it
+    #[arg(short, long, value_name = "FILE", conflicts_with = "file", hide = true)]
+    pub(crate) model: Option<PathBuf>,
+
+    /// List every tensor
+    #[arg(long)]
+    pub(crate) tensors: bool,
+
+    /// For programs: everything, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenizeArgs {
+    /// The model whose vocabulary to use
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) model: Option<PathBuf>,
+
+    /// The text; stdin if absent
+    #[arg(value_name = "TEXT")]
+    pub(crate) text: Option<String>,
+
+    /// Print ids only, on one line
+    #[arg(long)]
+    pub(crate) ids: bool,
+
+    /// Take the names of special tokens, such as <|im_end|>, for the tokens
+    #[arg(long, conflicts_with = "decode")]
+    pub(crate) special: bool,
+
+    /// The other way round: TEXT is token ids, print what they spell
+    #[arg(long, conflicts_with = "ids")]
+    pub(crate) decode: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogitsArgs {
+    /// The ids: decimal numbers in text (also a JSON array), or raw little-endian u32
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) tokens: PathBuf,
+
+    /// Where to write little-endian f32, one row of n_vocab per token
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) out: PathBuf,
+
+    /// Tokens computed at a time [default: --batch]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
+    pub(crate) chunk: Option<usize>,
+
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Tokens to prefill, 0 for none
+    #[arg(short = 'p', long, value_name = "N", default_value = "512")]
+    pub(crate) n_prompt: usize,
+
+    /// Tokens to decode, 0 for none
+    #[arg(short = 'n', long, value_name = "N", default_value = "128")]
+    pub(crate) n_gen: usize,
+
+    /// Tokens in the context before each measurement
+    #[arg(short = 'd', long, value_name = "N", default_value = "0")]
+    pub(crate) n_depth: usize,
+
+    /// How often to measure
+    #[arg(short, long, value_name = "N", default_value = "5", value_parser = count)]
+    pub(crate) reps: usize,
+
+    /// For programs: the same, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// [`KvType`], as a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kv {
+    /// As computed
+    F32,
+    /// Half the memory
+    F16,
+    /// As the model was trained to store it
+    Native,
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Backend {
+    Cpu,
+}
+
+/// [`Effort`], as a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HowHard {
+    Low,
+    High,
+    Max,
+}
+
+impl ModelArgs {
+    /// The options that the engine opens with.
+    ///
+    /// # Errors
+    /// [`Error::NoModel`].
+    pub(crate) fn options(&self) -> Result<engine::Options, Error> {
+        let model = self.model.clone().ok_or(Error::NoModel)?;
+        let kv = self.kv_type.map(|kv| match kv {
+            Kv::F32 => KvType::F32,
+            Kv::F16 => KvType::F16,
+            Kv::Native => KvType::Native,
+        });
+        Ok(engine::Options { threads: self.threads, kv, n_batch: self.batch, ..engine::Options::new(model) })
+    }
+}
+
+impl ThinkingArgs {
+    /// What was asked for: `None` leaves it to the model.
+    pub(crate) fn wanted(&self) -> Option<bool> {
+        let asked = self.think || self.think_max || self.effort.is_some();
+        (asked || self.nothink).then_some(!self.nothink)
+    }
+
+    pub(crate) fn effort(&self) -> Option<Effort> {
+        let effort = self.think_max.then_some(HowHard::Max).or(self.effort)?;
+        Some(match effort {
+            HowHard::Low => Effort::Low,
+            HowHard::High => Effort::High,
+            HowHard::Max => Effort::Max,
+        })
+    }
+}
+
+impl SamplingArgs {
+    /// The sampler's options, checked, with a seed.
+    ///
+    /// # Errors
+    /// A value outside its range, under the flag's name.
+    pub(crate) fn options(&self) -> Result<SamplerOptions, Error> {
+        let options = SamplerOptions {
+            temperature: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repeat_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            seed: self.seed.unwrap_or_else(fresh_seed),
+            ..SamplerOptions::default()
+        };
+        match options.check() {
+            Ok(()) => Ok(options),
+            Err(e) => {
+                Err(Error::Value { flag: flag_of(e.field), value: e.value.to_string(), allowed: e.allowed.into() })
+            }
+        }
+    }
+}
+
+/// The flag that sets a field of [`SamplerOptions`].
+fn flag_of(field: &str) -> String {
+    match field {
+        "temperature" => "--temp".into(),
+        "repetition_penalty" => "--repeat-penalty".into(),
+        other => format!("--{}", other.replace('_', "-")),
+    }
+}
+
+/// A seed short enough to be typed again.
+fn fresh_seed() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+    RandomState::new().build_hasher().finish() >> 32
+}
+
+/// A number of things, at least one.
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(n) => Ok(n),
+        Err(_) => Err("must be a whole number, at least 1".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_table_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sampling_values_are_refused_under_the_names_of_their_flags() {
+        let options = |args: &[&str]| {
+            let cli = Cli::parse_from(["ds4"].iter().chain(args));
+            cli.chat.sampling.options().map_err(|e| e.to_string())
+        };
+        assert_eq!(options(&["--seed", "7"]).unwrap().seed, 7);
+        assert_eq!(options(&["--temp", "-1"]).unwrap_err(), "--temp -1: must be 0 or more");
+        assert_eq!(options(&["--repeat-penalty", "0"]).unwrap_err(), "--repeat-penalty 0: must be above 0");
+        assert_eq!(options(&["--top-p", "nan"]).unwrap_err(), "--top-p NaN: must be above 0, up to 1");
+    }
+
+    #[test]
+    fn thinking_is_left_to_the_model_unless_asked_for() {
+        let wanted = |args: &[&str]| {
+            let cli = Cli::parse_from(["ds4"].iter().chain(args));
+            (cli.chat.thinking.wanted(), cli.chat.thinking.effort())
+        };
+        assert_eq!(wanted(&[]), (None, None));
+        assert_eq!(wanted(&["--think"]), (Some(true), None));
+        assert_eq!(wanted(&["--nothink"]), (Some(false), None));
+        assert_eq!(wanted(&["--think-max"]), (Some(true), Some(Effort::Max)));
+        assert_eq!(wanted(&["--effort", "low"]), (Some(true), Some(Effort::Low)));
+    }
+}

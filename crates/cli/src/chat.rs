@@ -1,0 +1,192 @@
+//! A conversation at the terminal: line editing, history, multi-line input.
+//!
+//! The history is the user's: a file that nobody else may read, in the folder for application data. Where there is no
+//! such folder, or it cannot be written, there is no history and that is all.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use rustyline::{
+    Config, Editor, Helper,
+    completion::Completer,
+    error::ReadlineError,
+    highlight::Highlighter,
+    hint::Hinter,
+    history::FileHistory,
+    validate::{ValidationContext, ValidationResult, Validator},
+};
+
+use crate::{
+    args::ChatArgs,
+    conversation::{Conversation, Next},
+    error::Error,
+    interrupt::Work,
+    oneshot::{chat_options, opening},
+    speaker::{Local, Speaker},
+    terminal::{self, Screen},
+};
+
+type Console = Editor<Backslash, FileHistory>;
+
+/// Talks until the user leaves.
+pub(crate) fn run(args: &ChatArgs) -> Result<(), Error> {
+    let sampling = args.sampling.options()?;
+    let mut model = Local::open(&args.model.options()?, args.prompt.ctx, args.prompt.tokens, sampling)?;
+    let options = chat_options(args, &model)?;
+    for line in model.status().into_iter().take(1) {
+        terminal::note(&line);
+    }
+    terminal::note("/help lists commands, Ctrl+D leaves");
+    let screen = Screen::stdout(true);
+    let mut note = terminal::note;
+    talk(&mut Conversation::new(&mut model, screen, &mut note, opening(args), options))
+}
+
+/// Reads lines and passes them on.
+fn talk<W: io::Write>(conversation: &mut Conversation<'_, W>) -> Result<(), Error> {
+    let mut console = console()?;
+    let history = open_history(&mut console);
+    loop {
+        let line = match console.readline("> ") {
+            Ok(line) => line.replace("\\\n", "\n"),
+            Err(ReadlineError::Interrupted) => {
+                terminal::note("Ctrl+D or /quit leaves");
+                continue;
+            }
+            Err(ReadlineError::Eof) => return Ok(()),
+            Err(e) => return Err(terminal_fails(e)),
+        };
+        remember(&mut console, history.as_deref(), &line);
+        // Ctrl+C at the very end of an answer must not end the program.
+        let _work = Work::begin();
+        if conversation.line(&line)? == Next::Quit {
+            return Ok(());
+        }
+    }
+}
+
+fn console() -> Result<Console, Error> {
+    let config = Config::builder().max_history_size(1000).map_err(terminal_fails)?;
+    let config = config.bracketed_paste(true).auto_add_history(false).build();
+    let mut console = Editor::with_config(config).map_err(terminal_fails)?;
+    console.set_helper(Some(Backslash));
+    Ok(console)
+}
+
+fn terminal_fails(e: ReadlineError) -> Error {
+    let source = match e {
+        ReadlineError::Io(e) => e,
+        other => io::Error::other(other),
+    };
+    Error::Stream { what: "the terminal", source }
+}
+
+/// A line that ends in a backslash goes on.
+struct Backslash;
+
+impl Helper for Backslash {}
+impl Highlighter for Backslash {}
+
+impl Completer for Backslash {
+    type Candidate = String;
+}
+
+impl Hinter for Backslash {
+    type Hint = String;
+}
+
+impl Validator for Backslash {
+    fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
+        Ok(match context.input().ends_with('\\') {
+            true => ValidationResult::Incomplete,
+            false => ValidationResult::Valid(None),
+        })
+    }
+}
+
+/// Loads the history; `None` where there is none, which is told if it should be there.
+fn open_history(console: &mut Console) -> Option<PathBuf> {
+    let path = history_path(|name| env::var_os(name))?;
+    let opened = private_file(&path).map_err(ReadlineError::Io).and_then(|()| console.load_history(&path));
+    match opened {
+        Ok(()) => Some(path),
+        Err(e) => {
+            terminal::note(&format!("no history: {}: {e}", path.display()));
+            None
+        }
+    }
+}
+
+/// Keeps a line for the arrow keys and for the next time.
+fn remember(console: &mut Console, path: Option<&Path>, line: &str) {
+    let added = !line.trim().is_empty() && console.add_history_entry(line).unwrap_or(false);
+    if let (true, Some(path)) = (added, path) {
+        // A history that cannot be written today is no reason to disturb a conversation.
+        let _ = console.append_history(path);
+    }
+}
+
+/// Where the history is, by the conventions of the system.
+fn history_path(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let absolute = |name| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = absolute("XDG_DATA_HOME").or_else(|| {
+        let below = if cfg!(target_os = "macos") { "Library/Application Support" } else { ".local/share" };
+        Some(absolute("HOME")?.join(below))
+    });
+    Some(data?.join("ds4/history"))
+}
+
+/// Makes sure that the file exists, and that only its owner may read it.
+fn private_file(path: &Path) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut options = fs::OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path)?;
+    #[cfg(unix)]
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    drop(file);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(vars: &[(&str, &str)]) -> Option<PathBuf> {
+        history_path(|name| vars.iter().find(|v| v.0 == name).map(|v| v.1.into()))
+    }
+
+    #[test]
+    fn the_history_is_where_the_system_keeps_data() {
+        assert_eq!(path(&[("XDG_DATA_HOME", "/x"), ("HOME", "/h")]).unwrap(), Path::new("/x/ds4/history"));
+        assert!(path(&[("XDG_DATA_HOME", "x"), ("HOME", "/h")]).unwrap().starts_with("/h"));
+        assert_eq!(path(&[]), None);
+        assert_eq!(path(&[("HOME", "")]), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_history_is_private() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = env::temp_dir().join(format!("ds4-history-{}", std::process::id()));
+        let path = folder.join("ds4/history");
+        private_file(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        private_file(&path).unwrap();
+        let mut console = console().unwrap();
+        console.load_history(&path).unwrap();
+        remember(&mut console, Some(&path), "hello");
+        remember(&mut console, Some(&path), "  ");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(fs::read_to_string(&path).unwrap().contains("hello"));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

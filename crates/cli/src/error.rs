@@ -1,0 +1,174 @@
+//! What can go wrong, how it is told, and the exit status that goes with it.
+//!
+//! ```text
+//! error: flash.gguf: tensor `blk.7.ffn_up_exps.weight` needs bytes 10..4096, but the file ends at byte 4000
+//! help: the download stopped 96 bytes short; run it again, it will resume
+//! ```
+
+use std::{fmt::Write as _, io, path::PathBuf, process::ExitCode};
+
+use crate::terminal;
+
+/// Why the program ends early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The flags do not parse.
+    #[error("{what}")]
+    Usage { what: String, help: String },
+
+    /// A flag has a value outside its range.
+    #[error("{flag} {value}: must be {allowed}")]
+    Value { flag: String, value: String, allowed: String },
+
+    /// ds4 has it, we have not.
+    #[error("{what} is not in this version{}", reason.map(|r| format!(": {r}")).unwrap_or_default())]
+    NotYet { what: String, reason: Option<&'static str>, help: String },
+
+    /// No `-m`.
+    #[error("no model given")]
+    NoModel,
+
+    /// Nothing to answer.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+
+    /// No prompt, and nobody to type one.
+    #[error("no prompt, and no terminal to type one at")]
+    NoPrompt,
+
+    /// `--think` with a model that cannot.
+    #[error("this model does not reason: its chat template has no place for it")]
+    CannotThink,
+
+    /// The prompt leaves no room for an answer.
+    #[error("the prompt has {n} tokens, but the context holds {n_ctx}, the answer included")]
+    PromptTooLong { n: usize, n_ctx: usize },
+
+    /// The command needs words, the file has none.
+    #[error("{}: the file has no vocabulary", path.display())]
+    NoVocabulary { path: PathBuf },
+
+    /// A file of the user's cannot be read.
+    #[error("{}: {}", path.display(), reason(source))]
+    Read { path: PathBuf, source: io::Error },
+
+    /// What should be text is not.
+    #[error("{from}: not UTF-8 text: byte {at} is 0x{byte:02x}")]
+    NotText { from: String, at: usize, byte: u8 },
+
+    /// A file of token ids is none.
+    #[error("{from}: {problem}")]
+    Tokens { from: String, problem: String },
+
+    /// A result cannot be written.
+    #[error("{}: {}", path.display(), reason(source))]
+    Write { path: PathBuf, source: io::Error },
+
+    /// Stdout, or the terminal, fails.
+    #[error("{what}: {}", reason(source))]
+    Stream { what: &'static str, source: io::Error },
+
+    /// The model file, the machine, or a limit of the engine.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+
+    /// The model file as a container.
+    #[error(transparent)]
+    Gguf(#[from] gguf::Error),
+
+    /// The vocabulary in the file.
+    #[error(transparent)]
+    Tokenizer(#[from] tokenizer::Error),
+
+    /// The conversation or its template.
+    #[error(transparent)]
+    Chat(#[from] models::ChatError),
+
+    /// Whoever read our output has had enough: no failure, and nobody to tell.
+    #[error("the reader of the output is gone")]
+    Closed,
+
+    /// Ctrl+C.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    /// Writing to stdout failed.
+    pub(crate) fn stdout(source: io::Error) -> Error {
+        match source.kind() {
+            io::ErrorKind::BrokenPipe => Error::Closed,
+            _ => Error::Stream { what: "standard output", source },
+        }
+    }
+
+    /// What to do about it; empty where there is nothing to say.
+    fn hint(&self) -> String {
+        match self {
+            Error::Usage { help, .. } | Error::NotYet { help, .. } => help.clone(),
+            Error::NoModel => "give a GGUF file with -m FILE".into(),
+            Error::EmptyPrompt => "say something after -p, in the file of --prompt-file, or through a pipe".into(),
+            Error::NoPrompt => "ask with -p TEXT, --prompt-file FILE, or pipe the question in".into(),
+            Error::CannotThink => "leave out --think, --think-max and --effort".into(),
+            Error::PromptTooLong { n, .. } => format!("make room with --ctx, at least {}, or ask for less", n + 1),
+            Error::NoVocabulary { .. } => "only logits, bench and inspect work with this file".into(),
+            Error::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => "check the path".into(),
+            Error::NotText { .. } => "convert it to UTF-8 first".into(),
+            Error::Tokens { .. } => "write decimal ids separated by spaces, or raw little-endian u32".into(),
+            Error::Engine(e) => e.hint(),
+            Error::Gguf(e) => e.hint(),
+            Error::Tokenizer(e) => e.hint(),
+            Error::Chat(models::ChatError::NoTemplate) => {
+                "this may be a base model: complete raw text with --raw, or take an instruction-tuned file".into()
+            }
+            Error::Chat(e) => e.hint().into(),
+            _ => String::new(),
+        }
+    }
+
+    fn exit_status(&self) -> u8 {
+        match self {
+            Error::Closed => 0,
+            Error::Interrupted => 130,
+            Error::Stream { .. } | Error::Write { .. } => 1,
+            Error::Engine(e) => engine_status(e),
+            _ => 2,
+        }
+    }
+
+    /// The lines that tell it, harmless to a terminal.
+    pub(crate) fn report(&self) -> String {
+        let mut report = String::new();
+        if matches!(self, Error::Closed | Error::Interrupted) {
+            return report;
+        }
+        let _ = writeln!(report, "error: {}", terminal::escape(&self.to_string()));
+        match self.hint() {
+            hint if hint.is_empty() => {}
+            hint => _ = writeln!(report, "help: {}", terminal::escape(&hint)),
+        }
+        report
+    }
+
+    /// Tells it on stderr.
+    pub(crate) fn tell(&self) -> ExitCode {
+        terminal::say(&self.report());
+        ExitCode::from(self.exit_status())
+    }
+}
+
+/// 2 where the file or the flags are to blame, 1 where the machine or the moment is.
+fn engine_status(error: &engine::Error) -> u8 {
+    use engine::Error::{ContextSize, NoVocabulary, Token};
+    let bad_usage = matches!(error, ContextSize { .. } | NoVocabulary | Token { .. });
+    if bad_usage || error.is_bad_file() { 2 } else { 1 }
+}
+
+/// What the system said, without its number.
+fn reason(source: &io::Error) -> String {
+    let text = source.to_string();
+    match text.split_once(" (os error") {
+        Some((reason, _)) => reason.to_lowercase(),
+        None => text,
+    }
+}

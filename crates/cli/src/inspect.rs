@@ -1,0 +1,153 @@
+//! What is in a model file: its keys, and its tensors by type or one by one. Reads the header only.
+
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+
+use gguf::{Array, Gguf, TensorInfo, Value};
+use serde_json::{Map, Value as Json, json};
+
+use crate::{args::InspectArgs, error::Error, output, terminal::escape, units};
+
+/// Prints what `args` asks for.
+pub(crate) fn run(args: &InspectArgs) -> Result<(), Error> {
+    let path = args.file.as_deref().or(args.model.as_deref()).ok_or(Error::NoModel)?;
+    let file = Gguf::open(path)?;
+    output::print(&match args.json {
+        true => as_json(&file, args.tensors),
+        false => as_text(&file, path, args.tensors),
+    })
+}
+
+fn as_text(file: &Gguf, path: &Path, tensors: bool) -> String {
+    let mut out = format!("{}\n\n", escape(&summary(file, path)));
+    for (key, value) in file.metadata().iter() {
+        let _ = writeln!(out, "{}  {}", escape(key), escape(&value.to_string()));
+    }
+    out += "\n";
+    match tensors {
+        true => table(&mut out, file.tensors().iter().map(tensor_row)),
+        false => table(&mut out, by_type(file.tensors()).into_iter().map(type_row)),
+    }
+    out
+}
+
+/// The file in one line.
+fn summary(file: &Gguf, path: &Path) -> String {
+    let n_weights: u64 = file.tensors().iter().map(|t| t.n_elements() as u64).sum();
+    let parts = if file.n_parts() > 1 { format!(" in {} files", file.n_parts()) } else { String::new() };
+    format!(
+        "{}: GGUF version {}, {}{parts}, {} keys, {} tensors, {} weights",
+        path.display(),
+        file.version(),
+        units::bytes(file.file_bytes()),
+        file.metadata().len(),
+        file.tensors().len(),
+        units::count(n_weights),
+    )
+}
+
+/// Tensors, weights and bytes of each type.
+fn by_type(tensors: &[TensorInfo]) -> BTreeMap<&'static str, (usize, u64, u64)> {
+    let mut types = BTreeMap::new();
+    for t in tensors {
+        let (n, weights, bytes) = types.entry(t.element.name()).or_insert((0, 0, 0));
+        *n += 1;
+        *weights += t.n_elements() as u64;
+        *bytes += t.n_bytes() as u64;
+    }
+    types
+}
+
+fn type_row((name, (n, weights, bytes)): (&'static str, (usize, u64, u64))) -> Vec<String> {
+    let bits = 8.0 * bytes as f64 / weights.max(1) as f64;
+    vec![
+        name.into(),
+        format!("{n} tensors"),
+        format!("{} weights", units::count(weights)),
+        units::bytes(bytes),
+        format!("{bits:.2} bits each"),
+    ]
+}
+
+fn tensor_row(t: &TensorInfo) -> Vec<String> {
+    vec![escape(&t.name), format!("{:?}", t.shape), t.element.name().into(), units::bytes(t.n_bytes() as u64)]
+}
+
+/// Rows in columns as wide as their widest cell.
+fn table(out: &mut String, rows: impl Iterator<Item = Vec<String>>) {
+    let rows: Vec<Vec<String>> = rows.collect();
+    let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..n_columns).map(width).collect();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        let _ = writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+}
+
+fn as_json(file: &Gguf, tensors: bool) -> String {
+    let keys: Map<String, Json> = file.metadata().iter().map(|(key, value)| (key.into(), json_of(value))).collect();
+    let mut all = json!({
+        "version": file.version(),
+        "file_bytes": file.file_bytes(),
+        "n_parts": file.n_parts(),
+        "n_tensors": file.tensors().len(),
+        "metadata": keys,
+    });
+    if tensors {
+        all["tensors"] = file.tensors().iter().map(tensor_json).collect();
+    }
+    format!("{all:#}\n")
+}
+
+fn tensor_json(t: &TensorInfo) -> Json {
+    json!({ "name": t.name, "shape": t.shape, "type": t.element.name(), "n_bytes": t.n_bytes() })
+}
+
+/// A value in full. Numbers that JSON has no word for become `null`.
+fn json_of(value: &Value) -> Json {
+    match value {
+        Value::Bool(x) => json!(x),
+        Value::String(x) => json!(x),
+        Value::U8(x) => json!(x),
+        Value::I8(x) => json!(x),
+        Value::U16(x) => json!(x),
+        Value::I16(x) => json!(x),
+        Value::U32(x) => json!(x),
+        Value::I32(x) => json!(x),
+        Value::F32(x) => json!(x),
+        Value::U64(x) => json!(x),
+        Value::I64(x) => json!(x),
+        Value::F64(x) => json!(x),
+        Value::Array(x) => array_json(x),
+    }
+}
+
+fn array_json(array: &Array) -> Json {
+    match array {
+        Array::Bool(x) => json!(x),
+        Array::String(x) => x.iter().map(Json::from).collect(),
+        Array::U8(x) => json!(x),
+        Array::I8(x) => json!(x),
+        Array::U16(x) => json!(x),
+        Array::I16(x) => json!(x),
+        Array::U32(x) => json!(x),
+        Array::I32(x) => json!(x),
+        Array::F32(x) => json!(x),
+        Array::U64(x) => json!(x),
+        Array::I64(x) => json!(x),
+        Array::F64(x) => json!(x),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let mut out = String::new();
+        let row = |cells: &[&str]| cells.iter().map(|c| (*c).to_owned()).collect::<Vec<_>>();
+        table(&mut out, [row(&["a", "bé", "c"]), row(&["aaa", "b", "cc"])].into_iter());
+        assert_eq!(out, "a    bé  c\naaa  b   cc\n");
+    }
+}

@@ -1,0 +1,54 @@
+//! One question, one answer: the answer to stdout, all else to stderr.
+
+use engine::Stop;
+use models::{ChatOptions, Message};
+
+use crate::{
+    args::ChatArgs,
+    error::Error,
+    speaker::{Ask, Local, Reply, Speaker, show},
+    terminal::{self, Screen},
+};
+
+/// Answers `prompt` with the model and the settings of `args`.
+pub(crate) fn run(args: &ChatArgs, prompt: &str) -> Result<(), Error> {
+    let sampling = args.sampling.options()?;
+    let mut model = Local::open(&args.model.options()?, args.prompt.ctx, args.prompt.tokens, sampling)?;
+    let mut screen = Screen::stdout(args.thinking.show_thinking);
+    let reply = if args.prompt.raw {
+        show(&mut model, Ask::Raw(prompt), &mut screen, |_| ())?
+    } else {
+        let options = chat_options(args, &model)?;
+        let messages = [opening(args), vec![Message::user(prompt)]].concat();
+        show(&mut model, Ask::Turn(&messages, &options), &mut screen, |_| ())?
+    };
+    terminal::note(&reply.speed());
+    conclude(&reply)
+}
+
+/// What the answer's end means for the program's.
+fn conclude(reply: &Reply) -> Result<(), Error> {
+    match reply.stop {
+        Stop::Cancelled => return Err(Error::Interrupted),
+        Stop::ContextFull => terminal::note("the context is full, the answer may be unfinished; --ctx makes more room"),
+        Stop::Length => terminal::note("the answer reached the length of --tokens and may be unfinished"),
+        Stop::EndOfTurn | Stop::StopString(_) => {}
+    }
+    Ok(())
+}
+
+/// The messages before the first question.
+pub(crate) fn opening(args: &ChatArgs) -> Vec<Message> {
+    let system = args.prompt.system.iter().filter(|text| !text.is_empty());
+    system.map(Message::system).collect()
+}
+
+/// How the model is to render and reason: as asked, else as it can.
+pub(crate) fn chat_options(args: &ChatArgs, model: &dyn Speaker) -> Result<ChatOptions, Error> {
+    let can = model.can_think()?;
+    let thinking = args.thinking.wanted().unwrap_or(can);
+    if thinking && !can {
+        return Err(Error::CannotThink);
+    }
+    Ok(ChatOptions { thinking, effort: args.thinking.effort(), ..ChatOptions::default() })
+}

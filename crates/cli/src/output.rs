@@ -1,0 +1,145 @@
+//! Results: text on stdout, files that are there in full or not at all.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use crate::error::Error;
+
+/// Prints a result.
+///
+/// # Errors
+/// [`Error::Closed`] when nobody reads.
+pub(crate) fn print(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::stdout)
+}
+
+/// A file that appears under its name when it is complete. Dropped before, it leaves nothing behind.
+pub(crate) struct NewFile {
+    path: PathBuf,
+    /// Where the bytes are until then; `None` for what is no regular file, such as a pipe, and cannot be replaced.
+    temporary: Option<PathBuf>,
+    out: BufWriter<File>,
+}
+
+impl NewFile {
+    /// Begins `path`.
+    ///
+    /// # Errors
+    /// [`Error::Write`], as all of them.
+    pub(crate) fn create(path: &Path) -> Result<NewFile, Error> {
+        let fails = |source| Error::Write { path: path.into(), source };
+        // Through links, so that the file they lead to is replaced and not the link.
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.into());
+        let (temporary, file) = match fs::metadata(&target) {
+            Ok(found) if found.is_dir() => return Err(fails(io::ErrorKind::IsADirectory.into())),
+            Ok(found) if !found.is_file() => (None, File::options().write(true).open(&target).map_err(fails)?),
+            _ => {
+                let temporary = beside(&target).map_err(fails)?;
+                let file = File::create_new(&temporary).map_err(fails)?;
+                (Some(temporary), file)
+            }
+        };
+        Ok(NewFile { path: target, temporary, out: BufWriter::with_capacity(1 << 20, file) })
+    }
+
+    /// Appends little-endian floats.
+    pub(crate) fn floats(&mut self, row: &[f32]) -> Result<(), Error> {
+        let written = row.iter().try_for_each(|x| self.out.write_all(&x.to_le_bytes()));
+        written.map_err(|source| self.fails(source))
+    }
+
+    /// All is written: gives the file its name.
+    pub(crate) fn finish(mut self) -> Result<(), Error> {
+        self.out.flush().map_err(|source| self.fails(source))?;
+        if let Some(temporary) = &self.temporary {
+            self.out.get_ref().sync_all().map_err(|source| self.fails(source))?;
+            fs::rename(temporary, &self.path).map_err(|source| self.fails(source))?;
+            self.temporary = None;
+        }
+        Ok(())
+    }
+
+    fn fails(&self, source: io::Error) -> Error {
+        match source.kind() {
+            io::ErrorKind::BrokenPipe => Error::Closed,
+            _ => Error::Write { path: self.path.clone(), source },
+        }
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = self.temporary.take() {
+            let _ = fs::remove_file(temporary);
+        }
+    }
+}
+
+/// A name beside `path`, hidden, for this process.
+fn beside(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}.partial", std::process::id()));
+    Ok(path.with_file_name(hidden))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("ds4-output-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let names = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.collect()
+    }
+
+    #[test]
+    fn a_file_appears_when_it_is_complete() {
+        let folder = folder("complete");
+        let mut file = NewFile::create(&folder.join("x.f32")).unwrap();
+        file.floats(&[1.0, -2.5]).unwrap();
+        assert!(!folder.join("x.f32").exists());
+        file.finish().unwrap();
+        assert_eq!(names(&folder), ["x.f32"]);
+        assert_eq!(fs::read(folder.join("x.f32")).unwrap(), [0, 0, 128, 63, 0, 0, 32, 192]);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_completed_leaves_the_old_file() {
+        let folder = folder("dropped");
+        fs::write(folder.join("x.f32"), "old").unwrap();
+        let mut file = NewFile::create(&folder.join("x.f32")).unwrap();
+        file.floats(&[1.0]).unwrap();
+        drop(file);
+        assert_eq!(names(&folder), ["x.f32"]);
+        assert_eq!(fs::read(folder.join("x.f32")).unwrap(), b"old");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn devices_are_written_to_and_links_followed() {
+        let folder = folder("links");
+        fs::write(folder.join("real"), "old").unwrap();
+        std::os::unix::fs::symlink(folder.join("real"), folder.join("link")).unwrap();
+        let mut file = NewFile::create(&folder.join("link")).unwrap();
+        file.floats(&[0.0]).unwrap();
+        file.finish().unwrap();
+        assert_eq!(fs::read(folder.join("real")).unwrap(), [0; 4]);
+        assert!(fs::symlink_metadata(folder.join("link")).unwrap().is_symlink());
+        NewFile::create(Path::new("/dev/null")).unwrap().finish().unwrap();
+        assert!(NewFile::create(&folder).is_err());
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,92 @@
+//! The question, from where it is asked: `-p`, `--prompt-file`, a pipe, or a prompt with a pipe behind it.
+
+use std::{
+    io::{self, Read as _},
+    path::Path,
+};
+
+use crate::{args::PromptArgs, error::Error, terminal};
+
+/// The question of one answer; `None` begins a conversation.
+///
+/// # Errors
+/// What was asked cannot be read, is not text, is empty, or is missing where nobody can type.
+pub(crate) fn gather(args: &PromptArgs) -> Result<Option<String>, Error> {
+    let given = match (&args.prompt, &args.prompt_file) {
+        (Some(text), _) => Some(text.clone()),
+        (None, Some(path)) => Some(read_file(path)?),
+        (None, None) => None,
+    };
+    let piped = if terminal::stdin_is_terminal() { None } else { Some(read_stdin()?) };
+    let talk = terminal::stdout_is_terminal();
+    match (given, piped) {
+        (None, None) if talk => Ok(None),
+        (None, None) => Err(Error::NoPrompt),
+        (given, piped) => joined(given, piped).map(Some),
+    }
+}
+
+/// The piped text follows the prompt after an empty line.
+fn joined(given: Option<String>, piped: Option<String>) -> Result<String, Error> {
+    let blank = |text: &String| text.trim().is_empty();
+    let (given, piped) = (given.filter(|t| !blank(t)), piped.filter(|t| !blank(t)));
+    match (given, piped) {
+        (Some(given), Some(piped)) => Ok(format!("{}\n\n{piped}", given.trim_end())),
+        (Some(text), None) | (None, Some(text)) => Ok(text),
+        (None, None) => Err(Error::EmptyPrompt),
+    }
+}
+
+/// All of stdin.
+pub(crate) fn read_stdin() -> Result<String, Error> {
+    let mut bytes = Vec::new();
+    match io::stdin().lock().read_to_end(&mut bytes) {
+        Ok(_) => text_of(bytes, "standard input"),
+        Err(source) => Err(Error::Stream { what: "standard input", source }),
+    }
+}
+
+/// All of a text file.
+pub(crate) fn read_file(path: &Path) -> Result<String, Error> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    text_of(bytes, &path.display().to_string())
+}
+
+fn text_of(bytes: Vec<u8>, from: &str) -> Result<String, Error> {
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        Error::NotText { from: from.into(), at, byte: e.as_bytes()[at] }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(given: Option<&str>, piped: Option<&str>, expect: Option<&str>) {
+        let prompt = joined(given.map(Into::into), piped.map(Into::into));
+        assert_eq!(prompt.ok().as_deref(), expect);
+    }
+
+    #[test]
+    fn the_piped_text_follows_the_prompt() {
+        check(Some("Explain:"), Some("fn main() {}\n"), Some("Explain:\n\nfn main() {}\n"));
+        check(Some("Hi "), None, Some("Hi "));
+        check(None, Some("Hi\n"), Some("Hi\n"));
+        check(Some("Hi"), Some("\n"), Some("Hi"));
+        check(Some(" "), Some("Hi"), Some("Hi"));
+    }
+
+    #[test]
+    fn an_empty_prompt_is_refused() {
+        check(Some(""), None, None);
+        check(Some(" \n"), Some(""), None);
+        check(None, Some("\n"), None);
+    }
+
+    #[test]
+    fn what_is_not_text_is_refused_with_the_place() {
+        let error = text_of(b"ab\xff".to_vec(), "x.bin").unwrap_err();
+        assert_eq!(error.to_string(), "x.bin: not UTF-8 text: byte 2 is 0xff");
+    }
+}

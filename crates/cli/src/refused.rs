@@ -1,0 +1,104 @@
+//! What ds4's users know and this version has not. Such a flag is refused by name, with the reason: it is never
+//! ignored, for who asks for streaming and gets a machine out of memory has been lied to.
+
+use crate::error::Error;
+
+const STREAMING: &str = "experts are not read from the SSD yet, so the model has to fit in memory";
+const DISK_KV: &str = "conversations are not kept on disk yet";
+const DRAFTS: &str = "tokens are not drafted ahead yet";
+const GPU: &str = "it computes on the CPU";
+const MACHINES: &str = "it runs on one machine";
+const SERVER: &str = "there is no server yet";
+const STEERING: &str = "activations are not steered yet";
+const IMAGES: &str = "models read text only";
+const QUANTIZER: &str = "there is no quantizer yet";
+const AGENT: &str = "there is no coding agent yet";
+const PACE: &str = "it always computes at full speed, by exact kernels, in the folder it was started in";
+
+/// Flags and commands by reason. A name that ends in `-` stands for all flags that begin like it.
+const REFUSED: [(&str, &[&str]); 12] = [
+    (STREAMING, &["--ssd-streaming", "--ssd-streaming-", "--expert-profile", "--simulate-used-memory"]),
+    (DISK_KV, &["--kv-disk-", "--kv-cache-"]),
+    (DRAFTS, &["--mtp", "--mtp-", "--glm-mtp", "--glm-mtp-timing", "--dspark", "--dspark-"]),
+    (GPU, &["--metal", "--cuda", "--rocm", "--gpu-vram", "--gpu-devices", "--cuda-tensor-parallel"]),
+    (
+        MACHINES,
+        &["--role", "--layers", "--listen", "--coordinator", "--dist-", "--tensor-parallel", "--tensor-parallel-"],
+    ),
+    (MACHINES, &["--transport", "--rdma-", "--debug-hash", "worker"]),
+    (
+        SERVER,
+        &["--server", "serve", "--host", "--port", "--cors", "--batched-session", "--mixed-prefill-quantum", "--trace"],
+    ),
+    (STEERING, &["--dir-steering-"]),
+    (IMAGES, &["--vision", "--ui-logo"]),
+    (QUANTIZER, &["--imatrix-", "quantize", "imatrix"]),
+    (AGENT, &["agent", "--non-interactive", "--edit-upto", "--tool-memory-max-ids"]),
+    (PACE, &["--power", "--quality", "--warm-weights", "--chdir"]),
+];
+
+/// What this version does in another way, and how.
+const ELSEWHERE: [(&str, &str); 13] = [
+    ("--inspect", "ds4 inspect FILE looks inside a model"),
+    ("--dump-tokens", "ds4 tokenize -m FILE TEXT shows the tokens of a text"),
+    ("--dump-logits", "ds4 logits writes them, as raw floats"),
+    ("--dump-logprobs", "ds4 logits writes the logits they come from"),
+    ("--logprobs-top-k", "ds4 logits writes the logits they come from"),
+    ("--perplexity-file", "ds4 logits writes the logits it comes from"),
+    ("--prefix-file", "pipe the earlier turns in as text, or talk in a conversation"),
+    ("--think-level", "--effort low, high or max says how hard to reason"),
+    ("pull", "download a GGUF file yourself and pass it with -m"),
+    ("list", "models are files: pass one with -m"),
+    ("rm", "models are files: delete them as such"),
+    ("plan", "the memory plan is printed before anything is allocated"),
+    ("perplexity", "ds4 logits writes the logits it comes from"),
+];
+
+/// The refusal of `arg`, if it is known.
+pub(crate) fn refusal(arg: &str) -> Option<Error> {
+    let name = arg.split_once('=').map_or(arg, |(name, _)| name);
+    let stands_for = |known: &&str| name == *known || known.ends_with('-') && name.starts_with(*known);
+    if let Some((_, instead)) = ELSEWHERE.iter().find(|(known, _)| *known == name) {
+        return Some(Error::NotYet { what: name.into(), reason: None, help: (*instead).into() });
+    }
+    let (reason, _) = REFUSED.iter().find(|(_, names)| names.iter().any(stands_for))?;
+    let help = if name.starts_with('-') { "leave the flag out" } else { "ds4 --help lists what there is" };
+    Some(Error::NotYet { what: name.into(), reason: Some(reason), help: help.into() })
+}
+
+/// The refusal of a place to compute that is not the CPU.
+pub(crate) fn backend(name: &str) -> Error {
+    let help = "leave the flag out".into();
+    Error::NotYet { what: format!("--backend {name}"), reason: Some(GPU), help }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn what_ds4_has_is_refused_with_the_reason() {
+        let line = |arg| refusal(arg).map(|e| e.to_string());
+        assert_eq!(
+            line("--ssd-streaming-cache-experts=32GB").unwrap(),
+            format!("--ssd-streaming-cache-experts is not in this version: {STREAMING}")
+        );
+        assert_eq!(line("--mtp").unwrap(), format!("--mtp is not in this version: {DRAFTS}"));
+        assert_eq!(line("--dump-tokens").unwrap(), "--dump-tokens is not in this version");
+        assert_eq!(line("--mtpx"), None);
+        assert_eq!(line("--tmp"), None);
+    }
+
+    #[test]
+    fn nothing_that_exists_is_refused() {
+        let cli = crate::args::Cli::command();
+        for arg in cli.get_arguments().flat_map(|a| a.get_long_and_visible_aliases().unwrap_or_default()) {
+            assert!(refusal(&format!("--{arg}")).is_none(), "--{arg}");
+        }
+        for command in cli.get_subcommands() {
+            assert!(refusal(command.get_name()).is_none(), "{}", command.get_name());
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Who answers: a model in this process, or a script in tests.
+
+use std::{ops::ControlFlow, time::Instant};
+
+use engine::{AnswerOptions, Engine, Sampler, SamplerOptions, Session, Stop};
+use models::{Chat, ChatOptions, Event, Message};
+use tokenizer::{Special, TokenId};
+
+use crate::{
+    error::Error,
+    interrupt::Work,
+    progress::{Pondering, Progress},
+    terminal,
+};
+
+/// What is asked of the model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ask<'a> {
+    /// The next turn of a conversation.
+    Turn(&'a [Message], &'a ChatOptions),
+    /// What follows a text.
+    Raw(&'a str),
+}
+
+/// How an answer came about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Reply {
+    pub(crate) stop: Stop,
+    /// Tokens of the prompt that were still known from before.
+    pub(crate) reused: usize,
+    pub(crate) prefill: Pace,
+    pub(crate) decode: Pace,
+}
+
+/// So many tokens in so much time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Pace {
+    pub(crate) n: usize,
+    pub(crate) seconds: f64,
+}
+
+impl std::fmt::Display for Pace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} tokens", self.n)?;
+        match self.n {
+            0 => Ok(()),
+            n => write!(f, " {:.1} t/s", n as f64 / self.seconds.max(1e-9)),
+        }
+    }
+}
+
+impl Reply {
+    /// `prefill N tokens X t/s, decode M tokens Y t/s`.
+    pub(crate) fn speed(&self) -> String {
+        let reused = match self.reused {
+            0 => String::new(),
+            n => format!(" ({n} known)"),
+        };
+        format!("prefill {}{reused}, decode {}", self.prefill, self.decode)
+    }
+}
+
+/// Answers.
+pub(crate) trait Speaker {
+    /// Says the answer to `on` as it comes, until that breaks off or Ctrl+C is pressed.
+    ///
+    /// # Errors
+    /// The question cannot be put to the model, or the machine fails.
+    fn answer(&mut self, ask: Ask<'_>, on: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<Reply, Error>;
+
+    /// Whether it may reason first; an error where it cannot hold conversations at all.
+    ///
+    /// # Errors
+    /// What is wrong with the file's template.
+    fn can_think(&self) -> Result<bool, Error>;
+
+    /// Makes room for `n_ctx` tokens. Where that fails, all stays as it was.
+    ///
+    /// # Errors
+    /// The model, or memory, does not allow it.
+    fn resize(&mut self, n_ctx: usize) -> Result<(), Error>;
+
+    /// What there is to say about itself, in lines.
+    fn status(&self) -> Vec<String>;
+}
+
+/// A model in this process and its one timeline.
+pub(crate) struct Local {
+    engine: Engine,
+    /// `None` only while it is being replaced.
+    session: Option<Session>,
+    sampler: Sampler,
+    sampling: SamplerOptions,
+    /// Longest answer.
+    n_max: usize,
+}
+
+impl Local {
+    /// Loads the model and tells what memory it takes, before it is taken.
+    pub(crate) fn open(
+        options: &engine::Options,
+        n_ctx: Option<usize>,
+        n_max: Option<usize>,
+        sampling: SamplerOptions,
+    ) -> Result<Local, Error> {
+        let engine = load(options)?;
+        if engine.tokenizer().is_none() {
+            return Err(Error::NoVocabulary { path: options.model.clone() });
+        }
+        let session = open_session(&engine, n_ctx.unwrap_or_else(|| engine.n_ctx_default()))?;
+        let sampler = Sampler::new(sampling.clone());
+        Ok(Local { engine, session: Some(session), sampler, sampling, n_max: n_max.unwrap_or(usize::MAX) })
+    }
+
+    /// The token ids of a question.
+    fn prompt(&self, ask: Ask<'_>) -> Result<Vec<TokenId>, Error> {
+        match ask {
+            Ask::Turn(messages, options) => Ok(self.engine.encode(&chat(&self.engine)?.render(messages, options)?)),
+            Ask::Raw(text) => {
+                let tokenizer = self.engine.tokenizer().expect("files without a vocabulary are not opened");
+                let mut ids = Vec::from_iter(tokenizer.bos());
+                ids.extend(tokenizer.encode(text, Special::Plain));
+                Ok(ids)
+            }
+        }
+    }
+}
+
+impl Speaker for Local {
+    fn answer(&mut self, ask: Ask<'_>, on: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<Reply, Error> {
+        let work = Work::begin();
+        let ids = self.prompt(ask)?;
+        let Local { engine, session, sampler, n_max, .. } = self;
+        let session = session.as_mut().expect("it is replaced within resize only");
+        if ids.len() >= session.n_ctx() {
+            return Err(Error::PromptTooLong { n: ids.len(), n_ctx: session.n_ctx() });
+        }
+        let start = Instant::now();
+        let mut progress = Progress::prefill();
+        let synced = session.sync_with(&ids, &mut |prefill| {
+            progress.set(prefill.done as u64, prefill.total as u64);
+            if work.interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        drop(progress);
+        let prefill = Pace { n: synced.computed, seconds: start.elapsed().as_secs_f64() };
+        if !synced.complete {
+            return Ok(Reply { stop: Stop::Cancelled, reused: synced.reused, prefill, decode: Pace::default() });
+        }
+        let chat = match ask {
+            Ask::Turn(_, options) => Some((chat(engine)?, options)),
+            Ask::Raw(_) => None,
+        };
+        let options = AnswerOptions { n_max: *n_max, chat, stop: &[] };
+        let answer = engine::answer(engine, session, sampler, &options, &mut |event| match work.interrupted() {
+            true => ControlFlow::Break(()),
+            false => on(event),
+        })?;
+        let decode = Pace { n: answer.n_computed, seconds: answer.seconds };
+        Ok(Reply { stop: answer.stop, reused: synced.reused, prefill, decode })
+    }
+
+    fn can_think(&self) -> Result<bool, Error> {
+        Ok(chat(&self.engine)?.can_think())
+    }
+
+    fn resize(&mut self, n_ctx: usize) -> Result<(), Error> {
+        // Both at once might not fit: the old one goes first.
+        let old = self.session.take().map(|s| s.n_ctx()).unwrap_or_default();
+        let new = open_session(&self.engine, n_ctx);
+        let (session, result) = match new {
+            Ok(session) => (session, Ok(())),
+            Err(e) => (self.engine.session(old)?, Err(e)),
+        };
+        self.session = Some(session);
+        result
+    }
+
+    fn status(&self) -> Vec<String> {
+        let info = self.engine.info();
+        let (used, n_ctx) = self.session.as_ref().map_or((0, 0), |s| (s.tokens().len(), s.n_ctx()));
+        vec![
+            format!("model     {}", describe(&self.engine)),
+            format!("device    {}", self.engine.device_name()),
+            format!("context   {used} of {n_ctx} tokens, trained for {}", info.n_ctx_train),
+            format!("sampling  temperature {}, seed {}", self.sampling.temperature, self.sampling.seed),
+        ]
+    }
+}
+
+/// The chat encoding of a model.
+fn chat(engine: &Engine) -> Result<&dyn Chat, Error> {
+    engine.chat().map_err(|e| Error::Chat(e.clone()))
+}
+
+/// Opens the model file, with a progress bar.
+pub(crate) fn load(options: &engine::Options) -> Result<Engine, Error> {
+    let mut progress = Progress::loading();
+    Ok(Engine::open_with(options, &mut |loading| progress.set(loading.done_bytes, loading.total_bytes))?)
+}
+
+/// Tells what a session of `n_ctx` tokens takes, and opens it.
+pub(crate) fn open_session(engine: &Engine, n_ctx: usize) -> Result<Session, Error> {
+    for line in engine.plan(n_ctx)?.to_string().lines() {
+        terminal::note(line);
+    }
+    Ok(engine.session(n_ctx)?)
+}
+
+/// A model in a few words.
+pub(crate) fn describe(engine: &Engine) -> String {
+    let info = engine.info();
+    let size = crate::units::bytes(info.file_bytes);
+    format!("{}, {}, {} parameters, {size}", info.name, info.family, crate::units::count(info.n_params))
+}
+
+/// Writes answers to a screen, and says that reasoning is going on where it is not shown.
+pub(crate) fn show<W: std::io::Write>(
+    speaker: &mut dyn Speaker,
+    ask: Ask<'_>,
+    screen: &mut terminal::Screen<W>,
+    mut also: impl FnMut(&Event),
+) -> Result<Reply, Error> {
+    let mut failed = None;
+    let mut pondering = Pondering::new();
+    let reply = speaker.answer(ask, &mut |event| {
+        match event {
+            Event::Thinking(_) if screen.hides_reasoning() => pondering.tick(),
+            _ => pondering.end(),
+        }
+        also(&event);
+        match screen.event(&event) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(e) => {
+                failed = Some(e);
+                ControlFlow::Break(())
+            }
+        }
+    });
+    pondering.end();
+    let finished = screen.finish();
+    match failed {
+        Some(e) => Err(e),
+        None => finished.and(reply),
+    }
+}

@@ -1,0 +1,270 @@
+//! From arguments to [`Cli`], and from the parser's complaints to one line and one piece of advice.
+
+use std::ffi::OsString;
+
+use clap::{
+    Parser as _,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
+use crate::{args::Cli, error::Error, output, refused};
+
+/// Reads the arguments. Prints the help or the version, and ends, where that is what was asked for.
+///
+/// # Errors
+/// Flags that are wrong, or not in this version.
+pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, Error> {
+    match Cli::try_parse_from(args.map(spelled_out)) {
+        Ok(cli) => Ok(cli),
+        Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            output::print(&e.render().to_string())?;
+            std::process::exit(0)
+        }
+        Err(e) => Err(explain(&e)),
+    }
+}
+
+/// ds4 spells one flag with one dash and several letters.
+fn spelled_out(arg: OsString) -> OsString {
+    if arg == "-sys" { "--system".into() } else { arg }
+}
+
+fn explain(e: &clap::Error) -> Error {
+    let context = |kind| match e.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    let (arg, value) = (context(ContextKind::InvalidArg), context(ContextKind::InvalidValue));
+    let command = context(ContextKind::InvalidSubcommand);
+    if let Some(refusal) = refused::refusal(if command.is_empty() { arg } else { command }) {
+        return refusal;
+    }
+    match e.kind() {
+        ErrorKind::InvalidSubcommand => Error::Usage {
+            what: format!("unknown command '{command}'"),
+            help: "a question goes after -p, a model after -m; ds4 --help lists the commands".into(),
+        },
+        ErrorKind::UnknownArgument if arg.starts_with('-') => {
+            Error::Usage { what: format!("unknown flag '{arg}'"), help: tip(e) }
+        }
+        ErrorKind::InvalidValue if arg.starts_with("--backend") && !value.is_empty() => refused::backend(value),
+        ErrorKind::InvalidValue if arg.starts_with("--prompt ") && value.is_empty() => {
+            Error::Usage { what: first_paragraph(e), help: "a text that begins with a dash is written -p=TEXT".into() }
+        }
+        _ => Error::Usage { what: first_paragraph(e), help: tip(e) },
+    }
+}
+
+/// The parser's complaint on one line.
+fn first_paragraph(e: &clap::Error) -> String {
+    let text = e.render().to_string();
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let text = lines.collect::<Vec<_>>().join(" ");
+    text.strip_prefix("error: ").unwrap_or(&text).to_owned()
+}
+
+/// The parser's guess at what was meant, else where to look.
+fn tip(e: &clap::Error) -> String {
+    let text = e.render().to_string();
+    let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+    tip.unwrap_or("ds4 --help lists the flags, ds4 COMMAND --help those of a command").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn check(args: &[&str], expect: Expect) {
+        let args = ["ds4"].iter().chain(args).map(OsString::from);
+        expect.assert_eq(&parse(args).unwrap_err().report());
+    }
+
+    #[test]
+    fn a_wrong_flag_is_named() {
+        check(
+            &["--tmp", "1"],
+            expect![[r#"
+                error: unknown flag '--tmp'
+                help: a similar argument exists: '--temp'
+            "#]],
+        );
+        check(
+            &["--ctx", "8K5"],
+            expect![[r#"
+            error: invalid value '8K5' for '--ctx <N>': must be a whole number, at least 1
+            help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        "#]],
+        );
+        check(
+            &["--ctx", "-1"],
+            expect![[r#"
+                error: invalid value '-1' for '--ctx <N>': must be a whole number, at least 1
+                help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+            "#]],
+        );
+        check(
+            &["-t", "0"],
+            expect![[r#"
+            error: invalid value '0' for '--threads <N>': must be at least 1
+            help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        "#]],
+        );
+        check(
+            &["--seed", "99999999999999999999"],
+            expect![[r#"
+            error: invalid value '99999999999999999999' for '--seed <N>': number too large to fit in target type
+            help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        "#]],
+        );
+        check(
+            &["--effort", "extreme"],
+            expect![[r#"
+            error: invalid value 'extreme' for '--effort <HOW>' [possible values: low, high, max]
+            help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        "#]],
+        );
+        check(
+            &["-m"],
+            expect![[r#"
+            error: a value is required for '--model <FILE>' but none was supplied
+            help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        "#]],
+        );
+        check(
+            &["-p", "--nothink"],
+            expect![[r#"
+            error: a value is required for '--prompt <TEXT>' but none was supplied
+            help: a text that begins with a dash is written -p=TEXT
+        "#]],
+        );
+        check(
+            &["-p", "a", "-p", "b"],
+            expect![[r#"
+            error: the argument '--prompt <TEXT>' cannot be used multiple times
+            help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        "#]],
+        );
+        check(
+            &["-p", "a", "--prompt-file", "b"],
+            expect![[r#"
+            error: the argument '--prompt <TEXT>' cannot be used with '--prompt-file <FILE>'
+            help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        "#]],
+        );
+        check(
+            &["--nothink", "--effort", "low"],
+            expect![[r#"
+            error: the argument '--nothink' cannot be used with '--effort <HOW>'
+            help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        "#]],
+        );
+        check(
+            &["--raw", "--think"],
+            expect![[r#"
+            error: the argument '--raw' cannot be used with '--think'
+            help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        "#]],
+        );
+    }
+
+    #[test]
+    fn what_is_no_flag_is_named() {
+        check(
+            &["Hello"],
+            expect![[r#"
+            error: unknown command 'Hello'
+            help: a question goes after -p, a model after -m; ds4 --help lists the commands
+        "#]],
+        );
+        check(
+            &["serve"],
+            expect![[r#"
+            error: serve is not in this version: there is no server yet
+            help: ds4 --help lists what there is
+        "#]],
+        );
+        check(
+            &["logits", "-m", "x.gguf"],
+            expect![[r#"
+            error: the following required arguments were not provided: --tokens <FILE> --out <FILE>
+            help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        "#]],
+        );
+        check(
+            &["inspect"],
+            expect![[r#"
+            error: the following required arguments were not provided: <FILE>
+            help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        "#]],
+        );
+        check(
+            &["-m", "x.gguf", "inspect", "y.gguf"],
+            expect![[r#"
+            error: the subcommand 'inspect' cannot be used with '--model <FILE>'
+            help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        "#]],
+        );
+        check(
+            &["\x1b[31m"],
+            expect![[r#"
+            error: unknown command '\u{1b}[31m'
+            help: a question goes after -p, a model after -m; ds4 --help lists the commands
+        "#]],
+        );
+    }
+
+    #[test]
+    fn what_ds4_has_is_refused_by_name() {
+        check(
+            &["-m", "x.gguf", "--ssd-streaming", "-p", "Hi"],
+            expect![[r#"
+            error: --ssd-streaming is not in this version: experts are not read from the SSD yet, so the model has to fit in memory
+            help: leave the flag out
+        "#]],
+        );
+        check(
+            &["--ssd-streaming-cache-experts", "32GB"],
+            expect![[r#"
+            error: --ssd-streaming-cache-experts is not in this version: experts are not read from the SSD yet, so the model has to fit in memory
+            help: leave the flag out
+        "#]],
+        );
+        check(
+            &["--kv-disk-dir=/tmp"],
+            expect![[r#"
+            error: --kv-disk-dir is not in this version: conversations are not kept on disk yet
+            help: leave the flag out
+        "#]],
+        );
+        check(
+            &["--mtp"],
+            expect![[r#"
+            error: --mtp is not in this version: tokens are not drafted ahead yet
+            help: leave the flag out
+        "#]],
+        );
+        check(
+            &["--backend", "cuda"],
+            expect![[r#"
+            error: --backend cuda is not in this version: it computes on the CPU
+            help: leave the flag out
+        "#]],
+        );
+        check(
+            &["--dump-tokens"],
+            expect![[r#"
+            error: --dump-tokens is not in this version
+            help: ds4 tokenize -m FILE TEXT shows the tokens of a text
+        "#]],
+        );
+    }
+
+    #[test]
+    fn the_system_prompt_is_spelled_as_in_ds4() {
+        let args = ["ds4", "-m", "x", "-sys", "Be brief.", "--backend", "cpu"].map(OsString::from);
+        let cli = parse(args.into_iter()).unwrap();
+        assert_eq!(cli.chat.prompt.system.as_deref(), Some("Be brief."));
+    }
+}

@@ -1,0 +1,126 @@
+//! One question, one answer, on tiny models whose words mean nothing.
+
+mod common;
+
+use std::{io::Read as _, process::Stdio};
+
+use common::{Ran, ds4, run, run_with, testdata};
+
+fn model(name: &str) -> String {
+    testdata(name).to_str().unwrap().to_owned()
+}
+
+/// A greedy answer of at most 24 tokens.
+fn answer(name: &str, more: &[&str]) -> Ran {
+    let model = model(name);
+    run(&[&["-m", &model, "-n", "24", "--temp", "0"], more].concat())
+}
+
+#[test]
+fn raw_text_is_continued() {
+    let ran = answer("llama/micro.gguf", &["--raw", "-p", "the "]);
+    assert_eq!(ran.status, Some(0), "{}", ran.err);
+    assert!(!ran.out.is_empty());
+    assert!(ran.err.contains("memory: ") && ran.err.contains("prefill ") && ran.err.contains("t/s"), "{}", ran.err);
+}
+
+#[test]
+fn a_conversation_of_one_turn_is_answered() {
+    let ran = answer("deepseek_v4/micro-flash.gguf", &["--nothink", "-p", "Hi"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.err);
+    assert!(!ran.out.is_empty());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_answer() {
+    let model = model("llama/micro.gguf");
+    let text = |seed| run(&["-m", &model, "--raw", "-p", "the", "-n", "24", "--seed", seed]).out;
+    assert_eq!(text("7"), text("7"));
+    assert_ne!(text("7"), text("8"));
+}
+
+#[test]
+fn a_file_a_flag_and_a_pipe_ask_the_same() {
+    let model = model("llama/micro.gguf");
+    let flags = ["-m", &model, "--raw", "-n", "16", "--temp", "0"];
+    let path = common::scratch().join("question.txt");
+    std::fs::write(&path, "the end").unwrap();
+    let by_flag = run(&[&flags[..], &["-p", "the end"]].concat()).out;
+    assert_eq!(run(&[&flags[..], &["--prompt-file", path.to_str().unwrap()]].concat()).out, by_flag);
+    assert_eq!(run_with(&flags, b"the end").out, by_flag);
+    let both = run(&[&flags[..], &["-p", "a\n\nb"]].concat()).out;
+    assert_eq!(run_with(&[&flags[..], &["-p", "a"]].concat(), b"b").out, both);
+}
+
+/// The reasoning of these models never ends, so the answer is empty unless the reasoning is asked for.
+#[test]
+fn stdout_is_the_answer_alone() {
+    let hidden = answer("deepseek_v4/micro-flash.gguf", &["--think", "-p", "Hi"]);
+    assert_eq!((hidden.status, hidden.out_str()), (Some(0), ""), "{}", hidden.err);
+    let shown = answer("deepseek_v4/micro-flash.gguf", &["--think", "-p", "Hi", "--show-thinking"]);
+    assert!(shown.out_str().starts_with("<think>\n"), "{:?}", shown.out_str());
+    assert!(shown.out_str().ends_with("\n</think>\n\n"), "{:?}", shown.out_str());
+}
+
+#[test]
+fn a_prompt_without_room_for_an_answer_is_refused() {
+    let ran = answer("llama/micro.gguf", &["--raw", "--ctx", "4", "-p", "more than four"]);
+    assert_eq!((ran.status, ran.out.len()), (Some(2), 0));
+    assert!(ran.err.contains("error: the prompt has 14 tokens, but the context holds 4"), "{}", ran.err);
+}
+
+#[test]
+fn a_context_that_is_full_is_told() {
+    let model = model("llama/micro.gguf");
+    let ran = run(&["-m", &model, "--raw", "--ctx", "8", "-p", "the", "--temp", "0"]);
+    assert_eq!(ran.status, Some(0));
+    assert!(ran.err.contains("the context is full"), "{}", ran.err);
+}
+
+#[test]
+fn a_model_without_a_template_says_what_to_do() {
+    let ran = answer("llama/micro.gguf", &["-p", "Hi"]);
+    assert_eq!((ran.status, ran.out.len()), (Some(2), 0));
+    assert!(ran.err.contains("complete raw text with --raw"), "{}", ran.err);
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_program_quietly() {
+    let model = model("llama/micro.gguf");
+    let mut command = ds4();
+    command.args(["-m", &model, "--raw", "-p", "the", "--seed", "1"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 1];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!(ran.status, Some(0));
+    assert!(!ran.err.contains("error"), "{}", ran.err);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_an_answer_with_status_130() {
+    let model = model("llama/micro.gguf");
+    let mut command = ds4();
+    // Who prefers what was just said says it until the context is full.
+    command.args(["-m", &model, "--raw", "-p", "the", "--temp", "0", "--frequency-penalty", "-5"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    out.read_exact(&mut [0]).unwrap();
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let mut rest = Vec::new();
+    out.read_to_end(&mut rest).unwrap();
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!(ran.status, Some(130), "{}", ran.err);
+    assert!(!ran.err.contains("error"), "{}", ran.err);
+}
+
+#[test]
+fn the_program_needs_no_environment() {
+    let model = model("llama/micro.gguf");
+    let mut command = ds4();
+    command.env_clear().args(["-m", &model, "--raw", "-p", "the", "-n", "2"]);
+    let ran: Ran = command.output().unwrap().into();
+    assert_eq!(ran.status, Some(0), "{}", ran.err);
+}

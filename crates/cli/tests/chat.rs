@@ -1,0 +1,110 @@
+//! A conversation at a terminal, on a pseudo-terminal that `script` makes. Skips aloud where that program is absent.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::{
+    io::{Read as _, Write as _},
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{scratch, testdata};
+
+/// A terminal with a conversation on it.
+struct Terminal {
+    child: std::process::Child,
+    screen: Arc<Mutex<String>>,
+    reader: thread::JoinHandle<()>,
+    /// How much of the screen was waited for.
+    seen: usize,
+}
+
+impl Terminal {
+    /// Starts a conversation; `None` where no terminal can be had.
+    fn open(name: &str, flags: &str) -> Option<Terminal> {
+        let home = scratch().join(name);
+        std::fs::create_dir_all(&home).unwrap();
+        let model = testdata("deepseek_v4/micro-flash.gguf");
+        // `exec`, for a shell in between would die of Ctrl+C.
+        let program = format!("exec '{}' -m '{}' {flags}", env!("CARGO_BIN_EXE_ds4"), model.display());
+        let mut command = Command::new("script");
+        command.args(["-qec", &program, "/dev/null"]).env_clear().env("TERM", "xterm").env("HOME", &home);
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        let Ok(mut child) = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
+            eprintln!("skipped: there is no `script` to make a pseudo-terminal with");
+            return None;
+        };
+        let screen = Arc::new(Mutex::new(String::new()));
+        let (mut out, shared) = (child.stdout.take().unwrap(), screen.clone());
+        let reader = thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(n @ 1..) = out.read(&mut bytes) {
+                shared.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..n]));
+            }
+        });
+        Some(Terminal { child, screen, reader, seen: 0 })
+    }
+
+    /// Waits until `text` appears behind what was waited for before.
+    fn wait(&mut self, text: &str) -> &mut Terminal {
+        let start = Instant::now();
+        loop {
+            let screen = self.screen.lock().unwrap().clone();
+            if let Some(at) = screen[self.seen..].find(text) {
+                self.seen += at + text.len();
+                return self;
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "no {text:?} in {:?}", &screen[self.seen..]);
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn press(&mut self, keys: &str) -> &mut Terminal {
+        let keyboard = self.child.stdin.as_mut().unwrap();
+        keyboard.write_all(keys.as_bytes()).unwrap();
+        keyboard.flush().unwrap();
+        self
+    }
+
+    /// Waits for a prompt and types a line.
+    fn line(&mut self, line: &str) -> &mut Terminal {
+        self.wait("> ").press(line).press("\r")
+    }
+
+    /// The exit status, once the program has ended.
+    fn status(mut self) -> Option<i32> {
+        let status = self.child.wait().unwrap().code();
+        self.reader.join().unwrap();
+        status
+    }
+}
+
+#[test]
+fn a_conversation_is_held_and_left() {
+    let Some(mut terminal) = Terminal::open("chat-quit", "--ctx 256 -n 8 --nothink --seed 1") else { return };
+    terminal.wait("memory: ").wait("/help lists commands");
+    terminal.line("Hi").wait("prefill ").wait("decode ");
+    terminal.line("one \\").press("two\r").wait("known), decode ");
+    terminal.line("/hepl").wait("unknown command /hepl");
+    terminal.line("/status").wait("messages  4");
+    terminal.line("/quit");
+    assert_eq!(terminal.status(), Some(0));
+    let history = std::fs::read_to_string(scratch().join("chat-quit/.local/share/ds4/history")).unwrap();
+    assert!(history.contains("Hi") && history.contains("two"), "{history}");
+}
+
+#[test]
+fn ctrl_c_stops_the_answer_and_ctrl_d_leaves() {
+    // Who prefers what was just said says it for ever.
+    let flags = "--ctx 100000 --nothink --temp 0 --frequency-penalty=-5";
+    let Some(mut terminal) = Terminal::open("chat-stop", flags) else { return };
+    terminal.line("Hi").wait("\n");
+    thread::sleep(Duration::from_millis(300));
+    terminal.press("\x03").wait("stopped").wait("decode ");
+    terminal.wait("> ").press("\x03").wait("Ctrl+D or /quit leaves");
+    terminal.wait("> ").press("\x04");
+    assert_eq!(terminal.status(), Some(0));
+}

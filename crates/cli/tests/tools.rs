@@ -1,0 +1,199 @@
+//! `inspect`, `tokenize`, `logits` and `bench` on the golden models.
+
+mod common;
+
+use std::{fs, path::PathBuf};
+
+use common::{Ran, run, run_with, scratch, testdata};
+use expect_test::{Expect, expect};
+
+/// Every model with the logits of its authors' code.
+const GOLDENS: [&str; 5] =
+    ["llama/micro", "llama/micro-llama3", "qwen2/micro", "deepseek_v4/micro-flash", "deepseek_v4/micro-pro"];
+
+fn file(name: &str) -> String {
+    testdata(name).to_str().unwrap().to_owned()
+}
+
+fn logits_file(golden: &str, more: &[&str]) -> (Ran, PathBuf) {
+    let name = format!("{}{}.f32", golden.replace('/', "-"), more.concat());
+    let out = scratch().join(name);
+    let (model, tokens) = (file(&format!("{golden}.gguf")), file(&format!("{golden}.tokens")));
+    let args = ["logits", "-m", &model, "--tokens", &tokens, "--out", out.to_str().unwrap()];
+    (run(&[&args[..], more].concat()), out)
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect()
+}
+
+fn argmax(row: &[f32]) -> usize {
+    (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
+}
+
+#[test]
+fn logits_are_those_of_the_authors() {
+    for golden in GOLDENS {
+        let (ran, out) = logits_file(golden, &["--kv-type", "f32"]);
+        assert_eq!(ran.status, Some(0), "{}", ran.err);
+        let (found, expected) = (fs::read(out).unwrap(), fs::read(file(&format!("{golden}.logits.f32"))).unwrap());
+        assert_eq!(found.len(), expected.len());
+        let (found, expected) = (floats(&found), floats(&expected));
+        let rows = || found.chunks(320).zip(expected.chunks(320));
+        let near = |(a, b): (&[f32], &[f32])| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-3);
+        let n_near = rows().filter(|&row| near(row)).count();
+        assert!(n_near * 100 >= 99 * rows().count(), "{golden}: {n_near} of {} rows", rows().count());
+        assert!(rows().all(|(a, b)| argmax(a) == argmax(b)), "{golden}");
+    }
+}
+
+#[test]
+fn chunks_do_not_change_logits() {
+    for golden in ["llama/micro", "deepseek_v4/micro-flash"] {
+        let bytes = |chunk| fs::read(logits_file(golden, &["--chunk", chunk]).1).unwrap();
+        let whole = bytes("1000");
+        assert!(!whole.is_empty());
+        assert!(bytes("1") == whole, "{golden}: one by one");
+        assert!(bytes("7") == whole, "{golden}: by seven");
+    }
+}
+
+#[test]
+fn tokens_that_do_not_exist_leave_no_file() {
+    let tokens = scratch().join("wrong.tokens");
+    fs::write(&tokens, "1 2 320").unwrap();
+    let out = scratch().join("wrong.f32");
+    let (model, tokens) = (file("llama/micro.gguf"), tokens.to_str().unwrap().to_owned());
+    let ran = run(&["logits", "-m", &model, "--tokens", &tokens, "--out", out.to_str().unwrap()]);
+    assert_eq!(ran.status, Some(2), "{}", ran.err);
+    assert!(ran.err.contains("token 320"), "{}", ran.err);
+    let left = fs::read_dir(scratch()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let left: Vec<String> = left.filter(|name| name.contains("wrong.f32")).collect();
+    assert_eq!(left, Vec::<String>::new());
+}
+
+fn check(args: &[&str], expect: Expect) {
+    let model = file("llama/micro.gguf");
+    let ran = run(&[args, &["-m", &model]].concat());
+    expect.assert_eq(&ran.show());
+}
+
+#[test]
+fn tokens_are_shown_with_what_they_spell() {
+    check(
+        &["tokenize", "the\n\x1bö"],
+        expect![[r#"
+            262  "the"
+             15  "\n"
+             32  "\u{1b}"
+            200  "\xc3"
+            187  "\xb6"
+        exit 0
+    "#]],
+    );
+    check(
+        &["tokenize", "<|im_end|>the", "--ids"],
+        expect![[r#"
+        65 129 110 114 100 106 115 105 129 67 262
+        exit 0
+    "#]],
+    );
+    check(
+        &["tokenize", "<|im_end|>the", "--special"],
+        expect![[r#"
+              2  "<|im_end|>"  control
+            262  "the"
+        exit 0
+    "#]],
+    );
+    check(
+        &["tokenize", "--decode", "2 113 320"],
+        expect![[r#"
+        error: id 2: 320 is outside the vocabulary of 320
+        help: write decimal ids separated by spaces, or raw little-endian u32
+        exit 2
+    "#]],
+    );
+    check(
+        &["tokenize", "--decode", "[2, 77, 106]"],
+        expect![[r#"
+        <|im_end|>Heexit 0
+    "#]],
+    );
+}
+
+#[test]
+fn text_survives_the_way_to_ids_and_back() {
+    let model = file("llama/micro.gguf");
+    let text = "größer than 😀\n\tthe";
+    let ids = run_with(&["tokenize", "-m", &model, "--ids"], text.as_bytes());
+    let back = run_with(&["tokenize", "-m", &model, "--decode"], &ids.out);
+    assert_eq!(back.out_str(), text);
+}
+
+#[test]
+fn a_file_is_looked_into() {
+    let model = file("llama/micro.gguf");
+    let ran = run(&["inspect", &model]);
+    let shown = ran.show().replace(&model, "micro.gguf");
+    expect![[r#"
+        micro.gguf: GGUF version 3, 1.0 MiB, 24 keys, 47 tensors, 523.3 K weights
+
+        general.architecture  "llama"
+        general.name  "SmolLM2-micro-5L-f16"
+        llama.block_count  5
+        llama.context_length  8192
+        llama.embedding_length  96
+        llama.feed_forward_length  256
+        llama.attention.head_count  3
+        llama.attention.head_count_kv  1
+        llama.rope.freq_base  100000
+        llama.attention.layer_norm_rms_epsilon  0.00001
+        llama.attention.key_length  32
+        llama.attention.value_length  32
+        llama.vocab_size  320
+        llama.rope.dimension_count  32
+        general.file_type  1
+        general.quantization_version  2
+        tokenizer.ggml.model  "gpt2"
+        tokenizer.ggml.pre  "smollm"
+        tokenizer.ggml.tokens  ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "<file_sep>", "Ā", "ā", "Ă", … 320 in all]
+        tokenizer.ggml.token_type  [3, 3, 3, 3, 3, 1, 1, 1, … 320 in all]
+        tokenizer.ggml.merges  ["h e", "t he", "Ġ the"]
+        tokenizer.ggml.eos_token_id  2
+        tokenizer.ggml.padding_token_id  0
+        tokenizer.ggml.add_bos_token  false
+
+        F16  36 tensors  522.2 K weights  1020.0 KiB  16.00 bits each
+        F32  11 tensors  1.1 K weights    4.1 KiB     32.00 bits each
+        exit 0
+    "#]].assert_eq(&shown);
+}
+
+#[test]
+fn programs_can_look_into_a_file() {
+    let ran = run(&["inspect", &file("llama/micro.gguf"), "--json", "--tensors"]);
+    let json: serde_json::Value = serde_json::from_slice(&ran.out).unwrap();
+    assert_eq!(json["metadata"]["llama.block_count"], 5);
+    assert_eq!(json["metadata"]["tokenizer.ggml.tokens"].as_array().unwrap().len(), 320);
+    assert_eq!(json["tensors"].as_array().unwrap().len(), 47);
+    assert_eq!(json["tensors"][0]["type"], "F16");
+}
+
+#[test]
+fn speed_is_measured_with_its_range() {
+    let model = file("llama/micro.gguf");
+    let ran = run(&["bench", "-m", &model, "-p", "32", "-n", "8", "-d", "16", "-r", "3", "--json"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.err);
+    let json: serde_json::Value = serde_json::from_slice(&ran.out).unwrap();
+    let tests = json["tests"].as_array().unwrap();
+    let kinds: Vec<_> = tests.iter().map(|t| (t["kind"].as_str().unwrap(), t["n"].as_u64().unwrap())).collect();
+    assert_eq!(kinds, [("prefill", 32), ("decode", 8)]);
+    for test in tests {
+        let tps = |key: &str| test[key].as_f64().unwrap();
+        assert_eq!(test["seconds"].as_array().unwrap().len(), 3);
+        assert!(0.0 < tps("min_tps") && tps("min_tps") <= tps("median_tps") && tps("median_tps") <= tps("max_tps"));
+    }
+    let ran = run(&["bench", "-m", &model, "-p", "8", "-n", "0", "-r", "1", "-t", "1"]);
+    assert!(ran.out_str().contains("prefill 8") && !ran.out_str().contains("decode"), "{}", ran.show());
+}

@@ -1,0 +1,371 @@
+//! Flags, help and messages, as a user sees them.
+
+mod common;
+
+use common::{cut, ds4, run, run_with, scratch};
+use expect_test::{Expect, expect};
+
+fn check(args: &[&str], expect: Expect) {
+    expect.assert_eq(&run(args).show());
+}
+
+#[test]
+fn help_is_short_with_one_dash() {
+    check(
+        &["-h"],
+        expect![[r#"
+            Runs large language models on your own machine
+
+            Usage: ds4 -m FILE [-p TEXT] [flags]
+                   ds4 COMMAND [flags]
+
+            Commands:
+              inspect      Look inside a model file
+              tokenize     Show how a text becomes tokens, or tokens a text
+              logits       Write the raw logits of given token ids
+              bench        Measure prefill and decode in tokens per second
+              completions  Print a completion script for a shell
+
+            Options:
+              -h, --help     Print help (see more with '--help')
+              -V, --version  Print version
+
+            Model:
+              -m, --model <FILE>    The model: a GGUF file, or the first one of a split model
+              -t, --threads <N>     Threads to compute with [default: one per core]
+                  --batch <N>       Tokens computed at a time while reading the prompt [default: 512]
+                  --kv-type <TYPE>  How the KV cache is stored [default: what suits the model] [possible values:
+                                    f32, f16, native]
+
+            Prompt:
+              -p, --prompt <TEXT>       Answer this once; -p=TEXT if it begins with a dash
+                  --prompt-file <FILE>  Answer what this file says
+                  --system <TEXT>       Instructions that come before the conversation (-sys for short)
+                  --raw                 Continue the text as it is, without a chat template
+              -c, --ctx <N>             Room for the conversation, in tokens [default: what the model knows and
+                                        memory holds]
+              -n, --tokens <N>          Longest answer, in tokens, reasoning included [default: until the
+                                        context is full]
+
+            Thinking:
+                  --think          Reason before answering (the default of models that can)
+                  --nothink        Answer at once
+                  --effort <HOW>   How hard to reason [possible values: low, high, max]
+                  --think-max      The same as --effort max
+                  --show-thinking  Write the reasoning to stdout even when that is not a terminal
+
+            Sampling:
+                  --temp <X>               Below 1 more certain, above 1 more random, 0 always the likeliest
+                                           token [default: 1]
+                  --top-k <N>              Draw from the N likeliest tokens only, 0 for all [default: 0]
+                  --top-p <X>              Draw from the likeliest tokens that make up this share [default: 1]
+                  --min-p <X>              Draw from tokens at least this likely, relative to the likeliest
+                                           [default: 0.05]
+                  --repeat-penalty <X>     Divide the logits of recent tokens by this [default: 1]
+                  --presence-penalty <X>   Lower the logits of recent tokens by this [default: 0]
+                  --frequency-penalty <X>  Lower the logits of recent tokens by this for each occurrence
+                                           [default: 0]
+                  --seed <N>               The same seed gives the same answer [default: a new one each time]
+
+            Answers go to stdout, everything else to stderr; ds4 --help tells more.
+            exit 0
+        "#]],
+    );
+}
+
+#[test]
+fn help_is_whole_with_two() {
+    let ran = run(&["--help"]);
+    assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""));
+    let mut topics = ["Prompt: ", "Output: ", "Ctrl+C ", "Exit status: ", "  -m, --model <FILE>"].iter();
+    assert!(topics.all(|topic| ran.out_str().lines().any(|line| line.starts_with(topic))), "{}", ran.out_str());
+    assert!(ran.out_str().lines().all(|line| line.chars().count() <= 100));
+}
+
+#[test]
+fn every_command_has_help() {
+    check(
+        &["bench", "-h"],
+        expect![[r#"
+            Measure prefill and decode in tokens per second
+
+            Usage: ds4 bench [OPTIONS]
+
+            Options:
+              -p, --n-prompt <N>  Tokens to prefill, 0 for none [default: 512]
+              -n, --n-gen <N>     Tokens to decode, 0 for none [default: 128]
+              -d, --n-depth <N>   Tokens in the context before each measurement [default: 0]
+              -r, --reps <N>      How often to measure [default: 5]
+                  --json          For programs: the same, as JSON
+              -h, --help          Print help (see more with '--help')
+
+            Model:
+              -m, --model <FILE>    The model: a GGUF file, or the first one of a split model
+              -t, --threads <N>     Threads to compute with [default: one per core]
+                  --batch <N>       Tokens computed at a time while reading the prompt [default: 512]
+                  --kv-type <TYPE>  How the KV cache is stored [default: what suits the model] [possible values:
+                                    f32, f16, native]
+            exit 0
+        "#]],
+    );
+    check(
+        &["logits", "-h"],
+        expect![[r#"
+            Write the raw logits of given token ids
+
+            Usage: ds4 logits [OPTIONS] --tokens <FILE> --out <FILE>
+
+            Options:
+                  --tokens <FILE>  The ids: decimal numbers in text (also a JSON array), or raw little-endian
+                                   u32
+              -o, --out <FILE>     Where to write little-endian f32, one row of n_vocab per token
+                  --chunk <N>      Tokens computed at a time [default: --batch]
+              -h, --help           Print help (see more with '--help')
+
+            Model:
+              -m, --model <FILE>    The model: a GGUF file, or the first one of a split model
+              -t, --threads <N>     Threads to compute with [default: one per core]
+                  --batch <N>       Tokens computed at a time while reading the prompt [default: 512]
+                  --kv-type <TYPE>  How the KV cache is stored [default: what suits the model] [possible values:
+                                    f32, f16, native]
+            exit 0
+        "#]],
+    );
+    check(
+        &["tokenize", "-h"],
+        expect![[r#"
+        Show how a text becomes tokens, or tokens a text
+
+        Usage: ds4 tokenize [OPTIONS] [TEXT]
+
+        Arguments:
+          [TEXT]  The text; stdin if absent
+
+        Options:
+          -m, --model <FILE>  The model whose vocabulary to use
+              --ids           Print ids only, on one line
+              --special       Take the names of special tokens, such as <|im_end|>, for the tokens
+              --decode        The other way round: TEXT is token ids, print what they spell
+          -h, --help          Print help
+        exit 0
+    "#]],
+    );
+    check(
+        &["inspect", "-h"],
+        expect![[r#"
+        Look inside a model file
+
+        Usage: ds4 inspect [OPTIONS] [FILE]
+
+        Arguments:
+          [FILE]  The GGUF file, or the first one of a split model
+
+        Options:
+              --tensors  List every tensor
+              --json     For programs: everything, as JSON
+          -h, --help     Print help
+        exit 0
+    "#]],
+    );
+}
+
+#[test]
+fn the_version_is_told() {
+    check(
+        &["--version"],
+        expect![[r#"
+        ds4 0.1.0
+        exit 0
+    "#]],
+    );
+}
+
+#[test]
+fn wrong_flags_end_in_two_lines_and_exit_status_2() {
+    check(
+        &["--wrong"],
+        expect![[r#"
+            error: unknown flag '--wrong'
+            help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+            exit 2
+        "#]],
+    );
+    check(
+        &["-m", "x.gguf", "--ssd-streaming"],
+        expect![[r#"
+        error: --ssd-streaming is not in this version: experts are not read from the SSD yet, so the model has to fit in memory
+        help: leave the flag out
+        exit 2
+    "#]],
+    );
+    check(
+        &["-m", "x.gguf", "-p", "Hi", "--temp", "-1"],
+        expect![[r#"
+        error: --temp -1: must be 0 or more
+        exit 2
+    "#]],
+    );
+}
+
+#[test]
+fn without_a_model_there_is_one_line_on_how_to_give_one() {
+    check(
+        &[],
+        expect![[r#"
+        error: no model given
+        help: give a GGUF file with -m FILE
+        exit 2
+    "#]],
+    );
+    check(
+        &["-p", "Hi"],
+        expect![[r#"
+        error: no model given
+        help: give a GGUF file with -m FILE
+        exit 2
+    "#]],
+    );
+    check(
+        &["bench"],
+        expect![[r#"
+        error: no model given
+        help: give a GGUF file with -m FILE
+        exit 2
+    "#]],
+    );
+    check(
+        &["tokenize", "Hi"],
+        expect![[r#"
+        error: no model given
+        help: give a GGUF file with -m FILE
+        exit 2
+    "#]],
+    );
+}
+
+#[test]
+fn an_empty_prompt_is_refused_before_the_model_is_read() {
+    check(
+        &["-m", "missing.gguf", "-p", ""],
+        expect![[r#"
+        error: the prompt is empty
+        help: say something after -p, in the file of --prompt-file, or through a pipe
+        exit 2
+    "#]],
+    );
+    check(
+        &["-m", "missing.gguf"],
+        expect![[r#"
+        error: the prompt is empty
+        help: say something after -p, in the file of --prompt-file, or through a pipe
+        exit 2
+    "#]],
+    );
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    check(
+        &["-m", "missing.gguf", "-p", "Hi"],
+        expect![[r#"
+        error: missing.gguf: No such file or directory (os error 2)
+        help: check the path
+        exit 2
+    "#]],
+    );
+    check(
+        &["-m", "x.gguf", "--prompt-file", "missing.txt"],
+        expect![[r#"
+        error: missing.txt: no such file or directory
+        help: check the path
+        exit 2
+    "#]],
+    );
+    check(
+        &["-m", ".", "-p", "Hi"],
+        expect![[r#"
+        error: .: is a folder, not a file
+        help: give the path of a .gguf file
+        exit 2
+    "#]],
+    );
+    check(
+        &["inspect", "."],
+        expect![[r#"
+        error: .: is a folder, not a file
+        help: give the path of a .gguf file
+        exit 2
+    "#]],
+    );
+}
+
+#[test]
+fn a_prompt_that_is_not_text_is_refused() {
+    let ran = run_with(&["-m", "x.gguf"], b"ab\xff");
+    expect![[r#"
+        error: standard input: not UTF-8 text: byte 2 is 0xff
+        help: convert it to UTF-8 first
+        exit 2
+    "#]]
+    .assert_eq(&ran.show());
+}
+
+/// One line says what is wrong, with exit status 2, wherever the file was cut.
+#[test]
+fn a_truncated_file_is_refused_by_every_command() {
+    for len in [0, 3, 100, 5_000, 1_000_000] {
+        let path = cut("llama/micro.gguf", len, &format!("cut-{len}.gguf"));
+        let path = path.to_str().unwrap();
+        for args in
+            [&["-p", "Hi", "-m", path][..], &["inspect", path], &["bench", "-m", path], &["tokenize", "-m", path, "Hi"]]
+        {
+            let ran = run(args);
+            let told = ran.err.lines().filter(|line| line.starts_with("error: ")).count();
+            assert_eq!((ran.status, told, ran.out.len()), (Some(2), 1, 0), "{args:?}: {}", ran.err);
+            assert!(ran.err.lines().count() <= 2, "{}", ran.err);
+        }
+    }
+}
+
+#[test]
+fn names_cannot_speak_to_the_terminal() {
+    check(
+        &["inspect", "\x1b]0;owned\x07\n.gguf"],
+        expect![[r#"
+        error: \u{1b}]0;owned\u{7}\n.gguf: No such file or directory (os error 2)
+        help: check the path
+        exit 2
+    "#]],
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn arguments_that_are_no_text_are_refused() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let ran: common::Ran = ds4().arg("-p").arg(std::ffi::OsStr::from_bytes(b"\xff")).output().unwrap().into();
+    expect![[r#"
+        error: invalid UTF-8 was detected in one or more arguments
+        help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        exit 2
+    "#]]
+    .assert_eq(&ran.show());
+}
+
+#[test]
+fn shells_can_complete_the_flags() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ran = run(&["completions", shell]);
+        assert_eq!(ran.status, Some(0));
+        assert!(ran.out_str().contains("prompt-file"), "{shell}");
+    }
+}
+
+#[test]
+fn nothing_is_left_in_the_folder() {
+    let before = std::fs::read_dir(scratch()).unwrap().count();
+    run(&["-m", "missing.gguf", "-p", "Hi"]);
+    run(&["--wrong"]);
+    assert!(std::fs::read_dir(scratch()).unwrap().count() >= before);
+    assert!(!scratch().join(".local").exists());
+}

@@ -1,16 +1,22 @@
 //! Grouped-query attention over cached keys and values.
 //!
-//! A task is a key-value head and a few neighbouring rows of the batch, with all query heads that read it. Keys, then
-//! values, are unpacked block by block for all of them. Blocks are cut at absolute positions and a query's softmax
-//! covers exactly the positions it sees, so a query's result does not depend on its neighbours.
+//! The positions are cut into chunks, at multiples of [`CHUNK`] whatever the batch. For a chunk, a query has a maximum, a
+//! sum and a mixture of values, which are merged chunk by chunk in ascending order (Milakov & Gimelshein 2018). A task
+//! is a few neighbouring rows of the batch and a key-value head, with all query heads that read it; or, where these
+//! are too few for the threads, one chunk of that. A query's arithmetic is the same either way and does not depend on
+//! its neighbours.
+
+use std::{cell::RefCell, ops::Range};
 
 use compute::{Attention, Kind, Step, Tensor};
-use quant::{Format, RowFormat};
+use quant::RowFormat;
 
-use crate::{Cpu, dot::Kernel, memory::bytes_of, pool::Shares};
+use crate::{Cpu, pool::Shares};
 
-/// Positions unpacked at a time.
+/// Positions unpacked at a time: keys of 128 elements fit the first-level cache.
 const BLOCK: usize = 64;
+/// Positions in a chunk.
+const CHUNK: usize = 8 * BLOCK;
 /// Rows of the batch in a task.
 const TILE: usize = 8;
 
@@ -32,11 +38,34 @@ impl<'a> Cache<'a> {
     }
 
     /// Head `g` of positions `first..first + out.len() / head_dim`.
-    fn unpack(&self, out: &mut [f32], head_dim: usize, slot: usize, g: usize, first: usize) {
+    fn unpack(&self, cpu: &Cpu, out: &mut [f32], head_dim: usize, (slot, g): (usize, usize), first: usize) {
         for (i, out) in out.chunks_exact_mut(head_dim).enumerate() {
             let row = slot * self.n_row + (first + i) % self.n_row;
-            self.format.decode_row(&self.bytes[row * self.row_bytes + g * self.head_bytes..][..self.head_bytes], out);
+            let bytes = &self.bytes[row * self.row_bytes + g * self.head_bytes..][..self.head_bytes];
+            (cpu.vector.unpack)(self.format, bytes, out);
         }
+    }
+}
+
+/// Some rows of the batch and a key-value head: queries that read the same keys.
+struct Task<'a> {
+    q: Vec<&'a [f32]>,
+    /// Where each query's output lies.
+    at: Vec<usize>,
+    /// How many positions each query sees.
+    seen: Vec<usize>,
+    slot: usize,
+    g: usize,
+}
+
+impl Task<'_> {
+    fn n_seen(&self) -> usize {
+        *self.seen.iter().max().expect("a task has queries")
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = Range<usize>> {
+        let n = self.n_seen();
+        (0..n).step_by(CHUNK).map(move |start| start..(start + CHUNK).min(n))
     }
 }
 
@@ -46,31 +75,60 @@ pub(crate) fn attention(cpu: &Cpu, y: &Tensor, q: &Tensor, k: &Tensor, v: &Tenso
     let access = cpu.access(&outs, &ins);
     let head_dim = q.cols() / a.n_head;
     let (q, pos, slot) = (access.input::<f32>(0), access.input::<i32>(3), access.input::<i32>(4));
-    let keys = Cache::new(k, access.input(1), head_dim);
-    let values = Cache::new(v, access.input(2), head_dim);
+    let caches = [Cache::new(k, access.input(1), head_dim), Cache::new(v, access.input(2), head_dim)];
     let tiles = tiles(pos, slot);
-    let y = Shares::new(access.out::<f32>(0));
     let group = a.n_head / a.n_head_kv;
-    cpu.pool.split(tiles.len() * a.n_head_kv, 1, &|tasks| {
-        for task in tasks {
-            let (rows, g) = (&tiles[task / a.n_head_kv], task % a.n_head_kv);
-            // Where each query of the task lies in `q` and `y`, and how many positions it sees.
-            let queries: Vec<(usize, usize)> = rows
-                .clone()
-                .flat_map(|t| (0..group).map(move |h| ((t * a.n_head + g * group + h) * head_dim, pos[t] as usize + 1)))
-                .collect();
-            let q: Vec<&[f32]> = queries.iter().map(|&(at, _)| &q[at..][..head_dim]).collect();
-            let seen: Vec<usize> = queries.iter().map(|&(_, seen)| seen).collect();
+    let task = |i: usize| {
+        let (rows, g) = (tiles[i / a.n_head_kv].clone(), i % a.n_head_kv);
+        let slot = slot[rows.start] as usize;
+        let queries = rows.flat_map(|t| (0..group).map(move |h| (t, t * a.n_head + g * group + h)));
+        let (seen, at): (Vec<usize>, Vec<usize>) =
+            queries.map(|(t, query)| (pos[t] as usize + 1, query * head_dim)).unzip();
+        Task { q: at.iter().map(|&at| &q[at..][..head_dim]).collect(), at, seen, slot, g }
+    };
+    let y = Shares::new(access.out::<f32>(0));
+    let finish = |task: &Task, states: &[f32]| {
+        for (state, &at) in states.chunks_exact(head_dim + 2).zip(&task.at) {
             // SAFETY: a query belongs to one task, and its part of the output with it.
-            let mut y: Vec<&mut [f32]> = queries.iter().map(|&(at, _)| unsafe { y.get(at..at + head_dim) }).collect();
-            attend(cpu, &mut y, &q, &seen, [&keys, &values], (slot[rows.start] as usize, g), a.scale);
+            let y = unsafe { y.get(at..at + head_dim) };
+            y.iter_mut().zip(state).for_each(|(y, mixed)| *y = mixed / state[head_dim + 1]);
         }
+    };
+    let n_tasks = tiles.len() * a.n_head_kv;
+    let n_chunks = pos.iter().map(|&p| (p as usize + 1).div_ceil(CHUNK)).max().unwrap_or(0);
+    if n_chunks == 1 || n_tasks >= 4 * cpu.n_threads() {
+        cpu.pool.split(n_tasks, 1, &|tasks| {
+            for task in tasks.map(task) {
+                let mut states = start(task.q.len(), head_dim);
+                let mut part = states.clone();
+                for chunk in task.chunks() {
+                    attend(cpu, &mut part, &task, &caches, a.scale, chunk);
+                    merge(&mut states, &part, head_dim);
+                }
+                finish(&task, &states);
+            }
+        });
+        return;
+    }
+    let tasks: Vec<Task> = (0..n_tasks).map(task).collect();
+    let pieces: Vec<(usize, Range<usize>)> =
+        tasks.iter().enumerate().flat_map(|(i, task)| task.chunks().map(move |chunk| (i, chunk))).collect();
+    let mut parts: Vec<Vec<f32>> = pieces.iter().map(|(i, _)| start(tasks[*i].q.len(), head_dim)).collect();
+    cpu.pool.rows(&mut parts, 1, 1, &|i, part| {
+        let (task, chunk) = &pieces[i];
+        attend(cpu, &mut part[0], &tasks[*task], &caches, a.scale, chunk.clone());
     });
+    let mut parts = parts.iter();
+    for task in &tasks {
+        let mut states = start(task.q.len(), head_dim);
+        task.chunks().zip(&mut parts).for_each(|(_, part)| merge(&mut states, part, head_dim));
+        finish(task, &states);
+    }
 }
 
 /// Rows of one slot, at most [`TILE`] of them.
-fn tiles(pos: &[i32], slot: &[i32]) -> Vec<std::ops::Range<usize>> {
-    let mut tiles: Vec<std::ops::Range<usize>> = vec![];
+fn tiles(pos: &[i32], slot: &[i32]) -> Vec<Range<usize>> {
+    let mut tiles: Vec<Range<usize>> = vec![];
     for t in 0..pos.len() {
         match tiles.last_mut() {
             Some(tile) if tile.len() < TILE && slot[tile.start] == slot[t] => tile.end = t + 1,
@@ -80,62 +138,62 @@ fn tiles(pos: &[i32], slot: &[i32]) -> Vec<std::ops::Range<usize>> {
     tiles
 }
 
-/// Attention of queries that read the same head of the same sequence.
-fn attend(
-    cpu: &Cpu,
-    y: &mut [&mut [f32]],
-    q: &[&[f32]],
-    seen: &[usize],
-    [keys, values]: [&Cache; 2],
-    (slot, g): (usize, usize),
-    scale: f32,
-) {
-    let (head_dim, n) = (q[0].len(), *seen.iter().max().expect("a task has queries"));
-    let mut p = vec![0.0f32; q.len() * n];
-    let mut block = vec![0.0f32; BLOCK * head_dim];
-    let dot = cpu.kernel(Format::F32);
-    for first in (0..n).step_by(BLOCK) {
-        let rows = &mut block[..BLOCK.min(n - first) * head_dim];
-        keys.unpack(rows, head_dim, slot, g, first);
-        scores(dot, &mut p[first..], n, q, rows, scale);
-    }
-    for ((p, &seen), y) in p.chunks_exact_mut(n).zip(seen).zip(&mut *y) {
-        softmax(cpu, &mut p[..seen], f32::NEG_INFINITY);
-        p[seen..].fill(0.0);
-        y.fill(0.0);
-    }
-    let mut part = vec![0.0f32; 4 * head_dim];
-    for first in (0..n).step_by(BLOCK) {
-        let len = BLOCK.min(n - first);
-        values.unpack(&mut block[..len * head_dim], head_dim, slot, g, first);
-        for (quad, y) in y.chunks_mut(4).enumerate() {
-            let weights = |i: usize| &p[(4 * quad + i.min(y.len() - 1)) * n + first..][..len];
-            let weights = [weights(0), weights(1), weights(2), weights(3)];
-            let [a, b, c, d] = quarters(&mut part);
-            (cpu.vector.mix4)([a, b, c, d], weights, &block, head_dim);
-            for (y, part) in y.iter_mut().zip(part.chunks_exact(head_dim)) {
-                y.iter_mut().zip(part).for_each(|(y, part)| *y += part);
-            }
+/// What queries know before the first chunk: for each, a mixture `sum_j e^(s_j - max) v_j`, `max`, `sum_j e^(s_j - max)`.
+fn start(n_queries: usize, head_dim: usize) -> Vec<f32> {
+    let mut states = vec![0.0; n_queries * (head_dim + 2)];
+    states.chunks_exact_mut(head_dim + 2).for_each(|state| state[head_dim] = f32::NEG_INFINITY);
+    states
+}
+
+/// Adds what queries know of the next chunk.
+fn merge(states: &mut [f32], parts: &[f32], head_dim: usize) {
+    let n = head_dim + 2;
+    for (state, part) in states.chunks_exact_mut(n).zip(parts.chunks_exact(n)) {
+        if part[head_dim] == f32::NEG_INFINITY {
+            continue; // the query does not see this far
         }
+        let max = state[head_dim].max(part[head_dim]);
+        let (old, new) = ((state[head_dim] - max).exp(), (part[head_dim] - max).exp());
+        state.iter_mut().zip(part).for_each(|(s, p)| *s = *s * old + p * new);
+        state[head_dim] = max;
     }
 }
 
-/// `p[i * stride + j] = scale * q[i] . rows[j]`, the same for a query alone as among others.
-pub(crate) fn scores(dot: &Kernel, p: &mut [f32], stride: usize, q: &[&[f32]], rows: &[f32], scale: f32) {
-    for (j, row) in rows.chunks_exact(q[0].len()).enumerate() {
-        let row = bytes_of(row);
-        for (quad, q) in q.chunks(4).enumerate() {
-            match q {
-                [a, b, c, d] => {
-                    let s = (dot.dot4)(row, [bytes_of(a), bytes_of(b), bytes_of(c), bytes_of(d)]);
-                    (0..4).for_each(|i| p[(4 * quad + i) * stride + j] = s[i] * scale);
-                }
-                _ => q.iter().enumerate().for_each(|(i, q)| {
-                    p[(4 * quad + i) * stride + j] = (dot.dot)(row, bytes_of(q)) * scale;
-                }),
+thread_local! {
+    /// A thread's scores and unpacked rows.
+    static SCRATCH: RefCell<[Vec<f32>; 2]> = const { RefCell::new([vec![], vec![]]) };
+}
+
+/// What the queries of a task know of one chunk.
+fn attend(cpu: &Cpu, parts: &mut [f32], task: &Task, caches: &[Cache; 2], scale: f32, chunk: Range<usize>) {
+    let (head_dim, n) = (task.q[0].len(), chunk.len());
+    let [keys, values] = caches;
+    SCRATCH.with_borrow_mut(|[p, block]| {
+        p.resize(task.q.len() * n, 0.0);
+        block.resize(BLOCK * head_dim, 0.0);
+        for first in (0..n).step_by(BLOCK) {
+            let rows = &mut block[..BLOCK.min(n - first) * head_dim];
+            keys.unpack(cpu, rows, head_dim, (task.slot, task.g), chunk.start + first);
+            for (quad, q) in task.q.chunks(4).enumerate() {
+                (cpu.vector.scores)(&mut p[4 * quad * n + first..], n, q, rows, scale);
             }
         }
-    }
+        for ((p, part), seen) in p.chunks_exact_mut(n).zip(parts.chunks_exact_mut(head_dim + 2)).zip(&task.seen) {
+            let (p, unseen) = p.split_at_mut(seen.saturating_sub(chunk.start).min(n));
+            let max = p.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            part.fill(0.0);
+            part[head_dim] = max;
+            part[head_dim + 1] = (cpu.vector.exp_sum)(p, max);
+            unseen.fill(0.0);
+        }
+        for first in (0..n).step_by(BLOCK) {
+            let rows = &mut block[..BLOCK.min(n - first) * head_dim];
+            values.unpack(cpu, rows, head_dim, (task.slot, task.g), chunk.start + first);
+            for (quad, parts) in parts.chunks_mut(4 * (head_dim + 2)).enumerate() {
+                (cpu.vector.mix)(parts, head_dim + 2, &p[4 * quad * n + first..], n, rows, head_dim);
+            }
+        }
+    });
 }
 
 /// `p = e^p / (sum e^p + e^sink)`
@@ -143,12 +201,4 @@ pub(crate) fn softmax(cpu: &Cpu, p: &mut [f32], sink: f32) {
     let max = p.iter().copied().fold(sink, f32::max);
     let sum = (cpu.vector.exp_sum)(p, max) + (sink - max).exp();
     p.iter_mut().for_each(|p| *p /= sum);
-}
-
-/// Four equal parts.
-pub(crate) fn quarters(x: &mut [f32]) -> [&mut [f32]; 4] {
-    let n = x.len() / 4;
-    let (ab, cd) = x.split_at_mut(2 * n);
-    let ((a, b), (c, d)) = (ab.split_at_mut(n), cd.split_at_mut(n));
-    [a, b, c, d]
 }

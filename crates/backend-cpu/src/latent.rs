@@ -5,14 +5,9 @@
 //! then heads, over the threads; a larger one spreads queries. The arithmetic of a query is the same either way.
 
 use compute::{Chooser, Compressed, Compressor, Kind, Latent, Step, Tensor, reference::row};
-use quant::{Format, RowFormat};
+use quant::RowFormat;
 
-use crate::{
-    Cpu,
-    attention::{quarters, scores, softmax},
-    pool::Shares,
-    simple,
-};
+use crate::{Cpu, attention::softmax, pool::Shares, simple};
 
 /// Heads handled together.
 const HEADS: usize = 4;
@@ -34,9 +29,9 @@ impl<'a> Rows<'a> {
         Rows { bytes, format, n_row: t.shape()[1], row_bytes: t.row_bytes() }
     }
 
-    fn unpack(&self, out: &mut [f32], slot: usize, row: usize) {
+    fn unpack(&self, cpu: &Cpu, out: &mut [f32], slot: usize, row: usize) {
         let row = slot * self.n_row + row % self.n_row;
-        self.format.decode_row(&self.bytes[row * self.row_bytes..][..self.row_bytes], out);
+        (cpu.vector.unpack)(self.format, &self.bytes[row * self.row_bytes..][..self.row_bytes], out);
     }
 }
 
@@ -67,15 +62,15 @@ impl Sight<'_> {
     }
 
     /// Unpacks row `j` of those that row `t` of the batch attends to.
-    fn unpack(&self, out: &mut [f32], t: usize, pos: usize, slot: usize, j: usize) {
+    fn unpack(&self, cpu: &Cpu, out: &mut [f32], t: usize, pos: usize, slot: usize, j: usize) {
         let n_recent = self.window.min(pos + 1);
         match &self.older {
-            Some((rows, _, None)) if j >= n_recent => rows.unpack(out, slot, j - n_recent),
+            Some((rows, _, None)) if j >= n_recent => rows.unpack(cpu, out, slot, j - n_recent),
             Some((rows, _, Some(chosen))) if j >= n_recent => {
                 let k = chosen.len() / self.n_batch(chosen);
-                rows.unpack(out, slot, chosen[t * k + j - n_recent] as usize);
+                rows.unpack(cpu, out, slot, chosen[t * k + j - n_recent] as usize);
             }
-            _ => self.ring.unpack(out, slot, pos + 1 - n_recent + j),
+            _ => self.ring.unpack(cpu, out, slot, pos + 1 - n_recent + j),
         }
     }
 }
@@ -96,14 +91,14 @@ pub(crate) fn latent_attention(cpu: &Cpu, y: &Tensor, q: &Tensor, a: &Latent, st
     let (q_rows, sinks) = (access.input::<f32>(0), access.input::<f32>(2));
     let (pos, slot) = (access.input::<i32>(3), access.input::<i32>(4));
     let (n_q, width) = (q.cols(), a.ring.cols());
-    let n_head = [HEADS, 2, 1].into_iter().find(|n| sinks.len() % n == 0).expect("1 divides all");
+    let n_head = (1..=HEADS).rev().find(|n| sinks.len() % n == 0).expect("1 divides all");
     let y = access.out::<f32>(0);
     if let ([pos], [slot]) = (pos, slot) {
         let (pos, slot) = (*pos as usize, *slot as usize);
         let (recent, older) = sight.count(0, pos);
         let mut scratch = cpu.scratch.lock().unwrap_or_else(|e| e.into_inner());
         let rows = scratch.hidden.get::<f32>((recent + older) * width);
-        cpu.pool.rows(rows, width, ROWS, &|j, out| sight.unpack(out, 0, pos, slot, j));
+        cpu.pool.rows(rows, width, ROWS, &|j, out| sight.unpack(cpu, out, 0, pos, slot, j));
         let rows: &[f32] = rows;
         cpu.pool.rows(y, n_head * width, 1, &|i, y| {
             let first = i * n_head;
@@ -114,7 +109,7 @@ pub(crate) fn latent_attention(cpu: &Cpu, y: &Tensor, q: &Tensor, a: &Latent, st
             let (pos, slot) = (pos[t] as usize, slot[t] as usize);
             let (recent, older) = sight.count(t, pos);
             let mut rows = vec![0.0; (recent + older) * width];
-            rows.chunks_exact_mut(width).enumerate().for_each(|(j, out)| sight.unpack(out, t, pos, slot, j));
+            rows.chunks_exact_mut(width).enumerate().for_each(|(j, out)| sight.unpack(cpu, out, t, pos, slot, j));
             let n = n_head * width;
             for ((y, q), sinks) in y.chunks_mut(n).zip(q_rows[t * n_q..].chunks(n)).zip(sinks.chunks(n_head)) {
                 heads(cpu, y, q, &rows, sinks, a.scale);
@@ -130,17 +125,10 @@ fn heads(cpu: &Cpu, y: &mut [f32], q: &[f32], rows: &[f32], sinks: &[f32], scale
     let n = rows.len() / width;
     let q: Vec<&[f32]> = q.chunks_exact(width).take(n_head).collect();
     let mut p = vec![0.0; n_head * n];
-    scores(cpu.kernel(Format::F32), &mut p, n, &q, rows, scale);
+    (cpu.vector.scores)(&mut p, n, &q, rows, scale);
     p.chunks_exact_mut(n).zip(sinks).for_each(|(p, &sink)| softmax(cpu, p, sink));
-    let weights = |i: usize| &p[i.min(n_head - 1) * n..][..n];
-    let weights = [weights(0), weights(1), weights(2), weights(3)];
-    if n_head == HEADS {
-        (cpu.vector.mix4)(quarters(y), weights, rows, width);
-    } else {
-        let mut four = vec![0.0; HEADS * width];
-        (cpu.vector.mix4)(quarters(&mut four), weights, rows, width);
-        y.copy_from_slice(&four[..y.len()]);
-    }
+    y.fill(0.0);
+    (cpu.vector.mix)(y, width, &p, n, rows, width);
 }
 
 /// See [`compute::Device::compress`].
@@ -223,8 +211,10 @@ pub(crate) fn choose(cpu: &Cpu, chosen: &Tensor, q: &Tensor, weight: &Tensor, c:
         let q: Vec<&[f32]> = q_rows[t * n_q..][..n_q].chunks_exact(width).collect();
         let (mut row, mut heads) = (vec![0.0; width], vec![0.0; n_head]);
         for (j, out) in out.iter_mut().enumerate() {
-            rows.unpack(&mut row, slot[t] as usize, first + j);
-            scores(cpu.kernel(Format::F32), &mut heads, 1, &q, &row, 1.0);
+            rows.unpack(cpu, &mut row, slot[t] as usize, first + j);
+            for (heads, q) in heads.chunks_mut(4).zip(q.chunks(4)) {
+                (cpu.vector.scores)(heads, 1, q, &row, 1.0);
+            }
             *out = heads.iter().zip(&weights[t * n_head..]).fold(0.0, |sum, (s, v)| sum + v * c.scale * s.max(0.0));
         }
     };

@@ -6,7 +6,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `pool.rs`, `memory.rs` | threads; tensors' bytes as slices |
+//! | `topology.rs`, `pool.rs`, `memory.rs` | cores; threads; tensors' bytes as slices |
 //! | `activation.rs`, `dot/` | packing of rows before a dot product; dot products per format and instruction set |
 //! | `vector.rs` | the other loops over f32 |
 //! | `matmul.rs`, `moe.rs`, `attention.rs`, `latent.rs`, `simple.rs` | the operations |
@@ -29,6 +29,7 @@ mod moe;
 #[allow(unsafe_code, reason = "regions borrow from their caller")]
 mod pool;
 mod simple;
+mod topology;
 #[allow(unsafe_code, reason = "the choice of instruction set")]
 mod vector;
 
@@ -43,6 +44,7 @@ use dot::Kernel;
 use memory::{Access, HostBuffer, Owned};
 use pool::Pool;
 use quant::Format;
+pub use topology::n_threads_default;
 use vector::Vector;
 
 /// The CPU.
@@ -90,11 +92,6 @@ impl Cpu {
     fn access<'a>(&'a self, outs: &'a [&'a Tensor], ins: &'a [&'a Tensor]) -> Access<'a> {
         Access::new(&self.running, outs, ins)
     }
-}
-
-/// One thread per physical core that this process may use.
-pub fn n_threads_default() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
 impl Memory for Cpu {

@@ -78,12 +78,6 @@ impl Workspace {
     }
 }
 
-/// The bytes of some numbers.
-pub(crate) fn bytes_of(x: &[f32]) -> &[u8] {
-    // SAFETY: f32 has no padding, and bytes no alignment.
-    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), size_of_val(x)) }
-}
-
 /// Plain numbers that any bytes make.
 pub(crate) trait Pod: Copy + 'static {}
 impl Pod for u8 {}

@@ -3,11 +3,13 @@
 //! Each loop keeps a fixed number of lanes, so its result does not depend on how the compiler cuts it; instruction
 //! sets differ only in fused multiply-adds.
 
+use quant::{RowFormat, fp8};
+
 use crate::dot::Isa;
 
 /// Lanes of a sum: one AVX-512 register, two of AVX2.
 const LANES: usize = 16;
-/// Columns that [`Vector::mix4`] keeps in registers for each head.
+/// Columns that [`Vector::mix`] keeps in registers for each head.
 const TILE: usize = 32;
 
 /// The loops for one instruction set.
@@ -21,8 +23,13 @@ pub(crate) struct Vector {
     pub(crate) exp_sum: fn(&mut [f32], f32) -> f32,
     /// `gate = scale * silu(min(gate, limit)) * clamp(up, -limit, limit)`
     pub(crate) swiglu: fn(&mut [f32], &[f32], f32, f32),
-    /// `y[h] = sum_j p[h][j] * rows[j]` for four heads over rows of `y[h].len()` elements, `stride` apart
-    pub(crate) mix4: fn([&mut [f32]; 4], [&[f32]; 4], &[f32], usize),
+    /// `p[h * stride + j] = scale * q[h] . rows[j]` for up to four queries; `p` and `stride` come first, `scale` last
+    pub(crate) scores: fn(&mut [f32], usize, &[&[f32]], &[f32], f32),
+    /// `y[h * y_stride ..] += sum_j p[h * p_stride + j] * rows[j]` over rows of `width` elements, for up to four heads
+    /// as long as `y` goes: `y, y_stride, p, p_stride, rows, width`
+    pub(crate) mix: fn(&mut [f32], usize, &[f32], usize, &[f32], usize),
+    /// What [`RowFormat::decode_row`] does
+    pub(crate) unpack: fn(RowFormat, &[u8], &mut [f32]),
     /// Element by element over rows of the same length: `y = sum_s softmax_s(gate_s) * kv_s`
     pub(crate) pool: fn(&mut [f32], &[(&[f32], &[f32])]),
 }
@@ -119,31 +126,150 @@ fn swiglu<const FMA: bool>(gate: &mut [f32], up: &[f32], limit: f32, scale: f32)
 }
 
 #[inline(always)]
-fn mix4<const FMA: bool>(y: [&mut [f32]; 4], p: [&[f32]; 4], rows: &[f32], stride: usize) {
-    let width = y[0].len();
-    let [y0, y1, y2, y3] = y;
-    let mut start = 0;
-    while start + TILE <= width {
-        let mut sums = [[0.0f32; TILE]; 4];
-        for j in 0..p[0].len() {
-            let row: &[f32; TILE] = rows[j * stride + start..][..TILE].try_into().expect("TILE long");
-            for (sum, p) in sums.iter_mut().zip(p) {
-                let p = p[j];
-                for i in 0..TILE {
-                    sum[i] = madd::<FMA>(p, row[i], sum[i]);
+fn scores<const FMA: bool>(p: &mut [f32], stride: usize, q: &[&[f32]], rows: &[f32], scale: f32) {
+    match *q {
+        [a] => scores_of::<FMA, 1>(p, stride, [a], rows, scale),
+        [a, b] => scores_of::<FMA, 2>(p, stride, [a, b], rows, scale),
+        [a, b, c] => scores_of::<FMA, 3>(p, stride, [a, b, c], rows, scale),
+        [a, b, c, d] => scores_of::<FMA, 4>(p, stride, [a, b, c, d], rows, scale),
+        _ => unreachable!("one to four queries"),
+    }
+}
+
+/// Each product is a sum of its own, so that its bits do not depend on how many are computed together.
+#[inline(always)]
+fn scores_of<const FMA: bool, const H: usize>(p: &mut [f32], stride: usize, q: [&[f32]; H], rows: &[f32], scale: f32) {
+    const R: usize = 2; // rows at a time: enough independent sums to hide the latency of additions
+    let width = q[0].len();
+    let (n, whole) = (rows.len() / width, width / LANES);
+    let mut q_chunks: [&[[f32; LANES]]; H] = [&[]; H];
+    for h in 0..H {
+        q_chunks[h] = &q[h].as_chunks().0[..whole];
+    }
+    let mut j = 0;
+    while j < n {
+        let pair = [&rows[j * width..][..width], &rows[(j + 1).min(n - 1) * width..][..width]];
+        let row_chunks: [&[[f32; LANES]]; R] = [&pair[0].as_chunks().0[..whole], &pair[1].as_chunks().0[..whole]];
+        let mut lanes = [[[0.0f32; LANES]; R]; H];
+        for c in 0..whole {
+            for h in 0..H {
+                for r in 0..R {
+                    for i in 0..LANES {
+                        lanes[h][r][i] = madd::<FMA>(q_chunks[h][c][i], row_chunks[r][c][i], lanes[h][r][i]);
+                    }
                 }
             }
         }
-        for (y, sum) in [&mut *y0, &mut *y1, &mut *y2, &mut *y3].into_iter().zip(&sums) {
-            y[start..start + TILE].copy_from_slice(sum);
+        for h in 0..H {
+            for r in 0..R.min(n - j) {
+                for i in whole * LANES..width {
+                    lanes[h][r][i % LANES] = madd::<FMA>(q[h][i], pair[r][i], lanes[h][r][i % LANES]);
+                }
+                p[h * stride + j + r] = reduce(lanes[h][r]) * scale;
+            }
+        }
+        j += R;
+    }
+}
+
+#[inline(always)]
+fn mix<const FMA: bool>(y: &mut [f32], y_stride: usize, p: &[f32], p_stride: usize, rows: &[f32], width: usize) {
+    match y.len().div_ceil(y_stride) {
+        1 => mix_of::<FMA, 1>(y, y_stride, p, p_stride, rows, width),
+        2 => mix_of::<FMA, 2>(y, y_stride, p, p_stride, rows, width),
+        3 => mix_of::<FMA, 3>(y, y_stride, p, p_stride, rows, width),
+        4 => mix_of::<FMA, 4>(y, y_stride, p, p_stride, rows, width),
+        _ => unreachable!("one to four heads"),
+    }
+}
+
+#[inline(always)]
+fn mix_of<const FMA: bool, const H: usize>(
+    y: &mut [f32],
+    y_stride: usize,
+    p: &[f32],
+    p_stride: usize,
+    rows: &[f32],
+    width: usize,
+) {
+    let n = rows.len() / width;
+    let mut weights: [&[f32]; H] = [&[]; H];
+    for h in 0..H {
+        weights[h] = &p[h * p_stride..][..n];
+    }
+    let mut start = 0;
+    while start + TILE <= width {
+        let mut sums = [[0.0f32; TILE]; H];
+        for h in 0..H {
+            sums[h].copy_from_slice(&y[h * y_stride + start..][..TILE]);
+        }
+        for j in 0..n {
+            let row: &[f32; TILE] = rows[j * width + start..][..TILE].try_into().expect("TILE long");
+            for h in 0..H {
+                let p = weights[h][j];
+                for i in 0..TILE {
+                    sums[h][i] = madd::<FMA>(p, row[i], sums[h][i]);
+                }
+            }
+        }
+        for h in 0..H {
+            y[h * y_stride + start..][..TILE].copy_from_slice(&sums[h]);
         }
         start += TILE;
     }
-    for (y, p) in [y0, y1, y2, y3].into_iter().zip(p) {
+    for h in 0..H {
         for i in start..width {
-            y[i] = (0..p.len()).fold(0.0, |sum, j| madd::<FMA>(p[j], rows[j * stride + i], sum));
+            let y = &mut y[h * y_stride + i];
+            *y = (0..n).fold(*y, |sum, j| madd::<FMA>(weights[h][j], rows[j * width + i], sum));
         }
     }
+}
+
+#[inline(always)]
+fn unpack<const FMA: bool>(format: RowFormat, bytes: &[u8], out: &mut [f32]) {
+    match format {
+        RowFormat::F16 => unpack_f16(bytes, out),
+        RowFormat::Fp8 { n_rope } => {
+            let n = out.len() - n_rope;
+            let (out, positional) = out.split_at_mut(n);
+            let (codes, bytes) = bytes.split_at(n);
+            let (exponents, halves) = bytes.split_at(n.div_ceil(fp8::BLOCK_LEN));
+            for ((out, codes), &e) in out.chunks_mut(fp8::BLOCK_LEN).zip(codes.chunks(fp8::BLOCK_LEN)).zip(exponents) {
+                let scale = f32::from_bits(u32::from(e) << 23); // 2^(e - 127)
+                for (out, &code) in out.iter_mut().zip(codes) {
+                    *out = e4m3(code) * scale;
+                }
+            }
+            unpack_f16(halves, positional);
+        }
+        _ => format.decode_row(bytes, out),
+    }
+}
+
+/// Little-endian halves: bits moved and the exponent's bias changed, or for the smallest a whole number scaled.
+#[inline(always)]
+fn unpack_f16(bytes: &[u8], out: &mut [f32]) {
+    for (out, half) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+        let half = u32::from(u16::from_le_bytes(*half));
+        let (magnitude, sign) = (half & 0x7fff, (half & 0x8000) << 16);
+        let normal = (magnitude << 13) + (112 << 23);
+        let small = (magnitude as f32 * (1.0 / 16_777_216.0)).to_bits();
+        let endless = magnitude << 13 | 0x7f80_0000;
+        let bits = if magnitude < 0x0400 { small } else { normal };
+        let bits = if magnitude >= 0x7c00 { endless } else { bits };
+        *out = f32::from_bits(bits | sign);
+    }
+}
+
+/// See [`fp8::decode`].
+#[inline(always)]
+fn e4m3(code: u8) -> f32 {
+    let (magnitude, sign) = (u32::from(code & 127), u32::from(code & 128) << 24);
+    let normal = (magnitude << 20) + (120 << 23);
+    let small = (magnitude as f32 * (1.0 / 512.0)).to_bits();
+    let bits = if magnitude < 8 { small } else { normal };
+    let bits = if magnitude == 127 { f32::NAN.to_bits() } else { bits };
+    f32::from_bits(bits | sign)
 }
 
 #[inline(always)]
@@ -172,13 +298,20 @@ macro_rules! instance {
     ($name:ident, $fma:literal, $feature:literal) => {
         #[cfg(target_arch = "x86_64")]
         mod $name {
+            use quant::RowFormat;
+
             instance!(@loop $fma, $feature, sum_sq(x: &[f32]) -> f32);
             instance!(@loop $fma, $feature, axpy(y: &mut [f32], a: f32, x: &[f32]) -> ());
             instance!(@loop $fma, $feature, exp_sum(x: &mut [f32], max: f32) -> f32);
             instance!(@loop $fma, $feature, swiglu(gate: &mut [f32], up: &[f32], limit: f32, scale: f32) -> ());
-            instance!(@loop $fma, $feature, mix4(y: [&mut [f32]; 4], p: [&[f32]; 4], rows: &[f32], stride: usize) -> ());
+            instance!(@loop $fma, $feature,
+                scores(p: &mut [f32], stride: usize, q: &[&[f32]], rows: &[f32], scale: f32) -> ());
+            instance!(@loop $fma, $feature,
+                mix(y: &mut [f32], y_stride: usize, p: &[f32], p_stride: usize, rows: &[f32], width: usize) -> ());
+            instance!(@loop $fma, $feature, unpack(format: RowFormat, bytes: &[u8], out: &mut [f32]) -> ());
             instance!(@loop $fma, $feature, pool(y: &mut [f32], slots: &[(&[f32], &[f32])]) -> ());
-            pub(super) const VECTOR: super::Vector = super::Vector { sum_sq, axpy, exp_sum, swiglu, mix4, pool };
+            pub(super) const VECTOR: super::Vector =
+                super::Vector { sum_sq, axpy, exp_sum, swiglu, scores, mix, unpack, pool };
         }
     };
     (@loop $fma:literal, $feature:literal, $f:ident($($arg:ident: $t:ty),*) -> $ret:ty) => {
@@ -197,14 +330,16 @@ instance!(avx2, true, "avx2,fma");
 instance!(avx512, true, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma");
 
 mod scalar {
-    use super::{Vector, axpy, exp_sum, mix4, pool, sum_sq, swiglu};
+    use super::{Vector, axpy, exp_sum, mix, pool, scores, sum_sq, swiglu, unpack};
 
     pub(super) const VECTOR: Vector = Vector {
         sum_sq: sum_sq::<false>,
         axpy: axpy::<false>,
         exp_sum: exp_sum::<false>,
         swiglu: swiglu::<false>,
-        mix4: mix4::<false>,
+        scores: scores::<false>,
+        mix: mix::<false>,
+        unpack: unpack::<false>,
         pool: pool::<false>,
     };
 }
@@ -234,6 +369,25 @@ mod tests {
             for y in y.chunks(3) {
                 let two = 1.0 + 2.0 / (1.0 + 2f32.exp());
                 assert!((y[0] - 2.0).abs() < 1e-6 && (y[1] - two).abs() < 1e-6 && y[2] == 3.0, "{isa:?}: {y:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_unpack_as_quant_says_whatever_their_bytes() {
+        let bits = |x: &[f32]| x.iter().map(|v| if v.is_nan() { 0 } else { v.to_bits() }).collect::<Vec<u32>>();
+        let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        let codes: Vec<u8> = (0..4).flat_map(|_| 0..=255).collect();
+        let exponents = (0..16).map(|i| i * 17);
+        let fp8: Vec<u8> = codes.iter().copied().chain(exponents).chain(halves[..64].iter().copied()).collect();
+        for (format, bytes, n) in [(RowFormat::F16, &halves, 1 << 16), (RowFormat::Fp8 { n_rope: 32 }, &fp8, 1024 + 32)]
+        {
+            let mut expected = vec![0.0; n];
+            format.decode_row(bytes, &mut expected);
+            for isa in Isa::available() {
+                let mut actual = vec![0.0; n];
+                (Vector::new(isa).unpack)(format, bytes, &mut actual);
+                assert!(bits(&actual) == bits(&expected), "{format:?} {isa:?}");
             }
         }
     }

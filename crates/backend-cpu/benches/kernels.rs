@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench -p backend-cpu                      one thread, the best instruction set, the formats that matter
 //! cargo bench -p backend-cpu -- 2 AVX2 Q4_K       two threads, one instruction set, one format
+//! cargo bench -p backend-cpu -- attention         nothing but that
 //!
 //! read              f32 sums over as much memory: what decoding is judged against
 //! decode            one row, weights read once: GB/s of packed weights
@@ -37,7 +38,7 @@ fn main() {
     let isas = if isas.is_empty() { vec![Isa::detect()] } else { isas };
     let named = |f: &&Format| args.iter().any(|a| a == f.name());
     let formats: Vec<Format> = FORMATS.iter().filter(named).copied().collect();
-    let formats = if formats.is_empty() { FORMATS.to_vec() } else { formats };
+    let formats = if args.iter().any(|a| a == "attention") || !formats.is_empty() { formats } else { FORMATS.to_vec() };
     println!("read: {:.1} GB/s, one thread", read_gbps());
     for isa in isas {
         let dev = Cpu::with_isa(n_threads, isa);

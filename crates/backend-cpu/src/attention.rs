@@ -9,14 +9,22 @@
 use std::{cell::RefCell, ops::Range};
 
 use compute::{Attention, Kind, Step, Tensor};
-use quant::RowFormat;
+use quant::{Format, RowFormat};
 
-use crate::{Cpu, pool::Shares};
+use crate::{
+    Cpu,
+    dot::Kernel,
+    memory::{bytes_of, prefetch},
+    pool::Shares,
+};
 
 /// Positions unpacked at a time: keys of 128 elements fit the first-level cache.
 const BLOCK: usize = 64;
 /// Positions in a chunk.
 const CHUNK: usize = 8 * BLOCK;
+/// Positions that are asked for ahead of the arithmetic: a head's part of a row is too short for the processor to see
+/// where the next one lies.
+const AHEAD: usize = 16;
 /// Rows of the batch in a task.
 const TILE: usize = 8;
 
@@ -39,10 +47,13 @@ impl<'a> Cache<'a> {
 
     /// Head `g` of positions `first..first + out.len() / head_dim`.
     fn unpack(&self, cpu: &Cpu, out: &mut [f32], head_dim: usize, (slot, g): (usize, usize), first: usize) {
+        let bytes = |pos: usize| {
+            let row = slot * self.n_row + pos % self.n_row;
+            &self.bytes[row * self.row_bytes + g * self.head_bytes..][..self.head_bytes]
+        };
         for (i, out) in out.chunks_exact_mut(head_dim).enumerate() {
-            let row = slot * self.n_row + (first + i) % self.n_row;
-            let bytes = &self.bytes[row * self.row_bytes + g * self.head_bytes..][..self.head_bytes];
-            (cpu.vector.unpack)(self.format, bytes, out);
+            prefetch(bytes(first + i + AHEAD));
+            (cpu.vector.unpack)(self.format, bytes(first + i), out);
         }
     }
 }
@@ -96,7 +107,7 @@ pub(crate) fn attention(cpu: &Cpu, y: &Tensor, q: &Tensor, k: &Tensor, v: &Tenso
     };
     let n_tasks = tiles.len() * a.n_head_kv;
     let n_chunks = pos.iter().map(|&p| (p as usize + 1).div_ceil(CHUNK)).max().unwrap_or(0);
-    if n_chunks == 1 || n_tasks >= 4 * cpu.n_threads() {
+    if n_chunks == 1 || pos.len() > TILE && n_tasks >= 4 * cpu.n_threads() {
         cpu.pool.split(n_tasks, 1, &|tasks| {
             for task in tasks.map(task) {
                 let mut states = start(task.q.len(), head_dim);
@@ -111,19 +122,18 @@ pub(crate) fn attention(cpu: &Cpu, y: &Tensor, q: &Tensor, k: &Tensor, v: &Tenso
         return;
     }
     let tasks: Vec<Task> = (0..n_tasks).map(task).collect();
-    let pieces: Vec<(usize, Range<usize>)> =
+    let mut pieces: Vec<(usize, Range<usize>)> =
         tasks.iter().enumerate().flat_map(|(i, task)| task.chunks().map(move |chunk| (i, chunk))).collect();
+    // The heads of a chunk one after another: they share pages.
+    pieces.sort_by_key(|(_, chunk)| chunk.start);
     let mut parts: Vec<Vec<f32>> = pieces.iter().map(|(i, _)| start(tasks[*i].q.len(), head_dim)).collect();
     cpu.pool.rows(&mut parts, 1, 1, &|i, part| {
         let (task, chunk) = &pieces[i];
         attend(cpu, &mut part[0], &tasks[*task], &caches, a.scale, chunk.clone());
     });
-    let mut parts = parts.iter();
-    for task in &tasks {
-        let mut states = start(task.q.len(), head_dim);
-        task.chunks().zip(&mut parts).for_each(|(_, part)| merge(&mut states, part, head_dim));
-        finish(task, &states);
-    }
+    let mut states: Vec<Vec<f32>> = tasks.iter().map(|task| start(task.q.len(), head_dim)).collect();
+    pieces.iter().zip(&parts).for_each(|((task, _), part)| merge(&mut states[*task], part, head_dim));
+    tasks.iter().zip(&states).for_each(|(task, states)| finish(task, states));
 }
 
 /// Rows of one slot, at most [`TILE`] of them.
@@ -174,9 +184,7 @@ fn attend(cpu: &Cpu, parts: &mut [f32], task: &Task, caches: &[Cache; 2], scale:
         for first in (0..n).step_by(BLOCK) {
             let rows = &mut block[..BLOCK.min(n - first) * head_dim];
             keys.unpack(cpu, rows, head_dim, (task.slot, task.g), chunk.start + first);
-            for (quad, q) in task.q.chunks(4).enumerate() {
-                (cpu.vector.scores)(&mut p[4 * quad * n + first..], n, q, rows, scale);
-            }
+            scores(cpu.kernel(Format::F32), &mut p[first..], n, &task.q, rows, scale);
         }
         for ((p, part), seen) in p.chunks_exact_mut(n).zip(parts.chunks_exact_mut(head_dim + 2)).zip(&task.seen) {
             let (p, unseen) = p.split_at_mut(seen.saturating_sub(chunk.start).min(n));
@@ -194,6 +202,24 @@ fn attend(cpu: &Cpu, parts: &mut [f32], task: &Task, caches: &[Cache; 2], scale:
             }
         }
     });
+}
+
+/// `p[i * stride + j] = scale * q[i] . rows[j]`, the same for a query alone as among others.
+pub(crate) fn scores(dot: &Kernel, p: &mut [f32], stride: usize, q: &[&[f32]], rows: &[f32], scale: f32) {
+    for (j, row) in rows.chunks_exact(q[0].len()).enumerate() {
+        let row = bytes_of(row);
+        for (quad, q) in q.chunks(4).enumerate() {
+            match q {
+                [a, b, c, d] => {
+                    let s = (dot.dot4)(row, [bytes_of(a), bytes_of(b), bytes_of(c), bytes_of(d)]);
+                    (0..4).for_each(|i| p[(4 * quad + i) * stride + j] = s[i] * scale);
+                }
+                _ => q.iter().enumerate().for_each(|(i, q)| {
+                    p[(4 * quad + i) * stride + j] = (dot.dot)(row, bytes_of(q)) * scale;
+                }),
+            }
+        }
+    }
 }
 
 /// `p = e^p / (sum e^p + e^sink)`

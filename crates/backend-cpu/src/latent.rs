@@ -5,9 +5,14 @@
 //! then heads, over the threads; a larger one spreads queries. The arithmetic of a query is the same either way.
 
 use compute::{Chooser, Compressed, Compressor, Kind, Latent, Step, Tensor, reference::row};
-use quant::RowFormat;
+use quant::{Format, RowFormat};
 
-use crate::{Cpu, attention::softmax, pool::Shares, simple};
+use crate::{
+    Cpu,
+    attention::{scores, softmax},
+    pool::Shares,
+    simple,
+};
 
 /// Heads handled together.
 const HEADS: usize = 4;
@@ -125,7 +130,7 @@ fn heads(cpu: &Cpu, y: &mut [f32], q: &[f32], rows: &[f32], sinks: &[f32], scale
     let n = rows.len() / width;
     let q: Vec<&[f32]> = q.chunks_exact(width).take(n_head).collect();
     let mut p = vec![0.0; n_head * n];
-    (cpu.vector.scores)(&mut p, n, &q, rows, scale);
+    scores(cpu.kernel(Format::F32), &mut p, n, &q, rows, scale);
     p.chunks_exact_mut(n).zip(sinks).for_each(|(p, &sink)| softmax(cpu, p, sink));
     y.fill(0.0);
     (cpu.vector.mix)(y, width, &p, n, rows, width);
@@ -212,9 +217,7 @@ pub(crate) fn choose(cpu: &Cpu, chosen: &Tensor, q: &Tensor, weight: &Tensor, c:
         let (mut row, mut heads) = (vec![0.0; width], vec![0.0; n_head]);
         for (j, out) in out.iter_mut().enumerate() {
             rows.unpack(cpu, &mut row, slot[t] as usize, first + j);
-            for (heads, q) in heads.chunks_mut(4).zip(q.chunks(4)) {
-                (cpu.vector.scores)(heads, 1, q, &row, 1.0);
-            }
+            scores(cpu.kernel(Format::F32), &mut heads, 1, &q, &row, 1.0);
             *out = heads.iter().zip(&weights[t * n_head..]).fold(0.0, |sum, (s, v)| sum + v * c.scale * s.max(0.0));
         }
     };

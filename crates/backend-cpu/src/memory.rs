@@ -34,10 +34,15 @@ impl Buffer for HostBuffer {
     }
 }
 
+/// Zeroed memory. What is large comes straight from the system: pages cost nothing before they are written, and may be
+/// large ones, which caches of long contexts need, as their heads lie far apart.
 pub(crate) struct Owned {
     start: NonNull<u8>,
     layout: Layout,
 }
+
+/// From here on memory comes from the system.
+const LARGE: usize = 4 << 20;
 
 // SAFETY: plain bytes; who may touch them when is `Access`'s business.
 unsafe impl Send for Owned {}
@@ -47,14 +52,37 @@ unsafe impl Sync for Owned {}
 impl Owned {
     pub(crate) fn new(bytes: usize) -> Option<Owned> {
         let layout = Layout::from_size_align(bytes.max(ALIGN), ALIGN).ok()?;
+        #[cfg(target_os = "linux")]
+        if bytes >= LARGE {
+            return Some(Owned { start: map(bytes)?, layout });
+        }
         // SAFETY: the layout's size is not zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
         Some(Owned { start, layout })
     }
 }
 
+#[cfg(target_os = "linux")]
+fn map(bytes: usize) -> Option<NonNull<u8>> {
+    let (access, how) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: new memory, backed by no file, at an address of the system's choice.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, how, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return None;
+    }
+    // SAFETY: advice about memory just mapped, which may be ignored.
+    unsafe { libc::madvise(start, bytes, libc::MADV_HUGEPAGE) };
+    NonNull::new(start.cast())
+}
+
 impl Drop for Owned {
     fn drop(&mut self) {
+        #[cfg(target_os = "linux")]
+        if self.layout.size() >= LARGE {
+            // SAFETY: mapped in `new` with this size, which was at least `ALIGN`; nothing refers to it any more.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), self.layout.size()) };
+            return;
+        }
         // SAFETY: allocated in `new` with this layout.
         unsafe { dealloc(self.start.as_ptr(), self.layout) }
     }
@@ -76,6 +104,23 @@ impl Workspace {
         // SAFETY: initialised (zeroed, then written), aligned to a cache line, long enough, and borrowed with `self`.
         unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast(), n) }
     }
+}
+
+/// The bytes of some numbers.
+pub(crate) fn bytes_of(x: &[f32]) -> &[u8] {
+    // SAFETY: f32 has no padding, and bytes no alignment.
+    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), size_of_val(x)) }
+}
+
+/// Asks for bytes that will be read soon.
+pub(crate) fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 has SSE, and a prefetch cannot fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    let _ = bytes;
 }
 
 /// Plain numbers that any bytes make.

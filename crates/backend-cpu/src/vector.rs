@@ -23,12 +23,10 @@ pub(crate) struct Vector {
     pub(crate) exp_sum: fn(&mut [f32], f32) -> f32,
     /// `gate = scale * silu(min(gate, limit)) * clamp(up, -limit, limit)`
     pub(crate) swiglu: fn(&mut [f32], &[f32], f32, f32),
-    /// `p[h * stride + j] = scale * q[h] . rows[j]` for up to four queries; `p` and `stride` come first, `scale` last
-    pub(crate) scores: fn(&mut [f32], usize, &[&[f32]], &[f32], f32),
     /// `y[h * y_stride ..] += sum_j p[h * p_stride + j] * rows[j]` over rows of `width` elements, for up to four heads
     /// as long as `y` goes: `y, y_stride, p, p_stride, rows, width`
     pub(crate) mix: fn(&mut [f32], usize, &[f32], usize, &[f32], usize),
-    /// What [`RowFormat::decode_row`] does
+    /// What [`RowFormat::decode_row`] does.
     pub(crate) unpack: fn(RowFormat, &[u8], &mut [f32]),
     /// Element by element over rows of the same length: `y = sum_s softmax_s(gate_s) * kv_s`
     pub(crate) pool: fn(&mut [f32], &[(&[f32], &[f32])]),
@@ -122,53 +120,6 @@ fn swiglu<const FMA: bool>(gate: &mut [f32], up: &[f32], limit: f32, scale: f32)
     for (g, &u) in gate.iter_mut().zip(up) {
         let x = g.min(limit);
         *g = x / (1.0 + exp::<FMA>(-x)) * u.clamp(-limit, limit) * scale;
-    }
-}
-
-#[inline(always)]
-fn scores<const FMA: bool>(p: &mut [f32], stride: usize, q: &[&[f32]], rows: &[f32], scale: f32) {
-    match *q {
-        [a] => scores_of::<FMA, 1>(p, stride, [a], rows, scale),
-        [a, b] => scores_of::<FMA, 2>(p, stride, [a, b], rows, scale),
-        [a, b, c] => scores_of::<FMA, 3>(p, stride, [a, b, c], rows, scale),
-        [a, b, c, d] => scores_of::<FMA, 4>(p, stride, [a, b, c, d], rows, scale),
-        _ => unreachable!("one to four queries"),
-    }
-}
-
-/// Each product is a sum of its own, so that its bits do not depend on how many are computed together.
-#[inline(always)]
-fn scores_of<const FMA: bool, const H: usize>(p: &mut [f32], stride: usize, q: [&[f32]; H], rows: &[f32], scale: f32) {
-    const R: usize = 2; // rows at a time: enough independent sums to hide the latency of additions
-    let width = q[0].len();
-    let (n, whole) = (rows.len() / width, width / LANES);
-    let mut q_chunks: [&[[f32; LANES]]; H] = [&[]; H];
-    for h in 0..H {
-        q_chunks[h] = &q[h].as_chunks().0[..whole];
-    }
-    let mut j = 0;
-    while j < n {
-        let pair = [&rows[j * width..][..width], &rows[(j + 1).min(n - 1) * width..][..width]];
-        let row_chunks: [&[[f32; LANES]]; R] = [&pair[0].as_chunks().0[..whole], &pair[1].as_chunks().0[..whole]];
-        let mut lanes = [[[0.0f32; LANES]; R]; H];
-        for c in 0..whole {
-            for h in 0..H {
-                for r in 0..R {
-                    for i in 0..LANES {
-                        lanes[h][r][i] = madd::<FMA>(q_chunks[h][c][i], row_chunks[r][c][i], lanes[h][r][i]);
-                    }
-                }
-            }
-        }
-        for h in 0..H {
-            for r in 0..R.min(n - j) {
-                for i in whole * LANES..width {
-                    lanes[h][r][i % LANES] = madd::<FMA>(q[h][i], pair[r][i], lanes[h][r][i % LANES]);
-                }
-                p[h * stride + j + r] = reduce(lanes[h][r]) * scale;
-            }
-        }
-        j += R;
     }
 }
 
@@ -305,13 +256,11 @@ macro_rules! instance {
             instance!(@loop $fma, $feature, exp_sum(x: &mut [f32], max: f32) -> f32);
             instance!(@loop $fma, $feature, swiglu(gate: &mut [f32], up: &[f32], limit: f32, scale: f32) -> ());
             instance!(@loop $fma, $feature,
-                scores(p: &mut [f32], stride: usize, q: &[&[f32]], rows: &[f32], scale: f32) -> ());
-            instance!(@loop $fma, $feature,
                 mix(y: &mut [f32], y_stride: usize, p: &[f32], p_stride: usize, rows: &[f32], width: usize) -> ());
             instance!(@loop $fma, $feature, unpack(format: RowFormat, bytes: &[u8], out: &mut [f32]) -> ());
             instance!(@loop $fma, $feature, pool(y: &mut [f32], slots: &[(&[f32], &[f32])]) -> ());
             pub(super) const VECTOR: super::Vector =
-                super::Vector { sum_sq, axpy, exp_sum, swiglu, scores, mix, unpack, pool };
+                super::Vector { sum_sq, axpy, exp_sum, swiglu, mix, unpack, pool };
         }
     };
     (@loop $fma:literal, $feature:literal, $f:ident($($arg:ident: $t:ty),*) -> $ret:ty) => {
@@ -330,14 +279,13 @@ instance!(avx2, true, "avx2,fma");
 instance!(avx512, true, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma");
 
 mod scalar {
-    use super::{Vector, axpy, exp_sum, mix, pool, scores, sum_sq, swiglu, unpack};
+    use super::{Vector, axpy, exp_sum, mix, pool, sum_sq, swiglu, unpack};
 
     pub(super) const VECTOR: Vector = Vector {
         sum_sq: sum_sq::<false>,
         axpy: axpy::<false>,
         exp_sum: exp_sum::<false>,
         swiglu: swiglu::<false>,
-        scores: scores::<false>,
         mix: mix::<false>,
         unpack: unpack::<false>,
         pool: pool::<false>,

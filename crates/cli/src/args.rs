@@ -61,7 +61,7 @@ pub(crate) struct ModelArgs {
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) model: Option<PathBuf>,
 
-    /// Threads to compute with [default: one per core]
+    /// Threads to compute with [default: one per physical core]
     #[arg(short, long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub(crate) threads: Option<usize>,
 
@@ -70,7 +70,7 @@ pub(crate) struct ModelArgs {
     #[arg(value_parser = count, allow_negative_numbers = true)]
     pub(crate) batch: usize,
 
-    /// How the KV cache is stored [default: what suits the model]
+    /// How the KV cache is stored [default: native]
     #[arg(long, value_name = "TYPE")]
     pub(crate) kv_type: Option<Kv>,
 

@@ -14,6 +14,7 @@ use crate::{
     args::BenchArgs,
     error::Error,
     machine, output,
+    progress::Progress,
     speaker::{describe, load, open_session},
 };
 
@@ -64,7 +65,13 @@ impl Bench<'_> {
         reps: usize,
         run: fn(&mut Self, usize) -> Result<f64, Error>,
     ) -> Result<Test, Error> {
-        let seconds = (0..reps).map(|_| run(self, n)).collect::<Result<_, _>>()?;
+        let mut progress = Progress::measuring();
+        let mut timed = |i: usize| {
+            progress.set(i as u64, reps as u64);
+            run(self, n)
+        };
+        let seconds = (0..reps).map(&mut timed).collect::<Result<_, _>>()?;
+        drop(progress);
         Ok(Test { kind, n, n_depth: self.n_depth, seconds })
     }
 

@@ -37,12 +37,12 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), Error> {
     let sampling = args.sampling.options()?;
     let mut model = Local::open(&args.model.options()?, args.prompt.ctx, args.prompt.tokens, sampling)?;
     let options = chat_options(args, &model)?;
-    for line in model.status().into_iter().take(1) {
-        terminal::note(&line);
+    for line in model.status().iter().take(1) {
+        terminal::aside(line);
     }
-    terminal::note("/help lists commands, Ctrl+D leaves");
+    terminal::aside("/help lists commands, Ctrl+D leaves");
     let screen = Screen::stdout(true);
-    let mut note = terminal::note;
+    let mut note = terminal::aside;
     talk(&mut Conversation::new(&mut model, screen, &mut note, opening(args), options))
 }
 
@@ -54,7 +54,7 @@ fn talk<W: io::Write>(conversation: &mut Conversation<'_, W>) -> Result<(), Erro
         let line = match console.readline("> ") {
             Ok(line) => line.replace("\\\n", "\n"),
             Err(ReadlineError::Interrupted) => {
-                terminal::note("Ctrl+D or /quit leaves");
+                terminal::aside("Ctrl+D or /quit leaves");
                 continue;
             }
             Err(ReadlineError::Eof) => return Ok(()),

@@ -142,7 +142,7 @@ impl Error {
         if matches!(self, Error::Closed | Error::Interrupted) {
             return report;
         }
-        let _ = writeln!(report, "error: {}", terminal::escape(&self.to_string()));
+        let _ = writeln!(report, "error: {}", shorten(terminal::escape(&self.to_string())));
         match self.hint() {
             hint if hint.is_empty() => {}
             hint => _ = writeln!(report, "help: {}", terminal::escape(&hint)),
@@ -155,6 +155,16 @@ impl Error {
         terminal::say(&self.report());
         ExitCode::from(self.exit_status())
     }
+}
+
+/// Messages quote what they were given; nobody reads a megabyte of it.
+fn shorten(mut text: String) -> String {
+    const SHOWN: usize = 600;
+    if let Some((end, _)) = text.char_indices().nth(SHOWN) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// 2 where the file or the flags are to blame, 1 where the machine or the moment is.

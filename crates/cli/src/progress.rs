@@ -27,6 +27,11 @@ impl Progress {
         Progress::new("reading  {bar:32} {pos} of {len} tokens, {eta} to go")
     }
 
+    /// Measuring, in runs.
+    pub(crate) fn measuring() -> Progress {
+        Progress::new("measuring {bar:31} {pos} of {len} runs")
+    }
+
     fn new(style: &'static str) -> Progress {
         Progress { style, start: Instant::now(), bar: None }
     }

@@ -3,9 +3,15 @@
 use std::{
     io::{self, Read as _},
     path::Path,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
 };
 
 use crate::{args::PromptArgs, error::Error, terminal};
+
+/// How long a pipe may be silent before that is told.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The question of one answer; `None` begins a conversation.
 ///
@@ -17,7 +23,7 @@ pub(crate) fn gather(args: &PromptArgs) -> Result<Option<String>, Error> {
         (None, Some(path)) => Some(read_file(path)?),
         (None, None) => None,
     };
-    let piped = if terminal::stdin_is_terminal() { None } else { Some(read_stdin()?) };
+    let piped = if terminal::stdin_is_terminal() { None } else { Some(read_pipe()?) };
     let talk = terminal::stdout_is_terminal();
     match (given, piped) {
         (None, None) if talk => Ok(None),
@@ -37,8 +43,24 @@ fn joined(given: Option<String>, piped: Option<String>) -> Result<String, Error>
     }
 }
 
+/// All of stdin. A pipe that never ends may be there by accident, so the wait for it is told.
+fn read_pipe() -> Result<String, Error> {
+    let (done, wait) = mpsc::channel::<()>();
+    thread::spawn(move || {
+        if wait.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            terminal::note("waiting for standard input to end; without one, begin with ds4 </dev/null");
+        }
+    });
+    let text = read_stdin();
+    drop(done);
+    text
+}
+
 /// All of stdin.
 pub(crate) fn read_stdin() -> Result<String, Error> {
+    if terminal::stdin_is_terminal() {
+        terminal::note("reading what you type, until Ctrl+D");
+    }
     let mut bytes = Vec::new();
     match io::stdin().lock().read_to_end(&mut bytes) {
         Ok(_) => text_of(bytes, "standard input"),

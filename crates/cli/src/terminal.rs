@@ -47,6 +47,14 @@ pub(crate) fn note(line: &str) {
     say(&format!("{}\n", escape(line)));
 }
 
+/// A line on stderr beside a conversation: faint where that can be, so that it is not taken for an answer.
+pub(crate) fn aside(line: &str) {
+    match stderr_is_terminal() && has_colors() && !line.starts_with("error: ") {
+        true => say(&format!("{DIM}{}{PLAIN}\n", escape(line))),
+        false => note(line),
+    }
+}
+
 /// `text` on one line, without control characters and without marks that reorder what is read.
 pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

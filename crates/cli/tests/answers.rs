@@ -2,7 +2,10 @@
 
 mod common;
 
-use std::{io::Read as _, process::Stdio};
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::Stdio,
+};
 
 use common::{Ran, ds4, run, run_with, testdata};
 
@@ -123,4 +126,20 @@ fn the_program_needs_no_environment() {
     command.env_clear().args(["-m", &model, "--raw", "-p", "the", "-n", "2"]);
     let ran: Ran = command.output().unwrap().into();
     assert_eq!(ran.status, Some(0), "{}", ran.err);
+}
+
+#[test]
+fn waiting_for_a_pipe_is_told() {
+    let model = model("llama/micro.gguf");
+    let mut command = ds4();
+    command.args(["-m", &model, "--raw", "-p", "the", "-n", "2"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut told = String::new();
+    let mut err = BufReader::new(child.stderr.take().unwrap());
+    err.read_line(&mut told).unwrap();
+    assert!(told.starts_with("waiting for standard input to end"), "{told}");
+    drop(child.stdin.take());
+    err.read_to_string(&mut told).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{told}");
 }

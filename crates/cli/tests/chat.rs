@@ -24,14 +24,19 @@ struct Terminal {
 
 impl Terminal {
     /// Starts a conversation; `None` where no terminal can be had.
-    fn open(name: &str, flags: &str) -> Option<Terminal> {
+    fn open(name: &str, flags: &str, vars: &[(&str, &str)]) -> Option<Terminal> {
         let home = scratch().join(name);
         std::fs::create_dir_all(&home).unwrap();
         let model = testdata("deepseek_v4/micro-flash.gguf");
         // `exec`, for a shell in between would die of Ctrl+C.
         let program = format!("exec '{}' -m '{}' {flags}", env!("CARGO_BIN_EXE_ds4"), model.display());
         let mut command = Command::new("script");
-        command.args(["-qec", &program, "/dev/null"]).env_clear().env("TERM", "xterm").env("HOME", &home);
+        command
+            .args(["-qec", &program, "/dev/null"])
+            .env_clear()
+            .env("TERM", "xterm")
+            .env("HOME", &home)
+            .envs(vars.iter().copied());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         let Ok(mut child) = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
             eprintln!("skipped: there is no `script` to make a pseudo-terminal with");
@@ -84,7 +89,7 @@ impl Terminal {
 
 #[test]
 fn a_conversation_is_held_and_left() {
-    let Some(mut terminal) = Terminal::open("chat-quit", "--ctx 256 -n 8 --nothink --seed 1") else { return };
+    let Some(mut terminal) = Terminal::open("chat-quit", "--ctx 256 -n 8 --nothink --seed 1", &[]) else { return };
     terminal.wait("memory: ").wait("/help lists commands");
     terminal.line("Hi").wait("prefill ").wait("decode ");
     terminal.line("one \\").press("two\r").wait("known), decode ");
@@ -100,11 +105,21 @@ fn a_conversation_is_held_and_left() {
 fn ctrl_c_stops_the_answer_and_ctrl_d_leaves() {
     // Who prefers what was just said says it for ever.
     let flags = "--ctx 100000 --nothink --temp 0 --frequency-penalty=-5";
-    let Some(mut terminal) = Terminal::open("chat-stop", flags) else { return };
+    let Some(mut terminal) = Terminal::open("chat-stop", flags, &[]) else { return };
     terminal.line("Hi").wait("\n");
     thread::sleep(Duration::from_millis(300));
     terminal.press("\x03").wait("stopped").wait("decode ");
     terminal.wait("> ").press("\x03").wait("Ctrl+D or /quit leaves");
     terminal.wait("> ").press("\x04");
+    assert_eq!(terminal.status(), Some(0));
+}
+
+#[test]
+fn reasoning_is_faint_or_between_marks() {
+    let Some(mut terminal) = Terminal::open("chat-think", "-n 8 --temp 0", &[]) else { return };
+    terminal.line("Hi").wait("\x1b[2m").wait("\x1b[0m").wait("no answer within the length").line("/quit");
+    assert_eq!(terminal.status(), Some(0));
+    let mut terminal = Terminal::open("chat-mark", "-n 8 --temp 0", &[("NO_COLOR", "1")]).unwrap();
+    terminal.line("Hi").wait("<think>\r\n").wait("\r\n</think>").wait("no answer").line("/quit");
     assert_eq!(terminal.status(), Some(0));
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::{fs, path::PathBuf};
 
-use common::{Ran, run, run_with, scratch, testdata};
+use common::{Ran, ds4, run, run_with, scratch, testdata};
 use expect_test::{Expect, expect};
 
 /// Every model with the logits of its authors' code.
@@ -196,4 +196,20 @@ fn speed_is_measured_with_its_range() {
     }
     let ran = run(&["bench", "-m", &model, "-p", "8", "-n", "0", "-r", "1", "-t", "1"]);
     assert!(ran.out_str().contains("prefill 8") && !ran.out_str().contains("decode"), "{}", ran.show());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_told() {
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let ran: Ran = ds4().args(["inspect", &file("llama/micro.gguf")]).stdout(full()).output().unwrap().into();
+    expect![[r#"
+        error: standard output: no space left on device
+        exit 1
+    "#]]
+    .assert_eq(&ran.show());
+    let (model, tokens) = (file("llama/micro.gguf"), file("llama/micro.tokens"));
+    let ran = run(&["logits", "-m", &model, "--tokens", &tokens, "--out", "/dev/full"]);
+    assert_eq!(ran.status, Some(1), "{}", ran.err);
+    assert!(ran.err.contains("error: /dev/full: no space left on device"), "{}", ran.err);
 }

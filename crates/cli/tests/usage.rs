@@ -32,10 +32,10 @@ fn help_is_short_with_one_dash() {
 
             Model:
               -m, --model <FILE>    The model: a GGUF file, or the first one of a split model
-              -t, --threads <N>     Threads to compute with [default: one per core]
+              -t, --threads <N>     Threads to compute with [default: one per physical core]
                   --batch <N>       Tokens computed at a time while reading the prompt [default: 512]
-                  --kv-type <TYPE>  How the KV cache is stored [default: what suits the model] [possible values:
-                                    f32, f16, native]
+                  --kv-type <TYPE>  How the KV cache is stored [default: native] [possible values: f32, f16,
+                                    native]
 
             Prompt:
               -p, --prompt <TEXT>       Answer this once; -p=TEXT if it begins with a dash
@@ -101,10 +101,10 @@ fn every_command_has_help() {
 
             Model:
               -m, --model <FILE>    The model: a GGUF file, or the first one of a split model
-              -t, --threads <N>     Threads to compute with [default: one per core]
+              -t, --threads <N>     Threads to compute with [default: one per physical core]
                   --batch <N>       Tokens computed at a time while reading the prompt [default: 512]
-                  --kv-type <TYPE>  How the KV cache is stored [default: what suits the model] [possible values:
-                                    f32, f16, native]
+                  --kv-type <TYPE>  How the KV cache is stored [default: native] [possible values: f32, f16,
+                                    native]
             exit 0
         "#]],
     );
@@ -124,10 +124,10 @@ fn every_command_has_help() {
 
             Model:
               -m, --model <FILE>    The model: a GGUF file, or the first one of a split model
-              -t, --threads <N>     Threads to compute with [default: one per core]
+              -t, --threads <N>     Threads to compute with [default: one per physical core]
                   --batch <N>       Tokens computed at a time while reading the prompt [default: 512]
-                  --kv-type <TYPE>  How the KV cache is stored [default: what suits the model] [possible values:
-                                    f32, f16, native]
+                  --kv-type <TYPE>  How the KV cache is stored [default: native] [possible values: f32, f16,
+                                    native]
             exit 0
         "#]],
     );

@@ -44,6 +44,10 @@ pub(crate) enum Error {
     #[error("the prompt has {n} tokens, but the context holds {n_ctx}, the answer included")]
     PromptTooLong { n: usize, n_ctx: usize },
 
+    /// A context could not be made larger, and then not as it was.
+    #[error("there is no memory for a context")]
+    NoContext,
+
     /// The command needs words, the file has none.
     #[error("{}: the file has no vocabulary", path.display())]
     NoVocabulary { path: PathBuf },
@@ -111,6 +115,7 @@ impl Error {
             Error::NoPrompt => "ask with -p TEXT, --prompt-file FILE, or pipe the question in".into(),
             Error::CannotThink => "leave out --think, --think-max and --effort".into(),
             Error::PromptTooLong { n, .. } => format!("make room with --ctx, at least {}, or ask for less", n + 1),
+            Error::NoContext => "/ctx N with a smaller N asks for less".into(),
             Error::NoVocabulary { .. } => "only logits, bench and inspect work with this file".into(),
             Error::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => "check the path".into(),
             Error::NotText { .. } => "convert it to UTF-8 first".into(),
@@ -130,7 +135,7 @@ impl Error {
         match self {
             Error::Closed => 0,
             Error::Interrupted => 130,
-            Error::Stream { .. } | Error::Write { .. } => 1,
+            Error::Stream { .. } | Error::Write { .. } | Error::NoContext => 1,
             Error::Engine(e) => engine_status(e),
             _ => 2,
         }

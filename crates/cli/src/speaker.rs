@@ -74,7 +74,7 @@ pub(crate) trait Speaker {
     /// What is wrong with the file's template.
     fn can_think(&self) -> Result<bool, Error>;
 
-    /// Makes room for `n_ctx` tokens. Where that fails, all stays as it was.
+    /// Makes room for `n_ctx` tokens. Where that fails, the room stays as it was.
     ///
     /// # Errors
     /// The model, or memory, does not allow it.
@@ -87,7 +87,7 @@ pub(crate) trait Speaker {
 /// A model in this process and its one timeline.
 pub(crate) struct Local {
     engine: Engine,
-    /// `None` only while it is being replaced.
+    /// `None` when memory was short while it was being replaced.
     session: Option<Session>,
     sampler: Sampler,
     sampling: SamplerOptions,
@@ -131,7 +131,7 @@ impl Speaker for Local {
         let work = Work::begin();
         let ids = self.prompt(ask)?;
         let Local { engine, session, sampler, n_max, .. } = self;
-        let session = session.as_mut().expect("it is replaced within resize only");
+        let session = session.as_mut().ok_or(Error::NoContext)?;
         if ids.len() >= session.n_ctx() {
             return Err(Error::PromptTooLong { n: ids.len(), n_ctx: session.n_ctx() });
         }
@@ -165,13 +165,12 @@ impl Speaker for Local {
 
     fn resize(&mut self, n_ctx: usize) -> Result<(), Error> {
         // Both at once might not fit: the old one goes first.
-        let old = self.session.take().map(|s| s.n_ctx()).unwrap_or_default();
-        let new = open_session(&self.engine, n_ctx);
-        let (session, result) = match new {
-            Ok(session) => (session, Ok(())),
-            Err(e) => (self.engine.session(old)?, Err(e)),
+        let old = self.session.take().map(|s| s.n_ctx());
+        let (session, result) = match open_session(&self.engine, n_ctx) {
+            Ok(session) => (Some(session), Ok(())),
+            Err(e) => (old.and_then(|n| self.engine.session(n).ok()), Err(e)),
         };
-        self.session = Some(session);
+        self.session = session;
         result
     }
 
@@ -202,6 +201,12 @@ pub(crate) fn load(options: &engine::Options) -> Result<Engine, Error> {
 pub(crate) fn open_session(engine: &Engine, n_ctx: usize) -> Result<Session, Error> {
     for line in engine.plan(n_ctx)?.to_string().lines() {
         terminal::note(line);
+    }
+    let n_ctx_train = engine.info().n_ctx_train;
+    if n_ctx > n_ctx_train {
+        terminal::note(&format!(
+            "the model was trained for {n_ctx_train} tokens: what it says behind them may be nonsense"
+        ));
     }
     Ok(engine.session(n_ctx)?)
 }

@@ -216,6 +216,13 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_shown_a_megabyte() {
+        let long = ["ds4".into(), "x".repeat(1 << 20)].map(OsString::from);
+        let report = parse(long.into_iter()).unwrap_err().report();
+        assert!(report.len() < 1000 && report.lines().count() == 2, "{report}");
+    }
+
+    #[test]
     fn what_ds4_has_is_refused_by_name() {
         check(
             &["-m", "x.gguf", "--ssd-streaming", "-p", "Hi"],

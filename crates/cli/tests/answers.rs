@@ -78,6 +78,11 @@ fn a_context_that_is_full_is_told() {
     let ran = run(&["-m", &model, "--raw", "--ctx", "8", "-p", "the", "--temp", "0"]);
     assert_eq!(ran.status, Some(0));
     assert!(ran.err.contains("the context is full"), "{}", ran.err);
+    let ran = run(&["-m", &model, "--raw", "--ctx", "9000", "-p", "the", "-n", "1"]);
+    assert!(ran.err.contains("the model was trained for 8192 tokens"), "{}", ran.err);
+    let ran = run(&["-m", &model, "--raw", "--ctx", "999999999", "-p", "the", "-n", "1"]);
+    assert_eq!((ran.status, ran.out.len()), (Some(1), 0), "memory: {}", ran.err);
+    assert!(ran.err.contains("error: a context of 999999999 tokens needs "), "{}", ran.err);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use std::{
 
 use backend_cpu::{Cpu, Isa};
 use compute::{
-    Attention, Device, F32, Kind, Memory, Row, Step, Tensor,
+    Attention, Compressed, Device, F32, Kind, Latent, Memory, Row, Step, Tensor,
     conformance::{Random, weights},
 };
 use quant::{FORMATS, Format, RowFormat};
@@ -49,6 +49,9 @@ fn main() {
         }
         for n_ctx in [2048, 16384] {
             println!("attention of one row to {n_ctx}: {:.1} GB/s of cached rows", attention(&dev, n_ctx));
+        }
+        for n in [1, 64] {
+            println!("latent attention of {n} rows to 128 + 512: {:.1} GMAC/s", latent(&dev, n));
         }
     }
 }
@@ -127,4 +130,21 @@ fn attention(dev: &Cpu, n_ctx: usize) -> f64 {
     dev.write(&q, &vec![0x3c; q.byte_range().len()]);
     let time = best(20, || dev.attention(&y, &q, &k, &v, &a, &step));
     (2 * n_ctx * kind.row_bytes(width)) as f64 / time.as_nanos() as f64
+}
+
+/// GMAC/s of DeepSeek V4's attention: 64 heads, 128 recent and 512 chosen rows.
+fn latent(dev: &Cpu, n: usize) -> f64 {
+    let (n_head, width, kind) = (64, 512, Kind::Cached(RowFormat::Fp8 { n_rope: 64 }));
+    let [ring, rows] = [128 + n, 2048].map(|n_row| dev.alloc(kind, &[1, n_row, width]).expect("memory"));
+    [&ring, &rows].into_iter().for_each(|t| dev.write(t, &vec![0x75; t.byte_range().len()]));
+    let [q, y] = [0, 1].map(|_| dev.alloc(F32, &[n, n_head * width]).expect("memory"));
+    let sinks = dev.alloc(F32, &[n_head]).expect("memory");
+    let chosen = dev.alloc(Kind::I32, &[n, 512]).expect("memory");
+    dev.write(&chosen, &(0..n).flat_map(|_| (0..512).flat_map(|w| i32::to_le_bytes(3 * w))).collect::<Vec<u8>>());
+    let batch: Vec<Row> = (0..n).map(|t| Row { id: 0, pos: (8192 + t) as u32, slot: 0 }).collect();
+    let step = Step::new(dev, n).expect("memory").set(dev, &batch);
+    let compressed = Some(Compressed { rows, ratio: 4, chosen: Some(chosen) });
+    let a = Latent { ring, window: 128, compressed, sinks, scale: 0.04 };
+    let time = best(20, || dev.latent_attention(&y, &q, &a, &step));
+    (n * n_head * (128 + 512) * 2 * width) as f64 / time.as_nanos() as f64
 }

@@ -16,6 +16,8 @@ use crate::{
 
 /// Heads handled together.
 const HEADS: usize = 4;
+/// Rows mixed at a time: of 512 elements, what the first-level cache holds.
+const BLOCK: usize = 16;
 /// Rows that a thread unpacks or scores at a time when a single query is spread over the threads.
 const ROWS: usize = 64;
 
@@ -133,7 +135,9 @@ fn heads(cpu: &Cpu, y: &mut [f32], q: &[f32], rows: &[f32], sinks: &[f32], scale
     scores(cpu.kernel(Format::F32), &mut p, n, &q, rows, scale);
     p.chunks_exact_mut(n).zip(sinks).for_each(|(p, &sink)| softmax(cpu, p, sink));
     y.fill(0.0);
-    (cpu.vector.mix)(y, width, &p, n, rows, width);
+    for (i, block) in rows.chunks(BLOCK * width).enumerate() {
+        (cpu.vector.mix)(y, width, &p[i * BLOCK..], n, block, width);
+    }
 }
 
 /// See [`compute::Device::compress`].

@@ -6,11 +6,11 @@
 use quant::{RowFormat, fp8};
 
 use crate::dot::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::mix;
 
 /// Lanes of a sum: one AVX-512 register, two of AVX2.
 const LANES: usize = 16;
-/// Columns that [`Vector::mix`] keeps in registers for each head.
-const TILE: usize = 32;
 
 /// The loops for one instruction set.
 #[derive(Clone, Copy)]
@@ -36,9 +36,9 @@ impl Vector {
     pub(crate) fn new(isa: Isa) -> Vector {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::VECTOR,
+            Isa::Avx2 => Vector { mix: mix::avx2::mix, ..avx2::VECTOR },
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::VECTOR,
+            Isa::Avx512 => Vector { mix: mix::avx512::mix, ..avx512::VECTOR },
             _ => scalar::VECTOR,
         }
     }
@@ -123,55 +123,11 @@ fn swiglu<const FMA: bool>(gate: &mut [f32], up: &[f32], limit: f32, scale: f32)
     }
 }
 
-#[inline(always)]
-fn mix<const FMA: bool>(y: &mut [f32], y_stride: usize, p: &[f32], p_stride: usize, rows: &[f32], width: usize) {
-    match y.len().div_ceil(y_stride) {
-        1 => mix_of::<FMA, 1>(y, y_stride, p, p_stride, rows, width),
-        2 => mix_of::<FMA, 2>(y, y_stride, p, p_stride, rows, width),
-        3 => mix_of::<FMA, 3>(y, y_stride, p, p_stride, rows, width),
-        4 => mix_of::<FMA, 4>(y, y_stride, p, p_stride, rows, width),
-        _ => unreachable!("one to four heads"),
-    }
-}
-
-#[inline(always)]
-fn mix_of<const FMA: bool, const H: usize>(
-    y: &mut [f32],
-    y_stride: usize,
-    p: &[f32],
-    p_stride: usize,
-    rows: &[f32],
-    width: usize,
-) {
-    let n = rows.len() / width;
-    let mut weights: [&[f32]; H] = [&[]; H];
-    for h in 0..H {
-        weights[h] = &p[h * p_stride..][..n];
-    }
-    let mut start = 0;
-    while start + TILE <= width {
-        let mut sums = [[0.0f32; TILE]; H];
-        for h in 0..H {
-            sums[h].copy_from_slice(&y[h * y_stride + start..][..TILE]);
-        }
-        for j in 0..n {
-            let row: &[f32; TILE] = rows[j * width + start..][..TILE].try_into().expect("TILE long");
-            for h in 0..H {
-                let p = weights[h][j];
-                for i in 0..TILE {
-                    sums[h][i] = madd::<FMA>(p, row[i], sums[h][i]);
-                }
-            }
-        }
-        for h in 0..H {
-            y[h * y_stride + start..][..TILE].copy_from_slice(&sums[h]);
-        }
-        start += TILE;
-    }
-    for h in 0..H {
-        for i in start..width {
-            let y = &mut y[h * y_stride + i];
-            *y = (0..n).fold(*y, |sum, j| madd::<FMA>(weights[h][j], rows[j * width + i], sum));
+/// For machines without wide registers; the others have [`crate::mix`].
+fn plain_mix(y: &mut [f32], y_stride: usize, p: &[f32], p_stride: usize, rows: &[f32], width: usize) {
+    for (y, p) in y.chunks_mut(y_stride).zip(p.chunks(p_stride)) {
+        for (row, &p) in rows.chunks_exact(width).zip(p) {
+            axpy::<false>(&mut y[..width], p, row);
         }
     }
 }
@@ -255,12 +211,10 @@ macro_rules! instance {
             instance!(@loop $fma, $feature, axpy(y: &mut [f32], a: f32, x: &[f32]) -> ());
             instance!(@loop $fma, $feature, exp_sum(x: &mut [f32], max: f32) -> f32);
             instance!(@loop $fma, $feature, swiglu(gate: &mut [f32], up: &[f32], limit: f32, scale: f32) -> ());
-            instance!(@loop $fma, $feature,
-                mix(y: &mut [f32], y_stride: usize, p: &[f32], p_stride: usize, rows: &[f32], width: usize) -> ());
             instance!(@loop $fma, $feature, unpack(format: RowFormat, bytes: &[u8], out: &mut [f32]) -> ());
             instance!(@loop $fma, $feature, pool(y: &mut [f32], slots: &[(&[f32], &[f32])]) -> ());
             pub(super) const VECTOR: super::Vector =
-                super::Vector { sum_sq, axpy, exp_sum, swiglu, mix, unpack, pool };
+                super::Vector { sum_sq, axpy, exp_sum, swiglu, mix: super::plain_mix, unpack, pool };
         }
     };
     (@loop $fma:literal, $feature:literal, $f:ident($($arg:ident: $t:ty),*) -> $ret:ty) => {
@@ -279,14 +233,14 @@ instance!(avx2, true, "avx2,fma");
 instance!(avx512, true, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma");
 
 mod scalar {
-    use super::{Vector, axpy, exp_sum, mix, pool, sum_sq, swiglu, unpack};
+    use super::{Vector, axpy, exp_sum, plain_mix, pool, sum_sq, swiglu, unpack};
 
     pub(super) const VECTOR: Vector = Vector {
         sum_sq: sum_sq::<false>,
         axpy: axpy::<false>,
         exp_sum: exp_sum::<false>,
         swiglu: swiglu::<false>,
-        mix: mix::<false>,
+        mix: plain_mix,
         unpack: unpack::<false>,
         pool: pool::<false>,
     };

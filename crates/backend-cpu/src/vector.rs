@@ -140,14 +140,14 @@ fn unpack<const FMA: bool>(format: RowFormat, bytes: &[u8], out: &mut [f32]) {
             let n = out.len() - n_rope;
             let (out, positional) = out.split_at_mut(n);
             let (codes, bytes) = bytes.split_at(n);
-            let (exponents, halves) = bytes.split_at(n.div_ceil(fp8::BLOCK_LEN));
+            let (exponents, singles) = bytes.split_at(n.div_ceil(fp8::BLOCK_LEN));
             for ((out, codes), &e) in out.chunks_mut(fp8::BLOCK_LEN).zip(codes.chunks(fp8::BLOCK_LEN)).zip(exponents) {
                 let scale = f32::from_bits(u32::from(e) << 23); // 2^(e - 127)
                 for (out, &code) in out.iter_mut().zip(codes) {
                     *out = e4m3(code) * scale;
                 }
             }
-            unpack_f16(halves, positional);
+            RowFormat::F32.decode_row(singles, positional);
         }
         _ => format.decode_row(bytes, out),
     }
@@ -281,7 +281,7 @@ mod tests {
         let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
         let codes: Vec<u8> = (0..4).flat_map(|_| 0..=255).collect();
         let exponents = (0..16).map(|i| i * 17);
-        let fp8: Vec<u8> = codes.iter().copied().chain(exponents).chain(halves[..64].iter().copied()).collect();
+        let fp8: Vec<u8> = codes.iter().copied().chain(exponents).chain(halves[..4 * 32].iter().copied()).collect();
         for (format, bytes, n) in [(RowFormat::F16, &halves, 1 << 16), (RowFormat::Fp8 { n_rope: 32 }, &fp8, 1024 + 32)]
         {
             let mut expected = vec![0.0; n];

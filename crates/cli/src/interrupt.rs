@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicU8, Ordering},
 };
 
-use crate::{error::Error, terminal};
+use crate::{error::Error, output, terminal};
 
 /// Nobody looks at the state: end.
 const IDLE: u8 = 0;
@@ -33,8 +33,9 @@ pub(crate) fn listen() -> Result<(), Error> {
     .map_err(|e| Error::Stream { what: "Ctrl+C", source: io::Error::other(e) })
 }
 
-/// Leaves the terminal as it was found, and the program.
+/// Leaves the terminal and the folder as they were found, and the program.
 fn end() -> ! {
+    output::abandon();
     if terminal::stderr_is_terminal() {
         let _ = io::stderr().write_all(b"\x1b[0m\n");
     }

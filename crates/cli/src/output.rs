@@ -4,15 +4,32 @@ use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
-use crate::error::Error;
+use crate::{error::Error, terminal};
 
-/// Prints a result.
+/// The file that is being written, for a program that is ended in the middle.
+static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Removes what is not complete, and never will be.
+pub(crate) fn abandon() {
+    if let Some(temporary) = unfinished(None) {
+        let _ = fs::remove_file(temporary);
+    }
+}
+
+/// Remembers a file, and returns the one remembered before.
+fn unfinished(temporary: Option<PathBuf>) -> Option<PathBuf> {
+    std::mem::replace(&mut *UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner), temporary)
+}
+
+/// Prints a result: as it is, but that a terminal is shown what it would obey.
 ///
 /// # Errors
 /// [`Error::Closed`] when nobody reads.
 pub(crate) fn print(text: &str) -> Result<(), Error> {
+    let text = if terminal::stdout_is_terminal() { terminal::clean(text) } else { text.into() };
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::stdout)
 }
@@ -40,6 +57,7 @@ impl NewFile {
             _ => {
                 let temporary = beside(&target).map_err(fails)?;
                 let file = File::create_new(&temporary).map_err(fails)?;
+                unfinished(Some(temporary.clone()));
                 (Some(temporary), file)
             }
         };
@@ -58,6 +76,7 @@ impl NewFile {
         if let Some(temporary) = &self.temporary {
             self.out.get_ref().sync_all().map_err(|source| self.fails(source))?;
             fs::rename(temporary, &self.path).map_err(|source| self.fails(source))?;
+            unfinished(None);
             self.temporary = None;
         }
         Ok(())
@@ -75,6 +94,7 @@ impl Drop for NewFile {
     fn drop(&mut self) {
         if let Some(temporary) = self.temporary.take() {
             let _ = fs::remove_file(temporary);
+            unfinished(None);
         }
     }
 }

@@ -124,6 +124,22 @@ fn ctrl_c_ends_an_answer_with_status_130() {
     assert!(!ran.err.contains("error"), "{}", ran.err);
 }
 
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_the_reading_of_a_prompt() {
+    let model = model("llama/micro.gguf");
+    let path = common::scratch().join("long.txt");
+    std::fs::write(&path, "never ending ".repeat(600)).unwrap();
+    let mut command = ds4();
+    command.args(["-m", &model, "--raw", "--batch", "1", "--prompt-file", path.to_str().unwrap()]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!((ran.status, ran.out.len()), (Some(130), 0), "{}", ran.err);
+}
+
 #[test]
 fn the_program_needs_no_environment() {
     let model = model("llama/micro.gguf");

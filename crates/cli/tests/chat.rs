@@ -123,3 +123,16 @@ fn reasoning_is_faint_or_between_marks() {
     terminal.line("Hi").wait("<think>\r\n").wait("\r\n</think>").wait("no answer").line("/quit");
     assert_eq!(terminal.status(), Some(0));
 }
+
+#[test]
+fn results_cannot_speak_to_the_terminal() {
+    let model = testdata("llama/micro.gguf");
+    let escape = common::run(&["tokenize", "-m", model.to_str().unwrap(), "--ids", "\x1b[31m"]);
+    let ids = escape.out_str().trim();
+    let program = format!("'{}' tokenize -m '{}' --decode '{ids}'", env!("CARGO_BIN_EXE_ds4"), model.display());
+    let Ok(shown) = Command::new("script").args(["-qec", &program, "/dev/null"]).stdin(Stdio::null()).output() else {
+        eprintln!("skipped: there is no `script` to make a pseudo-terminal with");
+        return;
+    };
+    assert_eq!(String::from_utf8_lossy(&shown.stdout), "␛[31m");
+}

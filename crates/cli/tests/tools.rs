@@ -2,7 +2,13 @@
 
 mod common;
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
 
 use common::{Ran, ds4, run, run_with, scratch, testdata};
 use expect_test::{Expect, expect};
@@ -67,9 +73,7 @@ fn tokens_that_do_not_exist_leave_no_file() {
     let ran = run(&["logits", "-m", &model, "--tokens", &tokens, "--out", out.to_str().unwrap()]);
     assert_eq!(ran.status, Some(2), "{}", ran.err);
     assert!(ran.err.contains("token 320"), "{}", ran.err);
-    let left = fs::read_dir(scratch()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    let left: Vec<String> = left.filter(|name| name.contains("wrong.f32")).collect();
-    assert_eq!(left, Vec::<String>::new());
+    assert!(!names().iter().any(|name| name.contains("wrong.f32")), "{:?}", names());
 }
 
 fn check(args: &[&str], expect: Expect) {
@@ -212,4 +216,33 @@ fn a_full_disk_is_told() {
     let ran = run(&["logits", "-m", &model, "--tokens", &tokens, "--out", "/dev/full"]);
     assert_eq!(ran.status, Some(1), "{}", ran.err);
     assert!(ran.err.contains("error: /dev/full: no space left on device"), "{}", ran.err);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_no_half_of_a_file() {
+    let tokens = scratch().join("many.tokens");
+    fs::write(&tokens, "1 2 3 ".repeat(2500)).unwrap();
+    let out = scratch().join("many.f32");
+    let (model, tokens) = (file("llama/micro.gguf"), tokens.to_str().unwrap().to_owned());
+    for signals in [1, 2] {
+        let args = ["logits", "-m", &model, "--tokens", &tokens, "--chunk", "1", "--out", out.to_str().unwrap()];
+        let child = ds4().args(args).stderr(Stdio::piped()).spawn().unwrap();
+        let partial = || names().into_iter().any(|name| name.contains("many.f32") && name.contains("partial"));
+        while !partial() {
+            thread::sleep(Duration::from_millis(5));
+        }
+        for _ in 0..signals {
+            let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+            assert!(kill.success());
+        }
+        let ran: Ran = child.wait_with_output().unwrap().into();
+        assert_eq!(ran.status, Some(130), "{}", ran.err);
+        assert!(!partial() && !out.exists());
+    }
+}
+
+fn names() -> Vec<String> {
+    let names = fs::read_dir(scratch()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    names.collect()
 }

@@ -127,11 +127,11 @@ pub(crate) struct PromptArgs {
 #[command(next_help_heading = "Thinking")]
 pub(crate) struct ThinkingArgs {
     /// Reason before answering (the default of models that can)
-    #[arg(long, overrides_with = "nothink")]
+    #[arg(long)]
     pub(crate) think: bool,
 
     /// Answer at once
-    #[arg(long, alias = "no-think", conflicts_with_all = ["effort", "think_max"])]
+    #[arg(long, alias = "no-think", conflicts_with_all = ["think", "effort", "think_max"])]
     pub(crate) nothink: bool,
 
     /// How hard to reason

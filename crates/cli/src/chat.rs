@@ -25,9 +25,10 @@ use crate::{
     conversation::{Conversation, Next},
     error::Error,
     interrupt::Work,
-    oneshot::{chat_options, opening},
+    oneshot::opening,
     speaker::{Local, Speaker},
     terminal::{self, Screen},
+    thinking,
 };
 
 type Console = Editor<Backslash, FileHistory>;
@@ -36,7 +37,7 @@ type Console = Editor<Backslash, FileHistory>;
 pub(crate) fn run(args: &ChatArgs) -> Result<(), Error> {
     let sampling = args.sampling.options()?;
     let mut model = Local::open(&args.model.options()?, args.prompt.ctx, args.prompt.tokens, sampling)?;
-    let options = chat_options(args, &model)?;
+    let options = thinking::grant(model.chat()?, args.thinking.wanted(), args.thinking.effort())?;
     for line in model.status().iter().take(1) {
         terminal::aside(line);
     }

@@ -10,6 +10,7 @@ use crate::{
     prompt,
     speaker::{Ask, Speaker, show},
     terminal::Screen,
+    thinking,
 };
 
 pub(crate) const HELP: &str = "\
@@ -83,11 +84,8 @@ impl<'a, W: Write> Conversation<'a, W> {
             Line::Say(text) => return self.ask(text.into()),
             Line::Help => self.tell(HELP.trim_end()),
             Line::Status => self.status(),
-            Line::Think(effort) => self.think(effort),
-            Line::NoThink => {
-                self.options = ChatOptions { thinking: false, effort: None, ..self.options.clone() };
-                self.tell("answers come at once");
-            }
+            Line::Think(effort) => self.think(true, effort),
+            Line::NoThink => self.think(false, None),
             Line::Read(path) => return self.read(path),
             Line::Ctx(n) => self.resize(n),
             Line::Clear => {
@@ -162,15 +160,19 @@ impl<'a, W: Write> Conversation<'a, W> {
         self.tell(&format!("messages  {said}"));
     }
 
-    fn think(&mut self, effort: Option<Effort>) {
-        match self.speaker.can_think() {
-            Ok(true) => {
-                self.options = ChatOptions { thinking: true, effort, ..self.options.clone() };
-                let how = effort.map(|e| format!(", effort {}", e.name())).unwrap_or_default();
-                self.tell(&format!("the model reasons before it answers{how}"));
+    /// Reason from now on, or do not.
+    fn think(&mut self, thinking: bool, effort: Option<Effort>) {
+        let granted = self.speaker.chat().and_then(|chat| thinking::grant(chat, Some(thinking), effort));
+        match granted {
+            Ok(options) => {
+                self.options = options;
+                self.tell(&match effort {
+                    Some(effort) => format!("the model reasons before it answers, effort {}", effort.name()),
+                    None if thinking => "the model reasons before it answers".into(),
+                    None => "answers come at once".into(),
+                });
             }
-            Ok(false) => self.tell("this model does not reason: its chat template has no place for it"),
-            Err(e) => self.tell_error(&e),
+            Err(e) => self.tell(&e.to_string()),
         }
     }
 
@@ -241,6 +243,7 @@ mod tests {
     use std::ops::ControlFlow;
 
     use expect_test::{Expect, expect};
+    use models::{Chat, Template};
 
     use super::*;
     use crate::{
@@ -250,6 +253,7 @@ mod tests {
 
     /// Says what it was asked, in words that show the whole conversation.
     struct Script {
+        chat: Template,
         n_ctx: usize,
         /// Reasoning and answers, in turn; an answer that ends in `^C` is interrupted there.
         answers: Vec<(&'static str, &'static str)>,
@@ -278,8 +282,8 @@ mod tests {
             Ok(Reply { stop, reused: n - 1, prefill: pace, decode: pace })
         }
 
-        fn can_think(&self) -> Result<bool, Error> {
-            Ok(true)
+        fn chat(&self) -> Result<&dyn Chat, Error> {
+            Ok(&self.chat)
         }
 
         fn resize(&mut self, n_ctx: usize) -> Result<(), Error> {
@@ -294,7 +298,9 @@ mod tests {
 
     /// Types `lines`; shows what came to the screen, what was noted and what the model heard.
     fn check(answers: &[(&'static str, &'static str)], lines: &[&str], expect: Expect) {
-        let mut script = Script { n_ctx: 8, answers: answers.to_vec(), heard: Vec::new() };
+        let source = "{{ messages[0].content }}{% if enable_thinking %}<think>{% endif %}";
+        let chat = Template::new(source, "", "", []).unwrap();
+        let mut script = Script { chat, n_ctx: 8, answers: answers.to_vec(), heard: Vec::new() };
         let (mut out, mut notes) = (Vec::new(), String::new());
         let mut note = |line: &str| notes += &format!("* {line}\n");
         let screen = Screen::new(&mut out, true, Reasoning::Tagged);
@@ -375,6 +381,38 @@ mod tests {
             --
             System: Be brief. | User: Hi
             System: Be brief. | User: Hi
+        "#]],
+        );
+    }
+
+    #[test]
+    fn reasoning_is_switched_as_far_as_the_model_goes() {
+        let lines = ["Why?", "/nothink", "Why?", "/status", "/think max", "/think", "/status"];
+        check(
+            &[("hm", "So."), ("hm", "So.")],
+            &lines,
+            expect![[r#"
+            <think>
+            hm
+            </think>
+
+            So.
+            So.
+            --
+            * prefill 2 tokens 2.0 t/s (1 known), decode 2 tokens 2.0 t/s
+            * answers come at once
+            * prefill 4 tokens 4.0 t/s (3 known), decode 4 tokens 4.0 t/s
+            * context   8 tokens
+            * thinking  off
+            * messages  4
+            * this model cannot be told how hard to reason: its chat template does not ask
+            * the model reasons before it answers
+            * context   8 tokens
+            * thinking  on
+            * messages  4
+            --
+            System: Be brief. | User: Why?
+            System: Be brief. | User: Why? | Assistant: So. | User: Why?
         "#]],
         );
     }

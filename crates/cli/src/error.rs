@@ -40,6 +40,14 @@ pub(crate) enum Error {
     #[error("this model does not reason: its chat template has no place for it")]
     CannotThink,
 
+    /// `--nothink` with a model that always reasons.
+    #[error("this model always reasons: its chat template has no way to ask for an answer at once")]
+    AlwaysThinks,
+
+    /// `--effort` with a model that has no such notion.
+    #[error("this model cannot be told how hard to reason: its chat template does not ask")]
+    NoEffort,
+
     /// The prompt leaves no room for an answer.
     #[error("the prompt has {n} tokens, but the context holds {n_ctx}, the answer included")]
     PromptTooLong { n: usize, n_ctx: usize },
@@ -114,6 +122,8 @@ impl Error {
             Error::EmptyPrompt => "say something after -p, in the file of --prompt-file, or through a pipe".into(),
             Error::NoPrompt => "ask with -p TEXT, --prompt-file FILE, or pipe the question in".into(),
             Error::CannotThink => "leave out --think, --think-max and --effort".into(),
+            Error::AlwaysThinks => "leave out --nothink".into(),
+            Error::NoEffort => "leave out --effort and --think-max".into(),
             Error::PromptTooLong { n, .. } => format!("make room with --ctx, at least {}, or ask for less", n + 1),
             Error::NoContext => "/ctx N with a smaller N asks for less".into(),
             Error::NoVocabulary { .. } => "only logits, bench and inspect work with this file".into(),

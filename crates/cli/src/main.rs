@@ -25,6 +25,7 @@ mod prompt;
 mod refused;
 mod speaker;
 mod terminal;
+mod thinking;
 mod tokenize;
 mod units;
 mod usage;

@@ -1,13 +1,14 @@
 //! One question, one answer: the answer to stdout, all else to stderr.
 
 use engine::Stop;
-use models::{ChatOptions, Message};
+use models::Message;
 
 use crate::{
     args::ChatArgs,
     error::Error,
     speaker::{Ask, Local, Reply, Speaker, show},
     terminal::{self, Screen},
+    thinking,
 };
 
 /// Answers `prompt` with the model and the settings of `args`.
@@ -18,7 +19,7 @@ pub(crate) fn run(args: &ChatArgs, prompt: &str) -> Result<(), Error> {
     let reply = if args.prompt.raw {
         show(&mut model, Ask::Raw(prompt), &mut screen, |_| ())?
     } else {
-        let options = chat_options(args, &model)?;
+        let options = thinking::grant(model.chat()?, args.thinking.wanted(), args.thinking.effort())?;
         let messages = [opening(args), vec![Message::user(prompt)]].concat();
         show(&mut model, Ask::Turn(&messages, &options), &mut screen, |_| ())?
     };
@@ -41,14 +42,4 @@ fn conclude(reply: &Reply) -> Result<(), Error> {
 pub(crate) fn opening(args: &ChatArgs) -> Vec<Message> {
     let system = args.prompt.system.iter().filter(|text| !text.is_empty());
     system.map(Message::system).collect()
-}
-
-/// How the model is to render and reason: as asked, else as it can.
-pub(crate) fn chat_options(args: &ChatArgs, model: &dyn Speaker) -> Result<ChatOptions, Error> {
-    let can = model.can_think()?;
-    let thinking = args.thinking.wanted().unwrap_or(can);
-    if thinking && !can {
-        return Err(Error::CannotThink);
-    }
-    Ok(ChatOptions { thinking, effort: args.thinking.effort(), ..ChatOptions::default() })
 }

@@ -68,11 +68,11 @@ pub(crate) trait Speaker {
     /// The question cannot be put to the model, or the machine fails.
     fn answer(&mut self, ask: Ask<'_>, on: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<Reply, Error>;
 
-    /// Whether it may reason first; an error where it cannot hold conversations at all.
+    /// How it writes conversations.
     ///
     /// # Errors
-    /// What is wrong with the file's template.
-    fn can_think(&self) -> Result<bool, Error>;
+    /// Why it cannot hold any.
+    fn chat(&self) -> Result<&dyn Chat, Error>;
 
     /// Makes room for `n_ctx` tokens. Where that fails, the room stays as it was.
     ///
@@ -159,8 +159,8 @@ impl Speaker for Local {
         Ok(Reply { stop: answer.stop, reused: synced.reused, prefill, decode })
     }
 
-    fn can_think(&self) -> Result<bool, Error> {
-        Ok(chat(&self.engine)?.can_think())
+    fn chat(&self) -> Result<&dyn Chat, Error> {
+        chat(&self.engine)
     }
 
     fn resize(&mut self, n_ctx: usize) -> Result<(), Error> {

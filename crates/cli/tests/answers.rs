@@ -164,3 +164,14 @@ fn waiting_for_a_pipe_is_told() {
     err.read_to_string(&mut told).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0), "{told}");
 }
+
+#[test]
+fn wishes_about_reasoning_act_or_are_refused() {
+    let effort = |how: &str| answer("deepseek_v4/micro-flash.gguf", &["--effort", how, "-p", "Hi"]);
+    let tokens =
+        |ran: &Ran| ran.err.split("prefill ").nth(1).unwrap().split(' ').next().unwrap().parse::<usize>().unwrap();
+    assert!(tokens(&effort("low")) < tokens(&effort("max")));
+    let both = answer("deepseek_v4/micro-flash.gguf", &["--think", "--nothink", "-p", "Hi"]);
+    assert_eq!(both.status, Some(2));
+    assert!(both.err.contains("'--think' cannot be used with '--nothink'"), "{}", both.err);
+}

@@ -7,7 +7,7 @@
 //!
 //! read              f32 sums over as much memory: what decoding is judged against
 //! decode            one row, weights read once: GB/s of packed weights
-//! prefill           512 rows: GMAC/s
+//! prefill           128 rows: GMAC/s
 //! ```
 //!
 //! Runs are short and the best of them counts: other programs only ever make a run slower. Decoding walks through
@@ -29,7 +29,7 @@ use quant::{FORMATS, Format, RowFormat};
 const N_IN: usize = 4096;
 const WEIGHT_BYTES: usize = 96 << 20;
 const STEP_BYTES: usize = 1 << 20;
-const PREFILL: usize = 512;
+const PREFILL: usize = 128;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
@@ -102,9 +102,9 @@ fn decode(dev: &Cpu, format: Format) -> f64 {
 
 /// GMAC/s for many rows.
 fn prefill(dev: &Cpu, format: Format) -> f64 {
-    let n_out = 128 * dev.n_threads();
+    let n_out = 64 * dev.n_threads();
     let (w, x, y) = operands(dev, format, [n_out, n_out, PREFILL]);
-    let time = best(7, || dev.matmul(&y, &w, &x));
+    let time = best(20, || dev.matmul(&y, &w, &x));
     (PREFILL * n_out * N_IN) as f64 / time.as_nanos() as f64
 }
 

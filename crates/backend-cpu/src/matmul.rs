@@ -24,8 +24,8 @@ use crate::{
     pool::{Pool, Shares},
 };
 
-/// Packed rows that a tile of weights meets before the next tile of packed rows: they fit the second-level cache.
-const BLOCK: usize = 64;
+/// Bytes of packed rows that a task's weights meet before the next packed rows: part of the second-level cache.
+const BLOCK_BYTES: usize = 256 << 10;
 /// Bytes of weights in a tile.
 const TILE_BYTES: usize = 64 << 10;
 /// Columns from which tiles are worth unpacking weights to memory.
@@ -63,7 +63,11 @@ impl<'a> Packed<'a> {
         let row_bytes = activation.row_bytes(n);
         let stride = row_bytes.next_multiple_of(64);
         let bytes = workspace.get::<u8>(x.len() / n * stride);
-        pool.rows(bytes, stride, 4, &|i, out| activation.pack(&x[i * n..][..n], &mut out[..row_bytes]));
+        pool.rows(bytes, stride, 4, &|i, out| {
+            let (row, rest) = out.split_at_mut(row_bytes);
+            activation.pack(&x[i * n..][..n], row);
+            rest.fill(0);
+        });
         Packed { bytes, stride }
     }
 
@@ -103,8 +107,9 @@ impl<'a> Weights<'a> {
         if let (Some(tile), TILE_FROM..) = (self.kernel.tile, n) {
             return self.multiply_tiles(tile, rows, n, x, emit);
         }
-        for block in (0..n).step_by(BLOCK) {
-            let end = (block + BLOCK).min(n);
+        let size = (BLOCK_BYTES / self.kernel.activation.row_bytes(self.n_in) / 4 * 4).max(4);
+        for block in (0..n).step_by(size) {
+            let end = (block + size).min(n);
             for o in rows.clone() {
                 let w = self.row(o);
                 let mut t = block;
@@ -126,7 +131,7 @@ impl<'a> Weights<'a> {
         x: impl Fn(usize) -> &'x [u8],
         mut emit: impl FnMut(usize, usize, f32),
     ) {
-        let row_bytes = Tile::row_bytes(self.n_in);
+        let row_bytes = tile.row_bytes(self.n_in);
         let n_unpacked = (UNPACKED_BYTES / row_bytes / 4 * 4).clamp(4, rows.len().next_multiple_of(4));
         UNPACKED.with_borrow_mut(|workspace| {
             let unpacked = workspace.get::<u8>(n_unpacked * row_bytes);

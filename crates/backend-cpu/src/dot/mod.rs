@@ -24,12 +24,13 @@ mod tests;
 
 use quant::Format;
 
-use crate::activation::{Activation, GROUP};
+use crate::activation::Activation;
 
 /// How to multiply rows of one format.
 ///
 /// `w` is a packed row of weights; its length says how many blocks there are. Every `x` is a row of as many values,
-/// packed as `activation` and, but for `F32`, starting on a cache line; what follows it in the slice is ignored.
+/// packed as `activation` and, but for `F32`, starting on a cache line; what follows it in the slice is ignored. Only a
+/// [`Tile`] wants zeros behind a row of `F32`, up to a whole cache line.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernel {
     /// What the activations must be packed as.
@@ -52,6 +53,8 @@ pub(crate) struct Tile {
     pub(crate) unpack: fn(w: &[u8], out: &mut [u8]),
     /// `[r][c]` is [`Kernel::dot`] of row `r`, which is unpacked here, and column `c`, bit for bit.
     pub(crate) dot: FourByFour,
+    /// Unpacked rows come in blocks of so many weights, and as many bytes.
+    pub(crate) block: (usize, usize),
 }
 
 /// Four rows of weights, four columns, their products.
@@ -59,8 +62,8 @@ pub(crate) type FourByFour = fn(w: [&[u8]; 4], x: [&[u8]; 4]) -> [[f32; 4]; 4];
 
 impl Tile {
     /// Bytes of an unpacked row of `n` weights.
-    pub(crate) fn row_bytes(n: usize) -> usize {
-        n.div_ceil(GROUP) * (GROUP + 2 * 64)
+    pub(crate) fn row_bytes(self, n: usize) -> usize {
+        n.div_ceil(self.block.0) * self.block.1
     }
 }
 

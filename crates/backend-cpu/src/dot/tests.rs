@@ -44,7 +44,7 @@ fn tiles_are_sixteen_times_one_column() {
                 let Kernel { dot, tile: Some(tile), .. } = kernel(format, isa) else { continue };
                 let columns = [0, 1, 2, 3].map(|i| rows[0].row(i));
                 let unpacked = rows.each_ref().map(|row| unpack(tile, &row.w, n));
-                let unpacked = unpacked.each_ref().map(|row| &bytes(row)[..Tile::row_bytes(n)]);
+                let unpacked = unpacked.each_ref().map(|row| &bytes(row)[..tile.row_bytes(n)]);
                 let one_by_one = rows.each_ref().map(|row| columns.map(|x| dot(&row.w, x).to_bits()));
                 let tiled = (tile.dot)(unpacked, columns).map(|row| row.map(f32::to_bits));
                 assert_eq!(tiled, one_by_one, "{format:?} {isa:?} {n}");
@@ -133,7 +133,7 @@ fn pack(activation: Activation, x: &[f32]) -> Vec<Group> {
 
 /// An unpacked row of `n` weights, on a cache line.
 fn unpack(tile: Tile, w: &[u8], n: usize) -> Vec<Group> {
-    filled(Tile::row_bytes(n), |out| (tile.unpack)(w, out))
+    filled(tile.row_bytes(n), |out| (tile.unpack)(w, out))
 }
 
 /// Groups, of whose bytes the first `n` have been filled.

@@ -4,8 +4,8 @@ use std::arch::x86_64::*;
 
 use super::{load_16, pad, reduce};
 
-/// Registers of partial sums per column, which hide the latency of additions.
-const SUMS: usize = 4;
+/// Registers of partial sums per column, which hide the latency of additions; of four columns they fit the registers.
+const SUMS: usize = 2;
 /// Bytes of a register.
 const REGISTER: usize = 32;
 
@@ -63,7 +63,7 @@ fn dot<const N: usize, const BYTES: usize>(
             sums[c][remainder.len()] = _mm256_fmadd_ps(w, load(&x), sums[c][remainder.len()]);
         }
     }
-    sums.map(|[a, b, c, d]| reduce(_mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d))))
+    sums.map(|[a, b]| reduce(_mm256_add_ps(a, b)))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

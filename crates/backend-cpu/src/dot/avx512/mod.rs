@@ -6,11 +6,12 @@
 //!
 //! | file | formats |
 //! |---|---|
-//! | `float.rs` | `F32`, `F16`, `BF16` |
+//! | `float.rs` | `F32`, `F16`, `BF16`, and formats that `quant` decodes |
 //! | `q8_0.rs`, `nibbles.rs` | blocks of 32 |
 //! | `k_quants.rs` | `Q2_K` to `Q6_K` |
 //! | `iq.rs` | `IQ2_XXS`, `IQ3_XXS`, `IQ4_XS` |
 //! | `tile.rs` | all but floats, for batches |
+
 //!
 //! Every function names all features, needed or not: what has fewer than the closures it takes cannot inline them.
 
@@ -26,7 +27,7 @@ use std::arch::x86_64::*;
 use quant::Format;
 
 use super::{Kernel, Tile, simd};
-use crate::activation::{Activation, Group, groups};
+use crate::activation::{Activation, GROUP, Group, groups};
 
 /// Whether this machine can run these kernels.
 pub(super) fn is_available() -> bool {
@@ -57,6 +58,7 @@ macro_rules! integer {
                 unpack: |w, out| unsafe { unpack(w, out) },
                 // SAFETY: as above.
                 dot: |w, x| unsafe { tile::dot::<$form>(w, x) },
+                block: (GROUP, size_of::<tile::Unpacked>()),
             }),
             ..simd!($activation, dot)
         }
@@ -66,9 +68,9 @@ macro_rules! integer {
 /// The kernel for `format`, if there is one; only for machines where [`is_available`].
 pub(super) fn kernel(format: Format) -> Option<Kernel> {
     Some(match format {
-        Format::F32 => simd!(F32, float::f32),
-        Format::F16 => simd!(F32, float::f16),
-        Format::BF16 => simd!(F32, float::bf16),
+        Format::F32 => float::f32(),
+        Format::F16 => float::f16(),
+        Format::BF16 => float::bf16(),
         Format::Q8_0 => integer!(Q8_0, SIGNED, q8_0::q8_0),
         Format::Q4_0 => integer!(Q8_0, SIGNED, nibbles::q4_0),
         Format::Q4_1 => integer!(Q8_1, MINS, nibbles::q4_1),
@@ -84,7 +86,7 @@ pub(super) fn kernel(format: Format) -> Option<Kernel> {
         Format::IQ2_XXS => integer!(Q8_K, SIGNED, iq::iq2_xxs),
         Format::IQ3_XXS => integer!(Q8_K, SIGNED, iq::iq3_xxs),
         Format::IQ4_XS => integer!(Q8_K, SIGNED, iq::iq4_xs),
-        _ => return None,
+        _ => return float::decoded(format),
     })
 }
 

@@ -3,6 +3,8 @@
 use half::{bf16, f16};
 use quant::Format;
 
+/// Values per block at most.
+const LONGEST: usize = 256;
 /// Partial sums: a register of AVX-512, two of AVX2.
 const LANES: usize = 16;
 
@@ -35,7 +37,6 @@ pub(in crate::dot) fn by_decoding<const N: usize>(
     x: [&[u8]; N],
     dot: impl Fn(&[u8], [&[u8]; N]) -> [f32; N],
 ) -> [f32; N] {
-    const LONGEST: usize = 256;
     let n = format.block_len();
     let mut values = [0.0; LONGEST];
     let mut bytes = [0; 4 * LONGEST];
@@ -47,4 +48,14 @@ pub(in crate::dot) fn by_decoding<const N: usize>(
         sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
     }
     sums
+}
+
+/// Any format: `quant` decodes a row into the bytes of singles, and leaves what follows them.
+pub(in crate::dot) fn decode(format: Format, w: &[u8], out: &mut [u8]) {
+    let mut values = [0.0; LONGEST];
+    let n = format.block_len();
+    for (w, out) in w.chunks_exact(format.block_bytes()).zip(out.chunks_exact_mut(4 * n)) {
+        format.decode(w, &mut values[..n]);
+        out.as_chunks_mut().0.iter_mut().zip(&values[..n]).for_each(|(b, v)| *b = v.to_ne_bytes());
+    }
 }

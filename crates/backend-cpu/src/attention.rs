@@ -13,7 +13,7 @@ use quant::{Format, RowFormat};
 
 use crate::{
     Cpu,
-    dot::Kernel,
+    dot::{Kernel, Tile},
     memory::{bytes_of, prefetch},
     pool::Shares,
 };
@@ -206,18 +206,29 @@ fn attend(cpu: &Cpu, parts: &mut [f32], task: &Task, caches: &[Cache; 2], scale:
 
 /// `p[i * stride + j] = scale * q[i] . rows[j]`, the same for a query alone as among others.
 pub(crate) fn scores(dot: &Kernel, p: &mut [f32], stride: usize, q: &[&[f32]], rows: &[f32], scale: f32) {
-    for (j, row) in rows.chunks_exact(q[0].len()).enumerate() {
-        let row = bytes_of(row);
-        for (quad, q) in q.chunks(4).enumerate() {
-            match q {
-                [a, b, c, d] => {
-                    let s = (dot.dot4)(row, [bytes_of(a), bytes_of(b), bytes_of(c), bytes_of(d)]);
-                    (0..4).for_each(|i| p[(4 * quad + i) * stride + j] = s[i] * scale);
+    let width = q[0].len();
+    let (quads, rest) = q.as_chunks::<4>();
+    let whole = |tile: &Tile| tile.row_bytes(width) == 4 * width;
+    let tile = dot.tile.filter(whole);
+    for (i, rows) in rows.chunks(4 * width).enumerate() {
+        let n = rows.len() / width;
+        let row = |r: usize| bytes_of(&rows[r * width..][..width]);
+        for (quad, q) in quads.iter().enumerate() {
+            let q = q.map(bytes_of);
+            let mut emit = |r: usize, y: [f32; 4]| {
+                (0..4).for_each(|h| p[(4 * quad + h) * stride + 4 * i + r] = y[h] * scale);
+            };
+            match tile {
+                Some(tile) if n == 4 => {
+                    let y = (tile.dot)([row(0), row(1), row(2), row(3)], q);
+                    y.into_iter().enumerate().for_each(|(r, y)| emit(r, y));
                 }
-                _ => q.iter().enumerate().for_each(|(i, q)| {
-                    p[(4 * quad + i) * stride + j] = (dot.dot)(row, bytes_of(q)) * scale;
-                }),
+                _ => (0..n).for_each(|r| emit(r, (dot.dot4)(row(r), q))),
             }
+        }
+        for (h, q) in rest.iter().enumerate() {
+            let p = &mut p[(4 * quads.len() + h) * stride + 4 * i..];
+            (0..n).for_each(|r| p[r] = (dot.dot)(row(r), bytes_of(q)) * scale);
         }
     }
 }

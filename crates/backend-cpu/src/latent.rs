@@ -218,18 +218,28 @@ pub(crate) fn choose(cpu: &Cpu, chosen: &Tensor, q: &Tensor, weight: &Tensor, c:
     let n_seen = |t: usize| (pos[t] as usize + 1) / c.ratio;
     let score = |out: &mut [f32], t: usize, first: usize| {
         let q: Vec<&[f32]> = q_rows[t * n_q..][..n_q].chunks_exact(width).collect();
-        let (mut row, mut heads) = (vec![0.0; width], vec![0.0; n_head]);
-        for (j, out) in out.iter_mut().enumerate() {
-            rows.unpack(cpu, &mut row, slot[t] as usize, first + j);
-            scores(cpu.kernel(Format::F32), &mut heads, 1, &q, &row, 1.0);
-            *out = heads.iter().zip(&weights[t * n_head..]).fold(0.0, |sum, (s, v)| sum + v * c.scale * s.max(0.0));
+        let (mut block, mut heads) = (vec![0.0; BLOCK * width], vec![0.0; n_head * BLOCK]);
+        for (i, out) in out.chunks_mut(BLOCK).enumerate() {
+            let block = &mut block[..out.len() * width];
+            for (j, row) in block.chunks_exact_mut(width).enumerate() {
+                rows.unpack(cpu, row, slot[t] as usize, first + i * BLOCK + j);
+            }
+            scores(cpu.kernel(Format::F32), &mut heads, BLOCK, &q, block, 1.0);
+            out.fill(0.0);
+            for (heads, v) in heads.chunks_exact(BLOCK).zip(&weights[t * n_head..]) {
+                out.iter_mut().zip(heads).for_each(|(out, s)| *out += v * c.scale * s.max(0.0));
+            }
         }
     };
     let chosen = access.out::<i32>(0);
     if pos.len() == 1 {
         let mut all = vec![0.0; n_seen(0)];
         if all.len() > k {
-            cpu.pool.rows(&mut all, 1, ROWS, &|j, out| score(out, 0, j));
+            let all = Shares::new(&mut all);
+            cpu.pool.split(n_seen(0), ROWS, &|rows| {
+                // SAFETY: `split` hands out every index once.
+                score(unsafe { all.get(rows.clone()) }, 0, rows.start);
+            });
         }
         row::top(chosen, &all);
     } else {

@@ -3,7 +3,7 @@
 //! Each loop keeps a fixed number of lanes, so its result does not depend on how the compiler cuts it; instruction
 //! sets differ only in fused multiply-adds.
 
-use quant::{RowFormat, fp8};
+use quant::{RowFormat, fp4, fp8};
 
 use crate::dot::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -149,8 +149,29 @@ fn unpack<const FMA: bool>(format: RowFormat, bytes: &[u8], out: &mut [f32]) {
             }
             RowFormat::F32.decode_row(singles, positional);
         }
-        _ => format.decode_row(bytes, out),
+        RowFormat::Fp4 => {
+            let (codes, exponents) = bytes.split_at(out.len().div_ceil(2));
+            let blocks = out.chunks_mut(fp4::BLOCK_LEN).zip(codes.chunks(fp4::BLOCK_LEN / 2));
+            for ((out, codes), &e) in blocks.zip(exponents) {
+                let scale = f32::from_bits(u32::from(e) << 23); // 2^(e - 127)
+                let (pairs, last) = out.as_chunks_mut::<2>();
+                for (pair, &byte) in pairs.iter_mut().zip(codes) {
+                    *pair = [e2m1(byte & 15) * scale, e2m1(byte >> 4) * scale];
+                }
+                last.iter_mut().for_each(|v| *v = e2m1(codes[codes.len() - 1] & 15) * scale);
+            }
+        }
+        RowFormat::F32 => format.decode_row(bytes, out),
     }
+}
+
+/// See [`fp4::decode`].
+#[inline(always)]
+fn e2m1(code: u8) -> f32 {
+    let (magnitude, sign) = (u32::from(code & 7), u32::from(code & 8) << 28);
+    let normal = (magnitude << 22) + (126 << 23);
+    let small = (magnitude as f32 * 0.5).to_bits();
+    f32::from_bits(if magnitude < 2 { small } else { normal } | sign)
 }
 
 /// Little-endian halves: bits moved and the exponent's bias changed, or for the smallest a whole number scaled.
@@ -282,8 +303,14 @@ mod tests {
         let codes: Vec<u8> = (0..4).flat_map(|_| 0..=255).collect();
         let exponents = (0..16).map(|i| i * 17);
         let fp8: Vec<u8> = codes.iter().copied().chain(exponents).chain(halves[..4 * 32].iter().copied()).collect();
-        for (format, bytes, n) in [(RowFormat::F16, &halves, 1 << 16), (RowFormat::Fp8 { n_rope: 32 }, &fp8, 1024 + 32)]
-        {
+        let fp4_codes: Vec<u8> = (0..=255).chain((0..16).map(|i| i * 17)).collect();
+        let odd: Vec<u8> = (0..17).chain([120, 130]).collect();
+        for (format, bytes, n) in [
+            (RowFormat::F16, &halves, 1 << 16),
+            (RowFormat::Fp8 { n_rope: 32 }, &fp8, 1024 + 32),
+            (RowFormat::Fp4, &fp4_codes, 512),
+            (RowFormat::Fp4, &odd, 33),
+        ] {
             let mut expected = vec![0.0; n];
             format.decode_row(bytes, &mut expected);
             for isa in Isa::available() {

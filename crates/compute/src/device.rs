@@ -193,6 +193,9 @@ pub struct Bank {
 
 /// A machine that computes. Every operation has a default body: out to the host, through the loop that defines it,
 /// and back.
+///
+/// An operation panics where its caller broke the contract (shapes, kinds, an output that shares memory with something
+/// else) and nowhere else: sizes and numbers that come from files and people are checked before they get here.
 pub trait Device: Memory {
     /// What it is, in words.
     fn name(&self) -> String;

@@ -33,25 +33,45 @@ pub(super) fn store(cases: &mut Cases) {
 pub(super) fn attention(cases: &mut Cases) {
     let shapes = [(1, 1, 1), (4, 4, 6), (6, 2, 16), (8, 1, 64), (7, 7, 33), (32, 8, 64), (9, 3, 128)];
     for format in [RowFormat::F32, RowFormat::F16] {
-        for (n_head, n_head_kv, head_dim) in shapes {
+        for shape in shapes {
             for (name, batch) in batches() {
-                cases.add(format!("{name}, {n_head} / {n_head_kv} heads of {head_dim}, {format:?}"), move |lab| {
-                    let a = Attention { n_head, n_head_kv, scale: 1.0 / (head_dim as f32).sqrt() };
-                    let [k, v] = [2.0, 1.0].map(|s| lab.cache(format, [N_SLOT, N_POS, n_head_kv * head_dim], s));
-                    let [new_k, new_v] = [2.0, 1.0].map(|s| lab.even(&[batch.len(), n_head_kv * head_dim], s));
-                    let q = lab.even(&[batch.len(), n_head * head_dim], 2.0);
-                    let y = lab.out(&[batch.len(), n_head * head_dim]);
-                    for (range, step) in lab.steps(&batch) {
-                        let [y, q, new_k, new_v] = [&y, &q, &new_k, &new_v].map(|t| t.slice(range.clone()));
-                        lab.dev.store(&k, &new_k, &step);
-                        lab.dev.store(&v, &new_v, &step);
-                        lab.dev.attention(&y, &q, &k, &v, &a, &step);
-                    }
-                    vec![(Bound::Float, y)]
+                cases.add(format!("{name}, {shape:?} heads and size, {format:?}"), move |lab| {
+                    attend(lab, &batch, shape, format, N_POS)
                 });
             }
         }
     }
+    // Devices may cut long contexts into chunks.
+    let long = [("token 1100", rows(&[(1, 1100..1101)])), ("30 more at 1000", rows(&[(0, 1000..1030), (2, 500..503)]))];
+    for (name, batch) in long {
+        for shape in [(2, 1, 16), (8, 4, 40)] {
+            let batch = batch.clone();
+            cases.add(format!("{name}, {shape:?} heads and size"), move |lab| {
+                attend(lab, &batch, shape, RowFormat::F16, 1101)
+            });
+        }
+    }
+}
+
+fn attend(
+    lab: &mut Lab,
+    batch: &[Row],
+    (n_head, n_head_kv, head_dim): (usize, usize, usize),
+    format: RowFormat,
+    n_row: usize,
+) -> Outcome {
+    let a = Attention { n_head, n_head_kv, scale: 1.0 / (head_dim as f32).sqrt() };
+    let [k, v] = [2.0, 1.0].map(|s| lab.cache(format, [N_SLOT, n_row, n_head_kv * head_dim], s));
+    let [new_k, new_v] = [2.0, 1.0].map(|s| lab.even(&[batch.len(), n_head_kv * head_dim], s));
+    let q = lab.even(&[batch.len(), n_head * head_dim], 2.0);
+    let y = lab.out(&[batch.len(), n_head * head_dim]);
+    for (range, step) in lab.steps(batch) {
+        let [y, q, new_k, new_v] = [&y, &q, &new_k, &new_v].map(|t| t.slice(range.clone()));
+        lab.dev.store(&k, &new_k, &step);
+        lab.dev.store(&v, &new_v, &step);
+        lab.dev.attention(&y, &q, &k, &v, &a, &step);
+    }
+    vec![(Bound::Float, y)]
 }
 
 pub(super) fn latent_attention(cases: &mut Cases) {

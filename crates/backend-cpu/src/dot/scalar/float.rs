@@ -51,6 +51,7 @@ pub(in crate::dot) fn by_decoding<const N: usize>(
 }
 
 /// Any format: `quant` decodes a row into the bytes of singles, and leaves what follows them.
+#[cfg(target_arch = "x86_64")]
 pub(in crate::dot) fn decode(format: Format, w: &[u8], out: &mut [u8]) {
     let mut values = [0.0; LONGEST];
     let n = format.block_len();

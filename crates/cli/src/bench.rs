@@ -15,7 +15,7 @@ use crate::{
     error::Error,
     machine, output,
     progress::Progress,
-    speaker::{describe, load, open_session},
+    speaker::{describe, open_session},
 };
 
 /// Measures and prints.
@@ -23,7 +23,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
     if args.n_prompt == 0 && args.n_gen == 0 {
         return Err(Error::Usage { what: "nothing to measure".into(), help: "give -p or -n at least 1".into() });
     }
-    let engine = load(&args.model.options()?)?;
+    let engine = Engine::open(&args.model.options()?)?;
     let mut session = open_session(&engine, args.n_depth + args.n_prompt.max(args.n_gen).max(1))?;
     let mut bench = Bench { session: &mut session, n_vocab: engine.info().n_vocab, n_depth: args.n_depth };
     bench.round(args.n_prompt.min(args.model.batch), args.n_gen.min(2))?;

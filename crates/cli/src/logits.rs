@@ -1,16 +1,12 @@
 //! The raw logits of given token ids, for comparing builds, files and programs.
 
-use engine::Session;
+use std::ops::ControlFlow;
+
+use engine::{Engine, Session};
 use tokenizer::TokenId;
 
 use crate::{
-    args::LogitsArgs,
-    error::Error,
-    ids,
-    interrupt::Work,
-    output::NewFile,
-    progress::Progress,
-    speaker::{load, open_session},
+    args::LogitsArgs, error::Error, ids, interrupt::Work, output::NewFile, progress::Progress, speaker::open_session,
     terminal,
 };
 
@@ -19,7 +15,7 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<(), Error> {
     let ids = read_ids(args)?;
     let options = args.model.options()?;
     let chunk = args.chunk.unwrap_or(args.model.batch);
-    let engine = load(&engine::Options { n_batch: chunk, ..options })?;
+    let engine = Engine::open(&engine::Options { n_batch: chunk, ..options })?;
     let mut session = open_session(&engine, ids.len())?;
     let mut out = NewFile::create(&args.out)?;
     score(&mut session, &ids, chunk, &mut out)?;
@@ -40,18 +36,13 @@ fn read_ids(args: &LogitsArgs) -> Result<Vec<TokenId>, Error> {
 fn score(session: &mut Session, ids: &[TokenId], chunk: usize, out: &mut NewFile) -> Result<(), Error> {
     let work = Work::begin();
     let mut progress = Progress::prefill();
-    for (i, ids_now) in ids.chunks(chunk).enumerate() {
-        let mut written = Ok(());
-        session.score(ids_now, chunk, &mut |row| {
-            if written.is_ok() {
-                written = out.floats(row);
-            }
-        })?;
-        written?;
-        if work.interrupted() {
-            return Err(Error::Interrupted);
-        }
-        progress.set((i * chunk + ids_now.len()) as u64, ids.len() as u64);
-    }
-    Ok(())
+    let mut n_done = 0;
+    let mut written = Ok(());
+    session.score(ids, chunk, &mut |row| {
+        written = if work.interrupted() { Err(Error::Interrupted) } else { out.floats(row) };
+        n_done += 1;
+        progress.set(n_done, ids.len() as u64);
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    written
 }

@@ -103,7 +103,7 @@ impl Local {
         n_max: Option<usize>,
         sampling: SamplerOptions,
     ) -> Result<Local, Error> {
-        let engine = load(options)?;
+        let engine = Engine::open(options)?;
         if engine.tokenizer().is_none() {
             return Err(Error::NoVocabulary { path: options.model.clone() });
         }
@@ -191,13 +191,7 @@ fn chat(engine: &Engine) -> Result<&dyn Chat, Error> {
     engine.chat().map_err(|e| Error::Chat(e.clone()))
 }
 
-/// Opens the model file, with a progress bar.
-pub(crate) fn load(options: &engine::Options) -> Result<Engine, Error> {
-    let mut progress = Progress::loading();
-    Ok(Engine::open_with(options, &mut |loading| progress.set(loading.done_bytes, loading.total_bytes))?)
-}
-
-/// Tells what a session of `n_ctx` tokens takes, and opens it.
+/// Tells what a session of `n_ctx` tokens takes, reads the weights into memory and opens it.
 pub(crate) fn open_session(engine: &Engine, n_ctx: usize) -> Result<Session, Error> {
     for line in engine.plan(n_ctx)?.to_string().lines() {
         terminal::note(line);
@@ -208,7 +202,13 @@ pub(crate) fn open_session(engine: &Engine, n_ctx: usize) -> Result<Session, Err
             "the model was trained for {n_ctx_train} tokens: what it says behind them may be nonsense"
         ));
     }
-    Ok(engine.session(n_ctx)?)
+    let session = engine.session(n_ctx)?;
+    let mut progress = Progress::loading();
+    engine.read_ahead(&mut |loading| {
+        progress.set(loading.done_bytes, loading.total_bytes);
+        ControlFlow::Continue(())
+    });
+    Ok(session)
 }
 
 /// A model in a few words.

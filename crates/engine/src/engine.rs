@@ -1,6 +1,6 @@
 //! An open model: the file, its weights on a device, its vocabulary.
 
-use std::{hint::black_box, path::PathBuf, sync::Arc};
+use std::{hint::black_box, ops::ControlFlow, path::PathBuf, sync::Arc};
 
 use compute::Device;
 use gguf::Gguf;
@@ -65,6 +65,7 @@ pub struct ModelInfo {
 pub struct Engine(Arc<Inner>);
 
 pub(crate) struct Inner {
+    gguf: Gguf,
     pub(crate) dev: Arc<dyn Device>,
     pub(crate) model: Box<dyn Model>,
     pub(crate) n_batch: usize,
@@ -78,41 +79,57 @@ pub(crate) struct Inner {
 /// Contexts are no longer than this unless asked for: most conversations fit, and small machines hold it.
 const N_CTX_DEFAULT: usize = 32768;
 
+/// Rows of a batch that arithmetic on them can stand.
+const N_BATCH_MAX: usize = 1 << 16;
 /// Positions that arithmetic on them can stand. A context longer than a model was trained for is the caller's choice.
 const N_CTX_MAX: usize = 1 << 30;
 
 impl Engine {
-    /// Opens a model.
+    /// Opens a model: maps the file and binds its weights, which stay on disk until they are used.
     ///
     /// # Errors
     /// What is wrong with the file, or that the device cannot hold it.
     pub fn open(options: &Options) -> Result<Engine, Error> {
-        Engine::open_with(options, &mut |_| {})
-    }
-
-    /// Opens a model and reads its weights into memory, as far as there is room, telling `progress` how far it is.
-    ///
-    /// # Errors
-    /// As [`Engine::open`].
-    pub fn open_with(options: &Options, progress: &mut dyn FnMut(Loading)) -> Result<Engine, Error> {
         let gguf = Gguf::open(&options.model)?;
         let (dev, n_threads) = devices::open(options.threads);
         let model = models::open(&gguf, &*dev)?;
         let tokenizer = open_tokenizer(&gguf, model.shape().n_vocab)?;
         let chat = tokenizer.as_ref().map_or(Err(ChatError::NoTemplate), |t| models::open_chat(&gguf, t));
-        if machine::available_bytes().is_none_or(|bytes| bytes > gguf.file_bytes()) {
-            read_ahead(&gguf, progress);
-        }
         Ok(Engine(Arc::new(Inner {
             vocab_bytes: tokenizer.as_ref().map_or(0, |t| Tokenizer::memory_bytes(t.n_vocab(), t.n_vocab()) as u64),
             info: info(&gguf, &*model, options.kv.unwrap_or(KvType::Native))?,
-            n_batch: options.n_batch.max(1),
+            n_batch: options.n_batch.clamp(1, N_BATCH_MAX),
+            gguf,
             dev,
             model,
             n_threads,
             tokenizer,
             chat,
         })))
+    }
+
+    /// Reads the weights into memory, so that the first prompt does not wait for the disk; not if they do not fit.
+    /// Tells `progress` how far it is, until that breaks off.
+    pub fn read_ahead(&self, progress: &mut dyn FnMut(Loading) -> ControlFlow<()>) {
+        const STEP: usize = 64 << 20;
+        const PAGE: usize = 4096;
+        let gguf = &self.0.gguf;
+        if machine::available_bytes().is_some_and(|bytes| bytes < gguf.file_bytes()) {
+            return;
+        }
+        let total_bytes = gguf.tensors().iter().map(|t| t.n_bytes() as u64).sum();
+        let mut done_bytes = 0;
+        for tensor in gguf.tensors() {
+            let bytes = gguf.bytes(tensor);
+            bytes.prefetch();
+            for part in bytes.as_ref().chunks(STEP) {
+                black_box(part.iter().step_by(PAGE).fold(0, |sum: u8, b| sum ^ b));
+                done_bytes += part.len() as u64;
+                if progress(Loading { done_bytes, total_bytes }).is_break() {
+                    return;
+                }
+            }
+        }
     }
 
     /// What the model is.
@@ -221,21 +238,4 @@ fn info(gguf: &Gguf, model: &dyn Model, kv: KvType) -> Result<ModelInfo, Error> 
         file_bytes: gguf.file_bytes(),
         kv,
     })
-}
-
-/// Touches every page, so that the first prompt does not wait for the disk.
-fn read_ahead(gguf: &Gguf, progress: &mut dyn FnMut(Loading)) {
-    const STEP: usize = 64 << 20;
-    const PAGE: usize = 4096;
-    let total_bytes = gguf.tensors().iter().map(|t| t.n_bytes() as u64).sum();
-    let mut done_bytes = 0;
-    for tensor in gguf.tensors() {
-        let bytes = gguf.bytes(tensor);
-        bytes.prefetch();
-        for part in bytes.as_ref().chunks(STEP) {
-            black_box(part.iter().step_by(PAGE).fold(0, |sum: u8, b| sum ^ b));
-            done_bytes += part.len() as u64;
-            progress(Loading { done_bytes, total_bytes });
-        }
-    }
 }

@@ -2,6 +2,7 @@
 //! the rest is dropped where the model's memory allows it, else computed again from the start.
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     ops::{ControlFlow, Range},
     sync::{
         Arc,
@@ -95,7 +96,8 @@ impl Session {
         self.sync_with(ids, &mut |_| ControlFlow::Continue(()))
     }
 
-    /// As [`Session::sync`], telling `progress` how far it is; what is computed when that breaks stays.
+    /// As [`Session::sync`], telling `progress` after every layer how far it is. Breaking off keeps the batches that are
+    /// complete, as far as the model's memory can drop the one that is not.
     ///
     /// # Errors
     /// As [`Session::sync`].
@@ -113,11 +115,15 @@ impl Session {
         self.drop_to(same.min(ids.len().saturating_sub(1)));
         let reused = self.tokens.len();
         let total = ids.len() - reused;
+        let n_layer = self.engine.model.shape().n_layer;
         for chunk in ids[reused..].chunks(self.step.len()) {
-            self.forward(chunk);
-            let done = self.tokens.len() - reused;
-            if progress(Prefill { done, total }).is_break() && done < total {
-                return Ok(Synced { reused, computed: done, complete: false });
+            let before = self.tokens.len() - reused;
+            for layer in 0..n_layer {
+                self.forward(chunk, layer..layer + 1);
+                let done = before + chunk.len() * (layer + 1) / n_layer;
+                if progress(Prefill { done, total }).is_break() && done < total {
+                    return Ok(Synced { reused, computed: self.tokens.len() - reused, complete: false });
+                }
             }
         }
         self.read_last()?;
@@ -130,7 +136,7 @@ impl Session {
     /// As [`Session::sync`].
     pub fn push(&mut self, id: TokenId) -> Result<(), Error> {
         self.check(&[id], self.tokens.len())?;
-        self.forward(&[id]);
+        self.forward(&[id], 0..self.engine.model.shape().n_layer);
         self.read_last()
     }
 
@@ -144,20 +150,27 @@ impl Session {
         self.sync(&kept).map(|_| ())
     }
 
-    /// Appends tokens, at most `n_chunk` in a forward pass, and tells `each` the logits after every one.
+    /// Appends tokens, at most `n_chunk` in a forward pass, and tells `each` the logits after every one, until that breaks off.
     ///
     /// # Errors
     /// As [`Session::sync`].
-    pub fn score(&mut self, ids: &[TokenId], n_chunk: usize, each: &mut dyn FnMut(&[f32])) -> Result<(), Error> {
+    pub fn score(
+        &mut self,
+        ids: &[TokenId],
+        n_chunk: usize,
+        each: &mut dyn FnMut(&[f32]) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
         self.check(ids, self.tokens.len())?;
         for chunk in ids.chunks(n_chunk.clamp(1, self.step.len())) {
-            self.forward(chunk);
+            self.forward(chunk, 0..self.engine.model.shape().n_layer);
             for first in (0..chunk.len()).step_by(N_LOGITS_MAX) {
                 let rows = first..(first + N_LOGITS_MAX).min(chunk.len());
                 self.read(rows.clone())?;
                 for i in 0..rows.len() {
                     self.take(i);
-                    each(&self.logits);
+                    if each(&self.logits).is_break() {
+                        return Ok(());
+                    }
                 }
             }
         }
@@ -188,19 +201,21 @@ impl Session {
         self.logits.clear();
     }
 
-    /// Runs tokens, not more than a batch.
-    fn forward(&mut self, ids: &[TokenId]) {
+    /// Runs tokens, not more than a batch, through some layers. The last layer makes them the session's.
+    fn forward(&mut self, ids: &[TokenId], layers: Range<usize>) {
         let first = self.tokens.len();
         let row = |(i, &id): (usize, &TokenId)| Row { id, pos: (first + i) as u32, slot: 0 };
         let dev = &*self.engine.dev;
         let step = self.step.set(dev, &ids.iter().enumerate().map(row).collect::<Vec<Row>>());
-        let layers = 0..self.engine.model.shape().n_layer;
-        let key = self.number << 32 | ids.len() as u64;
-        dev.step(key, &mut || self.state.forward(dev, &step, layers.clone()));
-        self.n_rows = ids.len();
-        self.tokens.extend_from_slice(ids);
-        self.n_written = self.n_written.max(self.tokens.len());
+        let mut key = DefaultHasher::new();
+        (self.number, ids.len(), &layers).hash(&mut key);
+        dev.step(key.finish(), &mut || self.state.forward(dev, &step, layers.clone()));
+        self.n_written = self.n_written.max(first + ids.len());
         self.logits.clear();
+        if layers.end == self.engine.model.shape().n_layer {
+            self.n_rows = ids.len();
+            self.tokens.extend_from_slice(ids);
+        }
     }
 
     fn read_last(&mut self) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! Logits of tiny models against those of the authors' code, and against themselves: however a text is cut, whatever
 //! was dropped before, the bits are the same. `testdata/*/README.md` says where the numbers come from.
 
-use std::{fs, path::PathBuf};
+use std::{fs, ops::ControlFlow, path::PathBuf};
 
 use engine::{Engine, KvType, Options};
 
@@ -30,7 +30,11 @@ fn engine(name: &str, kv: KvType, threads: usize) -> Engine {
 fn logits(engine: &Engine, ids: &[u32], n_chunk: usize) -> Vec<f32> {
     let mut session = engine.session(ids.len()).unwrap_or_else(|e| panic!("{e}"));
     let mut all = Vec::new();
-    session.score(ids, n_chunk, &mut |row| all.extend_from_slice(row)).unwrap_or_else(|e| panic!("{e}"));
+    let mut keep = |row: &[f32]| {
+        all.extend_from_slice(row);
+        ControlFlow::Continue(())
+    };
+    session.score(ids, n_chunk, &mut keep).unwrap_or_else(|e| panic!("{e}"));
     all
 }
 
@@ -97,6 +101,28 @@ fn llama_3_scaling_is_the_authors() {
 #[test]
 fn qwen2_is_the_authors() {
     check("qwen2/micro", KvType::F32, "qwen2/micro.logits.f32", 0.99, 1e-3, true);
+}
+
+/// Breaks off after each layer in turn.
+#[test]
+fn a_prompt_given_up_and_taken_up_again_is_as_if_read_at_once() {
+    for name in MODELS {
+        let (ids, engine) = (tokens(name), engine(name, KvType::Native, 1));
+        let mut whole = engine.session(ids.len()).unwrap_or_else(|e| panic!("{e}"));
+        whole.sync(&ids).unwrap_or_else(|e| panic!("{e}"));
+        let mut session = engine.session(ids.len()).unwrap_or_else(|e| panic!("{e}"));
+        for n_calls in 1..=engine.info().n_layer {
+            let mut calls = 0;
+            let mut stop = |_| {
+                calls += 1;
+                if calls < n_calls { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            };
+            session.sync(&ids[..20]).unwrap_or_else(|e| panic!("{e}"));
+            session.sync_with(&ids[..45], &mut stop).unwrap_or_else(|e| panic!("{e}"));
+        }
+        session.sync(&ids).unwrap_or_else(|e| panic!("{e}"));
+        assert!(session.logits() == whole.logits(), "{name}");
+    }
 }
 
 const MODELS: [&str; 6] = [

@@ -44,6 +44,7 @@ fn leads(engine: &Engine, ids: &[u32], n_prompt: usize) -> Vec<f32> {
             let others = (0..).zip(row).filter(|(other, _)| *other != id).map(|(_, logit)| *logit);
             leads.push(row[id as usize] - others.fold(f32::NEG_INFINITY, f32::max));
         }
+        ControlFlow::Continue(())
     };
     session.score(ids, ids.len(), &mut each).expect("logits");
     leads.split_off(n_prompt - 1)

@@ -125,6 +125,17 @@ fn a_prompt_given_up_and_taken_up_again_is_as_if_read_at_once() {
     }
 }
 
+/// A prompt is read layer by layer, each in a pass of its own; `logits` runs all layers in one.
+#[test]
+fn cutting_the_layers_changes_nothing() {
+    for name in MODELS {
+        let (ids, engine) = (tokens(name), engine(name, KvType::Native, 2));
+        let mut session = engine.session(ids.len()).unwrap_or_else(|e| panic!("{e}"));
+        session.sync(&ids).unwrap_or_else(|e| panic!("{e}"));
+        assert!(logits(&engine, &ids, 512).ends_with(session.logits()), "{name}");
+    }
+}
+
 const MODELS: [&str; 6] = [
     "deepseek_v4/micro-flash",
     "deepseek_v4/micro-pro",

@@ -118,7 +118,7 @@ fn exp_sum<const FMA: bool>(x: &mut [f32], max: f32) -> f32 {
 #[inline(always)]
 fn swiglu<const FMA: bool>(gate: &mut [f32], up: &[f32], limit: f32, scale: f32) {
     for (g, &u) in gate.iter_mut().zip(up) {
-        let x = g.min(limit);
+        let x = if *g > limit { limit } else { *g }; // `min` would make a number of NaN
         *g = x / (1.0 + exp::<FMA>(-x)) * u.clamp(-limit, limit) * scale;
     }
 }

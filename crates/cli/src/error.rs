@@ -64,6 +64,10 @@ pub(crate) enum Error {
     #[error("{}: {}", path.display(), reason(source))]
     Read { path: PathBuf, source: io::Error },
 
+    /// A result would take the place of what it is made of.
+    #[error("{}: the result would overwrite what it is made from", path.display())]
+    SameFile { path: PathBuf },
+
     /// What should be text is not.
     #[error("{from}: not UTF-8 text: byte {at} is 0x{byte:02x}")]
     NotText { from: String, at: usize, byte: u8 },
@@ -128,6 +132,7 @@ impl Error {
             Error::NoContext => "/ctx N with a smaller N asks for less".into(),
             Error::NoVocabulary { .. } => "only logits, bench and inspect work with this file".into(),
             Error::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => "check the path".into(),
+            Error::SameFile { .. } => "choose another name after --out".into(),
             Error::NotText { .. } => "convert it to UTF-8 first".into(),
             Error::Tokens { .. } => "write decimal ids separated by spaces, or raw little-endian u32".into(),
             Error::Engine(e) => e.hint(),

@@ -13,6 +13,11 @@ use crate::{
 /// Computes and writes them.
 pub(crate) fn run(args: &LogitsArgs) -> Result<(), Error> {
     let ids = read_ids(args)?;
+    for input in [Some(&args.tokens), args.model.model.as_ref()].into_iter().flatten() {
+        if output::is_same_file(&args.out, input) {
+            return Err(Error::SameFile { path: args.out.clone() });
+        }
+    }
     let options = args.model.options()?;
     let chunk = args.chunk.unwrap_or(args.model.batch);
     let engine = Engine::open(&engine::Options { n_batch: chunk, ..options })?;

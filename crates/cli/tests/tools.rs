@@ -202,6 +202,18 @@ fn speed_is_measured_with_its_range() {
     assert!(ran.out_str().contains("prefill 8") && !ran.out_str().contains("decode"), "{}", ran.show());
 }
 
+#[test]
+fn a_result_never_replaces_what_it_is_made_from() {
+    let (model, tokens) = (file("llama/micro.gguf"), file("llama/micro.tokens"));
+    for input in [&model, &tokens] {
+        let before = fs::read(input).unwrap();
+        let ran = run(&["logits", "-m", &model, "--tokens", &tokens, "--out", input]);
+        assert_eq!(ran.status, Some(2), "{}", ran.err);
+        assert!(ran.err.contains("the result would overwrite what it is made from"), "{}", ran.err);
+        assert_eq!(fs::read(input).unwrap(), before);
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_told() {

@@ -70,8 +70,8 @@ pub enum Error {
         allowed: &'static str,
     },
 
-    /// A table names an expert that does not exist.
-    #[error("{}: tensor `{tensor}` holds {found} at index {index}; allowed is 0 to {}", path.display(), n_expert - 1)]
+    /// A number in a tensor means nothing: an expert that does not exist, an angle divided by zero.
+    #[error("{}: tensor `{tensor}` holds {found} at index {index}; allowed is {allowed}", path.display())]
     Entry {
         /// The file.
         path: PathBuf,
@@ -79,14 +79,14 @@ pub enum Error {
         tensor: String,
         /// Where in the tensor.
         index: usize,
-        /// The entry.
-        found: i32,
-        /// How many experts there are.
-        n_expert: usize,
+        /// The number.
+        found: String,
+        /// What it may be.
+        allowed: String,
     },
 
     /// The file holds a tensor whose part in the model we do not know: leaving it out would change the answers.
-    #[error("{}: tensor `{tensor}` and {others} others are not part of the architecture as we know it", path.display())]
+    #[error("{}: tensor `{tensor}` is no part of the architecture as we know it, and neither are {others} more", path.display())]
     Unknown {
         /// The file.
         path: PathBuf,

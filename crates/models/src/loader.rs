@@ -6,6 +6,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashSet,
+    fmt::Display,
     sync::Arc,
 };
 
@@ -83,8 +84,7 @@ impl<'a> Loader<'a> {
         let bytes = self.gguf.bytes(info);
         let entries = bytes.as_ref().as_chunks().0.iter().map(|b| i32::from_le_bytes(*b));
         if let Some((index, found)) = entries.enumerate().find(|(_, e)| !(0..n_expert as i32).contains(e)) {
-            let (path, tensor) = (self.gguf.path().to_path_buf(), name.to_string());
-            return Err(Error::Entry { path, tensor, index, found, n_expert });
+            return Err(self.wrong_entry(name, index, found, format_args!("0 to {}", n_expert - 1)));
         }
         Ok(self.dev.load(Kind::I32, shape, Arc::new(bytes))?)
     }
@@ -100,6 +100,17 @@ impl<'a> Loader<'a> {
                 others: unknown.count(),
             }),
             None => Ok(self.n_params.get()),
+        }
+    }
+
+    /// The error for a number in a tensor.
+    pub(crate) fn wrong_entry(&self, tensor: &str, index: usize, found: impl Display, allowed: impl Display) -> Error {
+        Error::Entry {
+            path: self.gguf.path().to_path_buf(),
+            tensor: tensor.to_string(),
+            index,
+            found: found.to_string(),
+            allowed: allowed.to_string(),
         }
     }
 

@@ -22,7 +22,8 @@ pub fn sigmoid(x: f32) -> f32 {
 /// `silu(min(gate, limit)) * clamp(up, -limit, limit)`
 pub fn swiglu(gate: f32, up: f32, limit: Option<f32>) -> f32 {
     match limit {
-        Some(limit) => silu(gate.min(limit)) * up.clamp(-limit, limit),
+        // `min` would make a number of NaN.
+        Some(limit) => silu(if gate > limit { limit } else { gate }) * up.clamp(-limit, limit),
         None => silu(gate) * up,
     }
 }
@@ -156,4 +157,15 @@ pub fn top(chosen: &mut [i32], scores: &[f32]) {
     order.sort_unstable();
     chosen.fill(-1);
     chosen.iter_mut().zip(order).for_each(|(c, i)| *c = i as i32);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clamps_let_nan_through() {
+        assert!(swiglu(f32::NAN, 1.0, Some(10.0)).is_nan());
+        assert!(swiglu(1.0, f32::NAN, Some(10.0)).is_nan());
+    }
 }

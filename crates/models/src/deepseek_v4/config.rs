@@ -25,6 +25,8 @@ pub(crate) struct Config {
     pub(crate) n_group: usize,
     /// Recent positions that a query sees, its own included.
     pub(crate) window: usize,
+    /// Layers after the last that draft tokens; we do without them.
+    pub(crate) n_drafter: usize,
     /// Compression ratio of each layer.
     pub(crate) ratios: Vec<usize>,
     pub(crate) indexer: Option<Indexer>,
@@ -79,6 +81,7 @@ impl Config {
         h.only("attention.head_count_kv", h.size_opt("attention.head_count_kv", 0..=usize::MAX)?, &[1])?;
         let n_head = h.size("attention.head_count", 1..=4096)?;
         let head_dim = h.size("attention.key_length", 2..=1 << 16)?;
+        h.only("attention.value_length", h.size_opt("attention.value_length", 0..=usize::MAX)?, &[head_dim])?;
         let n_rot = h.size("rope.dimension_count", 2..=head_dim)?;
         if n_rot % 2 != 0 {
             return Err(h.refuse("rope.dimension_count", n_rot, "an even number"));
@@ -96,6 +99,7 @@ impl Config {
             q_rank: h.size("attention.q_lora_rank", 1..=WIDTH_MAX)?,
             o_rank: h.size("attention.output_lora_rank", 1..=WIDTH_MAX / n_group)?,
             n_group,
+            n_drafter,
             window: h.size("attention.sliding_window", 1..=1 << 16)?,
             indexer: if ratios.contains(&CSA_RATIO) { Some(Indexer::read(&h, n_rot)?) } else { None },
             n_vocab,
@@ -112,6 +116,18 @@ impl Config {
             moe: Moe::read(&h, n_layer)?,
             ratios,
         })
+    }
+
+    /// Parts of a file that text does without: drafters, the router's bias for pictures, and the one of layers whose
+    /// experts are chosen by token id.
+    pub(crate) fn is_left_out(&self, tensor: &str) -> bool {
+        let Some((layer, part)) = tensor.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
+            return false;
+        };
+        let (Ok(layer), n_layer) = (layer.parse::<usize>(), self.ratios.len()) else { return false };
+        let is_drafter = (n_layer..n_layer + self.n_drafter).contains(&layer);
+        let is_unused_bias = part == "exp_probs_b.bias" && layer < self.moe.n_hash_layer;
+        is_drafter || is_unused_bias || part == "exp_probs_b_vl.bias"
     }
 
     /// Width of what a layer's compressor pools: two halves where windows overlap.
@@ -167,7 +183,7 @@ impl Moe {
             n_ff_shared: n_ff * n_shared,
             n_hash_layer: h.size_opt("hash_layer_count", 0..=N_LAYER_MAX)?.unwrap_or(0),
             normalize: h.flag_opt("expert_weights_norm")?.unwrap_or(true),
-            scale: h.real_opt("expert_weights_scale", 0.0..=1e3)?.unwrap_or(1.0),
+            scale: h.real_opt("expert_weights_scale", 0.0..=1e3)?.filter(|&s| s > 0.0).unwrap_or(1.0),
             limits_shared: clamps(h, "swiglu_clamp_shexp", n_layer)?.unwrap_or_else(|| limits.clone()),
             limits,
         })

@@ -90,16 +90,10 @@ impl Weights {
             head: HyperWeights::load(&l, "output_hc", [n, n * c.n_embd, 1])?,
             output_norm: l.vector("output_norm.weight", &[c.n_embd])?,
             output: l.matrix("output.weight", &[c.n_vocab, c.n_embd])?,
-            n_params: l.finish(|name| is_left_out(name, c.ratios.len()))?,
+            n_params: l.finish(|name| c.is_left_out(name))?,
             config: c,
         })
     }
-}
-
-/// Drafters (layers after the last) and the router's bias for pictures: parts that text does not need.
-fn is_left_out(name: &str, n_layer: usize) -> bool {
-    let block = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()).and_then(|n| n.parse::<usize>().ok());
-    block.is_some_and(|i| i >= n_layer) || name.starts_with("mtp.") || name.contains("exp_probs_b_vl")
 }
 
 impl Layer {

@@ -34,6 +34,11 @@ impl Config {
         let arch = gguf.metadata().str("general.architecture")?;
         let h = Hparams::new(gguf, arch);
         h.only("expert_count", h.size_opt("expert_count", 0..=usize::MAX)?, &[0])?;
+        let n_ctx_train = h.size("context_length", 1..=1 << 30)?;
+        // Some converters keep keys of relatives of these families. A window as long as the context is none.
+        let window = h.size_opt("attention.sliding_window", 0..=usize::MAX)?;
+        h.only("attention.sliding_window", window.filter(|&n| n < n_ctx_train), &[0])?;
+        h.only("logit_scale", h.real_opt("logit_scale", f32::MIN..=f32::MAX)?, &[0.0, 1.0])?;
         let n_embd = h.size("embedding_length", 1..=WIDTH_MAX)?;
         let n_head = h.size("attention.head_count", 1..=4096)?;
         let n_head_kv = h.size_opt("attention.head_count_kv", 1..=n_head)?.unwrap_or(n_head);
@@ -61,7 +66,7 @@ impl Config {
             head_dim,
             n_ff: h.size("feed_forward_length", 1..=WIDTH_MAX)?,
             n_vocab,
-            n_ctx_train: h.size("context_length", 1..=1 << 30)?,
+            n_ctx_train,
             eps: h.real("attention.layer_norm_rms_epsilon", 0.0..=1.0)?,
             scale: scale.unwrap_or(1.0 / (head_dim as f32).sqrt()),
             freq: frequencies(n_rot, f64::from(theta), scaling),

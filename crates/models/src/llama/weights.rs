@@ -60,6 +60,9 @@ fn rope(l: &Loader, c: &Config) -> Result<Rope, Error> {
     let mut freq = c.freq.clone();
     if l.has("rope_freqs.weight") {
         let divisors = l.values("rope_freqs.weight", &[freq.len()])?;
+        if let Some(i) = divisors.iter().position(|d| !(*d > 0.0 && d.is_finite())) {
+            return Err(l.wrong_entry("rope_freqs.weight", i, divisors[i], "a positive number"));
+        }
         freq.iter_mut().zip(divisors).for_each(|(f, d)| *f /= d);
     }
     Ok(Rope { freq: l.upload(&[freq.len()], &freq)?, pairs: c.pairs, tail: false, scale: c.rope_scale })
@@ -69,15 +72,22 @@ impl Layer {
     fn load(l: &Loader, c: &Config, i: usize) -> Result<Layer, Error> {
         let name = |part: &str| format!("blk.{i}.{part}");
         let (n_q, n_kv) = (c.n_head * c.head_dim, c.n_head_kv * c.head_dim);
+        let n_qkv = n_q + 2 * n_kv;
+        let cut = |fused: Tensor| [0..n_q, n_q..n_q + n_kv, n_q + n_kv..n_qkv].map(|rows| fused.slice(rows));
         let [wq, wk, wv] = match l.has(&name("attn_qkv.weight")) {
-            true => {
-                let fused = l.matrix(&name("attn_qkv.weight"), &[n_q + 2 * n_kv, c.n_embd])?;
-                [0..n_q, n_q..n_q + n_kv, n_q + n_kv..n_q + 2 * n_kv].map(|rows| fused.slice(rows))
-            }
+            true => cut(l.matrix(&name("attn_qkv.weight"), &[n_qkv, c.n_embd])?),
             false => [
                 l.matrix(&name("attn_q.weight"), &[n_q, c.n_embd])?,
                 l.matrix(&name("attn_k.weight"), &[n_kv, c.n_embd])?,
                 l.matrix(&name("attn_v.weight"), &[n_kv, c.n_embd])?,
+            ],
+        };
+        let [bq, bk, bv] = match l.vector_opt(&name("attn_qkv.bias"), &[n_qkv])? {
+            Some(fused) => cut(fused).map(Some),
+            None => [
+                l.vector_opt(&name("attn_q.bias"), &[n_q])?,
+                l.vector_opt(&name("attn_k.bias"), &[n_kv])?,
+                l.vector_opt(&name("attn_v.bias"), &[n_kv])?,
             ],
         };
         Ok(Layer {
@@ -85,9 +95,9 @@ impl Layer {
             wq,
             wk,
             wv,
-            bq: l.vector_opt(&name("attn_q.bias"), &[n_q])?,
-            bk: l.vector_opt(&name("attn_k.bias"), &[n_kv])?,
-            bv: l.vector_opt(&name("attn_v.bias"), &[n_kv])?,
+            bq,
+            bk,
+            bv,
             wo: l.matrix(&name("attn_output.weight"), &[c.n_embd, n_q])?,
             bo: l.vector_opt(&name("attn_output.bias"), &[c.n_embd])?,
             ffn_norm: l.vector(&name("ffn_norm.weight"), &[c.n_embd])?,

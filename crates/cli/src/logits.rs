@@ -6,7 +6,13 @@ use engine::{Engine, Session};
 use tokenizer::TokenId;
 
 use crate::{
-    args::LogitsArgs, error::Error, ids, interrupt::Work, output::NewFile, progress::Progress, speaker::open_session,
+    args::LogitsArgs,
+    error::Error,
+    ids,
+    interrupt::Work,
+    output::{self, NewFile},
+    progress::Progress,
+    speaker::open_session,
     terminal,
 };
 

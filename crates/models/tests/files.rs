@@ -110,7 +110,7 @@ fn sizes_that_contradict_the_tensors_are_refused() {
     );
     check(
         Parts::of(LLAMA).set("llama.attention.head_count_kv", 2u32),
-        expect!["`llama.attention.head_count_kv` is 4; allowed is 1 to 3"],
+        expect!["`llama.attention.head_count_kv` is 2; allowed is a divisor of 3 heads"],
     );
     check(
         Parts::of(FLASH).set("deepseek4.attention.value_length", 64u32),

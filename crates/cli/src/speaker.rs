@@ -115,7 +115,7 @@ impl Local {
     /// The token ids of a question.
     fn prompt(&self, ask: Ask<'_>) -> Result<Vec<TokenId>, Error> {
         match ask {
-            Ask::Turn(messages, options) => Ok(self.engine.encode(&chat(&self.engine)?.render(messages, options)?)),
+            Ask::Turn(messages, options) => Ok(self.engine.encode(&chat(&self.engine)?.render(messages, options)?)?),
             Ask::Raw(text) => {
                 let tokenizer = self.engine.tokenizer().expect("files without a vocabulary are not opened");
                 let mut ids = Vec::from_iter(tokenizer.bos());

@@ -116,6 +116,9 @@ fn generate(
     options: &AnswerOptions<'_>,
     on: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Answer, Error> {
+    if timeline.logits().is_empty() {
+        return Err(Error::NoPrompt);
+    }
     // Rows of the output that pad it, and words that pad the vocabulary.
     let n_logits = timeline.logits().len() as TokenId;
     sampler.forbid((0..n_logits).filter(|&id| tokenizer.is_unused(id)));

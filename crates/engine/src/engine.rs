@@ -160,14 +160,20 @@ impl Engine {
         self.0.chat.as_deref()
     }
 
-    /// The ids of a prompt in parts; nothing in a text becomes a marker. None without a vocabulary.
-    pub fn encode(&self, parts: &[Part]) -> Vec<TokenId> {
-        let part = |p: &'_ Part| match p {
-            Part::Marker(_) => Special::Parse,
-            Part::Text(_) => Special::Plain,
+    /// The ids of a prompt in parts; nothing in a text becomes a marker.
+    ///
+    /// # Errors
+    /// [`Error::NoVocabulary`], and [`Error::NoMarker`] where the vocabulary lacks a marker's one token.
+    pub fn encode(&self, parts: &[Part]) -> Result<Vec<TokenId>, Error> {
+        let tokenizer = self.tokenizer().ok_or(Error::NoVocabulary)?;
+        let part = |p| match p {
+            &Part::Marker(ref m) if tokenizer.encode(m, Special::Parse).len() != 1 => {
+                Err(Error::NoMarker { marker: m.clone() })
+            }
+            Part::Marker(m) => Ok((m.as_str(), Special::Parse)),
+            Part::Text(text) => Ok((text.as_str(), Special::Plain)),
         };
-        let parts: Vec<(&str, Special)> = parts.iter().map(|p| (p.as_str(), part(p))).collect();
-        self.0.tokenizer.as_ref().map_or(Vec::new(), |t| t.encode_parts(&parts))
+        Ok(tokenizer.encode_parts(&parts.iter().map(part).collect::<Result<Vec<_>, Error>>()?))
     }
 
     /// The context of a session when nobody asks for one: what the model was trained for, but no more than most
@@ -190,7 +196,8 @@ impl Engine {
             return Err(Error::ContextSize { n_ctx, n_ctx_max: N_CTX_MAX });
         }
         let i = &self.0;
-        Plan::new(&*i.model, &i.state_options(n_ctx), i.info.file_bytes, i.vocab_bytes)
+        let weights_bytes = i.info.file_bytes;
+        Plan::new(&*i.model, &i.state_options(n_ctx), i.n_threads, weights_bytes, i.vocab_bytes)
     }
 
     /// A session with room for `n_ctx` tokens. All its memory is taken here.

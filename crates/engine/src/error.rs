@@ -80,6 +80,17 @@ pub enum Error {
     #[error("the model file has no vocabulary")]
     NoVocabulary,
 
+    /// The model's way to write conversations needs a token that its vocabulary does not have.
+    #[error("the vocabulary has no token `{marker}`, which this model's conversations need")]
+    NoMarker {
+        /// What the token should read.
+        marker: String,
+    },
+
+    /// There is no last token to go on from.
+    #[error("the session holds no prompt to go on from")]
+    NoPrompt,
+
     /// Every logit is NaN or minus infinity.
     #[error("the model computes no numbers at position {pos}")]
     NoChoice {
@@ -108,6 +119,10 @@ impl Error {
             Error::NoVocabulary => {
                 "take a file with a vocabulary; raw token ids go through the `logits` command".into()
             }
+            Error::NoMarker { .. } => {
+                "complete raw text with this file, or take another conversion of the model".into()
+            }
+            Error::NoPrompt => "give the session a prompt, all of it, before asking for an answer".into(),
             Error::NoChoice { .. } => "the weights are damaged or were converted wrongly; download them again".into(),
             Error::Token { .. } => {
                 "token ids belong to one vocabulary: make them with the `tokenize` command and this model".into()
@@ -119,7 +134,7 @@ impl Error {
     pub fn is_bad_file(&self) -> bool {
         match self {
             Error::Model(e) => !matches!(e, models::Error::Device(_)),
-            Error::Tokenizer { .. } | Error::Vocabulary { .. } => true,
+            Error::Tokenizer { .. } | Error::Vocabulary { .. } | Error::NoMarker { .. } => true,
             _ => false,
         }
     }

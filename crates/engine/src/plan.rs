@@ -1,14 +1,24 @@
 //! The memory that running takes, known before it is taken.
 //!
-//! Caches and buffers are counted by the code that allocates them, run on a device that only counts. What a backend
-//! keeps for itself while operations run (packed rows, the experts' hidden rows) is at most as much as the buffers.
+//! ```text
+//! caches, buffers    counted by the code that allocates them, run on a device that only counts
+//! packed rows        what a backend makes of the buffers before products: no more than the buffers
+//! gathered rows      what each thread looks at for one query: V4 unpacks a row of 512 per 128 tokens, 16 bytes a token
+//! logits, tokens     the session's own
+//! ```
+//!
+//! The last three are bounds, not counts; `tests/plan.rs` holds them against an allocator that counts.
 
 use std::fmt;
 
 use compute::{Meter, Step};
-use models::{Model, StateOptions};
+use models::{Model, N_LOGITS_MAX, StateOptions};
 
 use crate::Error;
+
+/// What a thread gathers for one query: per token of context, and whatever the context.
+const GATHERED_BYTES_PER_TOKEN: usize = 16;
+const GATHERED_BYTES: usize = 4 << 20;
 
 /// Program, threads and libraries.
 const PROGRAM_BYTES: u64 = 24 << 20;
@@ -24,7 +34,7 @@ pub struct Plan {
     pub kv_bytes: u64,
     /// Of those, what each token of context adds.
     pub bytes_per_token: u64,
-    /// Buffers of a batch, and what the backend keeps beside them.
+    /// Buffers of a batch, what the backend keeps beside them, and the session's own.
     pub scratch_bytes: u64,
     /// The program and its vocabulary.
     pub program_bytes: u64,
@@ -38,6 +48,7 @@ impl Plan {
     pub(crate) fn new(
         model: &dyn Model,
         options: &StateOptions,
+        n_threads: usize,
         weights_bytes: u64,
         vocab_bytes: u64,
     ) -> Result<Plan, Error> {
@@ -47,6 +58,8 @@ impl Plan {
             model.state(&meter, &StateOptions { n_ctx, ..*options })?;
             Ok(meter.counts())
         };
+        let gathered = n_threads * (GATHERED_BYTES + options.n_ctx * GATHERED_BYTES_PER_TOKEN);
+        let logits = (N_LOGITS_MAX + 1) * model.shape().n_vocab * size_of::<f32>();
         let counts = count(options.n_ctx)?;
         let more = count(options.n_ctx + PER_TOKEN_SPAN)?;
         Ok(Plan {
@@ -54,7 +67,7 @@ impl Plan {
             weights_bytes,
             kv_bytes: counts.cache_bytes as u64,
             bytes_per_token: ((more.cache_bytes - counts.cache_bytes) / PER_TOKEN_SPAN) as u64,
-            scratch_bytes: 2 * counts.other_bytes as u64,
+            scratch_bytes: (2 * counts.other_bytes + gathered + logits + options.n_ctx * size_of::<u32>()) as u64,
             program_bytes: PROGRAM_BYTES + vocab_bytes,
         })
     }
@@ -65,7 +78,7 @@ impl Plan {
     }
 
     /// What opening the session allocates.
-    pub(crate) fn session_bytes(&self) -> u64 {
+    pub fn session_bytes(&self) -> u64 {
         self.kv_bytes + self.scratch_bytes
     }
 }

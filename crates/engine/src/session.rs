@@ -97,7 +97,7 @@ impl Session {
     }
 
     /// As [`Session::sync`], telling `progress` after every layer how far it is. Breaking off keeps the batches that are
-    /// complete, as far as the model's memory can drop the one that is not.
+    /// complete; where the model's memory could not drop the one that is not, it is completed first.
     ///
     /// # Errors
     /// As [`Session::sync`].
@@ -118,13 +118,19 @@ impl Session {
         let n_layer = self.engine.model.shape().n_layer;
         for chunk in ids[reused..].chunks(self.step.len()) {
             let before = self.tokens.len() - reused;
+            let step = self.place(chunk);
             for layer in 0..n_layer {
-                self.forward(chunk, layer..layer + 1);
+                self.run(&step, layer..layer + 1);
                 let done = before + chunk.len() * (layer + 1) / n_layer;
-                if progress(Prefill { done, total }).is_break() && done < total {
+                let stop = progress(Prefill { done, total }).is_break() && done < total;
+                if stop && (layer + 1 == n_layer || self.may_drop(chunk.len())) {
+                    if layer + 1 == n_layer {
+                        self.keep(chunk);
+                    }
                     return Ok(Synced { reused, computed: self.tokens.len() - reused, complete: false });
                 }
             }
+            self.keep(chunk);
         }
         self.read_last()?;
         Ok(Synced { reused, computed: total, complete: true })
@@ -136,7 +142,7 @@ impl Session {
     /// As [`Session::sync`].
     pub fn push(&mut self, id: TokenId) -> Result<(), Error> {
         self.check(&[id], self.tokens.len())?;
-        self.forward(&[id], 0..self.engine.model.shape().n_layer);
+        self.forward(&[id]);
         self.read_last()
     }
 
@@ -162,13 +168,14 @@ impl Session {
     ) -> Result<(), Error> {
         self.check(ids, self.tokens.len())?;
         for chunk in ids.chunks(n_chunk.clamp(1, self.step.len())) {
-            self.forward(chunk, 0..self.engine.model.shape().n_layer);
+            self.forward(chunk);
             for first in (0..chunk.len()).step_by(N_LOGITS_MAX) {
                 let rows = first..(first + N_LOGITS_MAX).min(chunk.len());
                 self.read(rows.clone())?;
                 for i in 0..rows.len() {
                     self.take(i);
                     if each(&self.logits).is_break() {
+                        self.logits.clear(); // they may be those of an earlier token than the last
                         return Ok(());
                     }
                 }
@@ -201,21 +208,40 @@ impl Session {
         self.logits.clear();
     }
 
-    /// Runs tokens, not more than a batch, through some layers. The last layer makes them the session's.
-    fn forward(&mut self, ids: &[TokenId], layers: Range<usize>) {
+    /// Whether `n` rows that are computed in part can be given up: the state can drop them, or starting afresh costs no
+    /// more than they did.
+    fn may_drop(&self, n: usize) -> bool {
+        n <= self.state.n_rewind(self.n_written) || self.tokens.len() <= n
+    }
+
+    /// Runs tokens, not more than a batch, through all layers.
+    fn forward(&mut self, ids: &[TokenId]) {
+        let step = self.place(ids);
+        self.run(&step, 0..self.engine.model.shape().n_layer);
+        self.keep(ids);
+    }
+
+    /// The step block of tokens that follow those we have.
+    fn place(&self, ids: &[TokenId]) -> Step {
         let first = self.tokens.len();
         let row = |(i, &id): (usize, &TokenId)| Row { id, pos: (first + i) as u32, slot: 0 };
+        self.step.set(&*self.engine.dev, &ids.iter().enumerate().map(row).collect::<Vec<Row>>())
+    }
+
+    /// Runs a step through some layers.
+    fn run(&mut self, step: &Step, layers: Range<usize>) {
         let dev = &*self.engine.dev;
-        let step = self.step.set(dev, &ids.iter().enumerate().map(row).collect::<Vec<Row>>());
         let mut key = DefaultHasher::new();
-        (self.number, ids.len(), &layers).hash(&mut key);
-        dev.step(key.finish(), &mut || self.state.forward(dev, &step, layers.clone()));
-        self.n_written = self.n_written.max(first + ids.len());
+        (self.number, step.len(), &layers).hash(&mut key);
+        dev.step(key.finish(), &mut || self.state.forward(dev, step, layers.clone()));
+        self.n_written = self.n_written.max(self.tokens.len() + step.len());
         self.logits.clear();
-        if layers.end == self.engine.model.shape().n_layer {
-            self.n_rows = ids.len();
-            self.tokens.extend_from_slice(ids);
-        }
+    }
+
+    /// Tokens that went through all layers are the session's.
+    fn keep(&mut self, ids: &[TokenId]) {
+        self.n_rows = ids.len();
+        self.tokens.extend_from_slice(ids);
     }
 
     fn read_last(&mut self) -> Result<(), Error> {

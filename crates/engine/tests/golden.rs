@@ -48,9 +48,15 @@ fn top2_gap(row: &[f32]) -> f32 {
     row[best] - second
 }
 
-/// At least `share` of the rows are within `tolerance` of the golden ones; with `argmax`, the best token is the same
-/// wherever the golden one leads by more than a thousandth.
-fn check(name: &str, kv: KvType, golden: &str, share: f64, tolerance: f32, same_best: bool) {
+/// The worst that any row may differ. Two programs by the authors' code agree to 2e-5, we with both to 6e-5.
+const TOLERANCE: f32 = 1e-4;
+
+/// Rounding a cached row turns a last bit into a step now and then, and later rows see it.
+const TOLERANCE_ROUNDED: f32 = 1e-2;
+
+/// The logits are the golden ones, and the best token is the same wherever the golden one leads by more than a
+/// thousandth.
+fn check(name: &str, kv: KvType, golden: &str) {
     let engine = engine(name, kv, 2);
     let n_vocab = engine.info().n_vocab;
     let (found, golden) = (logits(&engine, &tokens(name), 512), floats(golden));
@@ -58,49 +64,47 @@ fn check(name: &str, kv: KvType, golden: &str, share: f64, tolerance: f32, same_
     let rows: Vec<_> = found.chunks_exact(n_vocab).zip(golden.chunks_exact(n_vocab)).collect();
     let error = |(a, b): &(&[f32], &[f32])| a.iter().zip(*b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     let errors: Vec<f32> = rows.iter().map(error).collect();
-    let close = errors.iter().filter(|e| **e <= tolerance).count();
     let worst = errors.iter().copied().fold(0.0, f32::max);
-    eprintln!("{name}: {close} of {} rows within {tolerance}, worst {worst}", rows.len());
-    assert!(close as f64 >= share * rows.len() as f64, "{close} of {} rows are close, worst {worst}", rows.len());
-    if same_best {
-        let wrong = rows.iter().filter(|(a, b)| top2_gap(b) > 1e-3 && argmax(a) != argmax(b)).count();
-        assert_eq!(wrong, 0, "rows with another best token");
-    }
+    eprintln!("{name}, {}: {} rows, worst {worst}", kv.name(), rows.len());
+    let tolerance = if kv == KvType::Native { TOLERANCE_ROUNDED } else { TOLERANCE };
+    assert!(worst <= tolerance, "worst {worst}");
+    let wrong = rows.iter().filter(|(a, b)| top2_gap(b) > 1e-3 && argmax(a) != argmax(b)).count();
+    assert_eq!(wrong, 0, "rows with another best token");
 }
 
 #[test]
 fn flash_is_the_authors() {
-    check("deepseek_v4/micro-flash", KvType::F32, "deepseek_v4/micro-flash.logits.f32", 0.99, 1e-3, true);
+    check("deepseek_v4/micro-flash", KvType::F32, "deepseek_v4/micro-flash.logits.f32");
 }
 
 #[test]
 fn pro_is_the_authors() {
-    check("deepseek_v4/micro-pro", KvType::F32, "deepseek_v4/micro-pro.logits.f32", 0.99, 1e-3, true);
+    check("deepseek_v4/micro-pro", KvType::F32, "deepseek_v4/micro-pro.logits.f32");
 }
 
 #[test]
 fn native_sizes_are_the_authors() {
-    check("deepseek_v4/micro-native", KvType::F32, "deepseek_v4/micro-native.logits.f32", 0.99, 1e-3, true);
+    check("deepseek_v4/micro-native", KvType::F32, "deepseek_v4/micro-native.logits.f32");
 }
 
 #[test]
 fn native_rounding_is_the_releases() {
-    check("deepseek_v4/micro-native", KvType::Native, "deepseek_v4/micro-native.rounded.f32", 0.95, 1e-2, false);
+    check("deepseek_v4/micro-native", KvType::Native, "deepseek_v4/micro-native.rounded.f32");
 }
 
 #[test]
 fn llama_is_the_authors() {
-    check("llama/micro", KvType::F32, "llama/micro.logits.f32", 0.99, 1e-3, true);
+    check("llama/micro", KvType::F32, "llama/micro.logits.f32");
 }
 
 #[test]
 fn llama_3_scaling_is_the_authors() {
-    check("llama/micro-llama3", KvType::F32, "llama/micro-llama3.logits.f32", 0.99, 1e-3, true);
+    check("llama/micro-llama3", KvType::F32, "llama/micro-llama3.logits.f32");
 }
 
 #[test]
 fn qwen2_is_the_authors() {
-    check("qwen2/micro", KvType::F32, "qwen2/micro.logits.f32", 0.99, 1e-3, true);
+    check("qwen2/micro", KvType::F32, "qwen2/micro.logits.f32");
 }
 
 /// Breaks off after each layer in turn.
@@ -134,6 +138,15 @@ fn cutting_the_layers_changes_nothing() {
         session.sync(&ids).unwrap_or_else(|e| panic!("{e}"));
         assert!(logits(&engine, &ids, 512).ends_with(session.logits()), "{name}");
     }
+}
+
+#[test]
+fn scoring_that_breaks_off_leaves_no_wrong_logits() {
+    let (ids, engine) = (tokens("llama/micro"), engine("llama/micro", KvType::F32, 1));
+    let mut session = engine.session(50).unwrap_or_else(|e| panic!("{e}"));
+    session.score(&ids[..20], 20, &mut |_| ControlFlow::Break(())).unwrap_or_else(|e| panic!("{e}"));
+    session.sync(&ids[..20]).unwrap_or_else(|e| panic!("{e}"));
+    assert!(logits(&engine, &ids[..20], 20).ends_with(session.logits()));
 }
 
 const MODELS: [&str; 6] = [

@@ -76,6 +76,7 @@ fn greedy_answers_read_as_recorded_up_to_ties() {
         assert!(worst > -TIE, "after {:?} a recorded token is {worst} behind the likeliest", word("prompt"));
 
         let n_certain = leads.iter().take_while(|lead| **lead > TIE).count();
+        assert!(n_certain >= 5, "after {:?} only {n_certain} tokens are certain", word("prompt"));
         let certain = tokenizer.decode(&answer[..n_certain]);
         let n = case["n"].as_u64().expect("a number") as usize;
         let found = greedy(&engine, word("prompt"), n);

@@ -43,16 +43,18 @@ pub(crate) fn read(path: &Path, cursor: &mut Cursor, n: usize, alignment: u32) -
 
 /// Checks that the tensors lie in a file of `len` bytes, whose data starts at byte `data`, and share no byte.
 pub(crate) fn check_places(path: &Path, tensors: &[Tensor], data: u64, len: u64) -> Result<(), Error> {
-    // `data` is near a byte of the file, offset and length are `i64`s: the sums fit.
-    let end = |t: &Tensor| data + t.offset + t.n_bytes as u64;
-    if let Some(last) = tensors.iter().max_by_key(|t| end(t)).filter(|t| end(t) > len) {
-        let (start, end) = (data + last.offset, end(last));
+    // Offset and length may be any two `i64`s, and together with `data` more than a `u64` holds. So the file's length is
+    // what is counted down; the end, for the message, stops at the largest number there is.
+    let left = |t: &Tensor| len.checked_sub(data)?.checked_sub(t.offset)?.checked_sub(t.n_bytes as u64);
+    let end = |t: &Tensor| data.saturating_add(t.offset).saturating_add(t.n_bytes as u64);
+    if let Some(last) = tensors.iter().filter(|t| left(t).is_none()).max_by_key(|t| end(t)) {
+        let (start, end) = (data.saturating_add(last.offset), end(last));
         return Err(Error::Truncated { path: path.to_owned(), tensor: last.name.clone(), start, end, len });
     }
     let mut sorted: Vec<&Tensor> = tensors.iter().collect();
     sorted.sort_by_key(|t| t.offset);
     for pair in sorted.windows(2) {
-        let (start, end) = (data + pair[1].offset, end(pair[0]));
+        let (start, end) = (data + pair[1].offset, end(pair[0])); // in the file, all of them
         if start < end {
             let [first, second] = [pair[0], pair[1]].map(|t| t.name.clone());
             return Err(Error::Overlap { path: path.to_owned(), first, second, start, end });

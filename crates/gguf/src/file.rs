@@ -140,7 +140,7 @@ impl Gguf {
                 });
             }
             self.by_name.insert(t.name.clone(), self.tensors.len());
-            let start = data + t.offset as usize; // bytes of a mapped file are counted by `usize`
+            let start = data + t.offset as usize; // checked to be in the mapped file, whose bytes `usize` counts
             let range = start..start + t.n_bytes;
             self.tensors.push(TensorInfo { name: t.name, shape: t.shape, element: t.element, part: n, range });
         }

@@ -12,6 +12,7 @@ use gguf::{Gguf, Writer};
 
 use crate::{
     models,
+    raw::Raw,
     round_trip::{sample, written},
 };
 
@@ -200,6 +201,22 @@ fn damaged_golden_models_are_refused_or_usable() {
     check(&[(folder.path().join("m.gguf"), whole)], 12_000, 300, 1 << 33);
 }
 
+/// Each alone is harmless where their sum wraps.
+#[test]
+fn an_offset_and_a_dimension_may_lie_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let (i8s, f32s) = (24, 0);
+    for (dim, offset) in LIES.iter().flat_map(|&dim| LIES.iter().map(move |&offset| (dim, offset & !31))) {
+        for (dims, id) in [(&[dim][..], i8s), (&[64, dim >> 8], f32s)] {
+            let raw = Raw::header(2, 0).tensor("a", &[1], i8s, 32).tensor("b", dims, id, offset);
+            replace(&path, &raw.data(128).0);
+            let result = std::panic::catch_unwind(|| try_out(&path));
+            assert!(result.is_ok(), "{dims:?} of type {id} at {offset} panics");
+        }
+    }
+}
+
 #[test]
 fn every_single_bit_may_flip() {
     let folder = tempfile::tempdir().unwrap();
@@ -218,7 +235,7 @@ fn every_single_bit_may_flip() {
 fn of_a_file_that_claims_terabytes_only_the_head_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");
-    let raw = crate::raw::Raw::header(1, 1).key("k", 9).u32(0).u64(1 << 20);
+    let raw = Raw::header(1, 1).key("k", 9).u32(0).u64(1 << 20);
     fs::write(&path, raw.0).unwrap();
     // Sparse: no bytes on the disk. Where the file system does not take such lengths, there is nothing to test.
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();

@@ -436,6 +436,24 @@ fn data_lies_in_the_file() {
             "m.gguf: offset of tensor 0 (`t`) at byte 49 is 18446744073709551584; allowed: multiples of 32 up to 9223372036854775807"
         ],
     );
+    // Data, offset and length make 2^64 and a little: a sum that wraps is a place in the file.
+    let i64_max = i64::MAX as u64;
+    tensor(
+        "t",
+        &[i64_max],
+        24,
+        i64_max - 31,
+        expect![
+            "m.gguf: tensor `t` needs bytes 9223372036854775840..18446744073709551615, but the file ends at byte 128"
+        ],
+    );
+    let raw = Raw::header(1, 1).key("k", STRING).str(&"x".repeat(300));
+    check(
+        &raw.tensor("t", &[64, (1 << 55) - 1], 0, i64_max - 31).data(1024).0,
+        expect![
+            "m.gguf: tensor `t` needs bytes 9223372036854776192..18446744073709551615, but the file ends at byte 1440"
+        ],
+    );
     let whole = Raw::header(1, 0).tensor("t", &[64], 24, 0).data(64).0;
     check(&whole[..whole.len() - 1], expect!["m.gguf: tensor `t` needs bytes 64..128, but the file ends at byte 127"]);
     check(&whole[..60], expect!["m.gguf: tensor `t` needs bytes 64..128, but the file ends at byte 60"]);

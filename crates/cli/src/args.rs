@@ -3,7 +3,7 @@
 //! Names are those that ds4's users know, with llama.cpp's as aliases where the two differ. What ds4 has and this
 //! version has not is in [`refused`](crate::refused).
 
-use std::path::PathBuf;
+use std::{ops::RangeInclusive, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use engine::{KvType, SamplerOptions};
@@ -62,12 +62,12 @@ pub(crate) struct ModelArgs {
     pub(crate) model: Option<PathBuf>,
 
     /// Threads to compute with [default: one per physical core]
-    #[arg(short, long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "N", value_parser = threads, allow_negative_numbers = true)]
     pub(crate) threads: Option<usize>,
 
     /// Tokens computed at a time while reading the prompt
     #[arg(long, alias = "prefill-chunk", alias = "batch-size", value_name = "N", default_value = "512")]
-    #[arg(value_parser = count, allow_negative_numbers = true)]
+    #[arg(value_parser = batch, allow_negative_numbers = true)]
     pub(crate) batch: usize,
 
     /// How the KV cache is stored [default: native]
@@ -236,7 +236,7 @@ pub(crate) struct LogitsArgs {
     pub(crate) out: PathBuf,
 
     /// Tokens computed at a time [default: --batch]
-    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = batch, allow_negative_numbers = true)]
     pub(crate) chunk: Option<usize>,
 
     #[command(flatten)]
@@ -380,6 +380,21 @@ fn count(text: &str) -> Result<usize, String> {
         Ok(n) => Ok(n),
         Err(_) => Err("must be a whole number, at least 1".into()),
     }
+}
+
+/// More threads than any machine has cores; many more, and the system refuses to start them.
+fn threads(text: &str) -> Result<usize, String> {
+    between(text, 1..=1024)
+}
+
+/// The engine computes no more at a time.
+fn batch(text: &str) -> Result<usize, String> {
+    between(text, 1..=65536)
+}
+
+fn between(text: &str, allowed: RangeInclusive<usize>) -> Result<usize, String> {
+    let n = text.parse().ok().filter(|n| allowed.contains(n));
+    n.ok_or_else(|| format!("must be a whole number, {} to {}", allowed.start(), allowed.end()))
 }
 
 #[cfg(test)]

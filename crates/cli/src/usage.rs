@@ -107,9 +107,30 @@ mod tests {
         check(
             &["-t", "0"],
             expect![[r#"
-            error: invalid value '0' for '--threads <N>': must be at least 1
-            help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
-        "#]],
+                error: invalid value '0' for '--threads <N>': must be a whole number, 1 to 1024
+                help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+            "#]],
+        );
+        check(
+            &["-t", "20000"],
+            expect![[r#"
+                error: invalid value '20000' for '--threads <N>': must be a whole number, 1 to 1024
+                help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+            "#]],
+        );
+        check(
+            &["--batch", "65537"],
+            expect![[r#"
+                error: invalid value '65537' for '--batch <N>': must be a whole number, 1 to 65536
+                help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+            "#]],
+        );
+        check(
+            &["logits", "--chunk", "65537"],
+            expect![[r#"
+                error: invalid value '65537' for '--chunk <N>': must be a whole number, 1 to 65536
+                help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+            "#]],
         );
         check(
             &["--seed", "99999999999999999999"],

@@ -38,6 +38,8 @@ use error::Error;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(tell_bug));
+    #[cfg(unix)]
+    gguf::explain_lost_pages(LOST);
     let result = std::panic::catch_unwind(|| usage::parse(std::env::args_os()).and_then(run));
     match result {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -46,6 +48,11 @@ fn main() -> ExitCode {
         Err(_) => ExitCode::FAILURE,
     }
 }
+
+/// Said when the model file is cut short while it is in use.
+#[cfg(unix)]
+const LOST: &str = "error: the model file was cut short, or its disk failed, while it was in use\n\
+    help: leave the file alone while ds4 runs; download or copy it again\n";
 
 /// A panic is our own mistake: one line with the place, whichever thread it was.
 fn tell_bug(bug: &PanicHookInfo<'_>) {

@@ -1,6 +1,11 @@
 //! An open model: the file, its weights on a device, its vocabulary.
 
-use std::{hint::black_box, ops::ControlFlow, path::PathBuf, sync::Arc};
+use std::{
+    hint::black_box,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use compute::Device;
 use gguf::Gguf;
@@ -214,6 +219,11 @@ impl Engine {
 }
 
 impl Inner {
+    /// The model file.
+    pub(crate) fn path(&self) -> &Path {
+        self.gguf.path()
+    }
+
     pub(crate) fn state_options(&self, n_ctx: usize) -> StateOptions {
         StateOptions { n_ctx, n_slot: 1, n_batch: self.n_batch.min(n_ctx), kv: self.info.kv }
     }

@@ -91,7 +91,16 @@ pub enum Error {
     #[error("the session holds no prompt to go on from")]
     NoPrompt,
 
-    /// Every logit is NaN or minus infinity.
+    /// A logit is not a number.
+    #[error("{}: the weights give no numbers at position {pos}", path.display())]
+    NoNumbers {
+        /// The file.
+        path: PathBuf,
+        /// The token's place.
+        pos: usize,
+    },
+
+    /// Every logit is minus infinity.
     #[error("the model computes no numbers at position {pos}")]
     NoChoice {
         /// Where the token would stand.
@@ -123,7 +132,9 @@ impl Error {
                 "complete raw text with this file, or take another conversion of the model".into()
             }
             Error::NoPrompt => "give the session a prompt, all of it, before asking for an answer".into(),
-            Error::NoChoice { .. } => "the weights are damaged or were converted wrongly; download them again".into(),
+            Error::NoNumbers { .. } | Error::NoChoice { .. } => {
+                "the weights are damaged or were converted wrongly; download them again".into()
+            }
             Error::Token { .. } => {
                 "token ids belong to one vocabulary: make them with the `tokenize` command and this model".into()
             }
@@ -135,6 +146,7 @@ impl Error {
         match self {
             Error::Model(e) => !matches!(e, models::Error::Device(_)),
             Error::Tokenizer { .. } | Error::Vocabulary { .. } | Error::NoMarker { .. } => true,
+            Error::NoNumbers { .. } | Error::NoChoice { .. } => true,
             _ => false,
         }
     }

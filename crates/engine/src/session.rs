@@ -173,7 +173,7 @@ impl Session {
                 let rows = first..(first + N_LOGITS_MAX).min(chunk.len());
                 self.read(rows.clone())?;
                 for i in 0..rows.len() {
-                    self.take(i);
+                    self.take(i, self.tokens.len() - chunk.len() + first + i)?;
                     if each(&self.logits).is_break() {
                         self.logits.clear(); // they may be those of an earlier token than the last
                         return Ok(());
@@ -247,7 +247,7 @@ impl Session {
     fn read_last(&mut self) -> Result<(), Error> {
         if !self.tokens.is_empty() {
             self.read(self.n_rows - 1..self.n_rows)?;
-            self.take(0);
+            self.take(0, self.tokens.len() - 1)?;
         }
         Ok(())
     }
@@ -260,11 +260,16 @@ impl Session {
         Ok(())
     }
 
-    /// Row `i` of what was read becomes the logits.
-    fn take(&mut self, i: usize) {
+    /// Row `i` of what was read, the logits of position `pos`, becomes the logits.
+    fn take(&mut self, i: usize, pos: usize) -> Result<(), Error> {
         let row_bytes = self.engine.model.shape().n_vocab * size_of::<f32>();
         let row = self.bytes[i * row_bytes..][..row_bytes].as_chunks().0;
         self.logits.clear();
         self.logits.extend(row.iter().map(|b| f32::from_le_bytes(*b)));
+        if self.logits.iter().any(|v| v.is_nan()) {
+            self.logits.clear();
+            return Err(Error::NoNumbers { path: self.engine.path().to_path_buf(), pos });
+        }
+        Ok(())
     }
 }

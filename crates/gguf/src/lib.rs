@@ -24,6 +24,7 @@ mod element;
 mod error;
 mod file;
 mod keys;
+mod lost;
 mod map;
 mod metadata;
 mod part;
@@ -33,6 +34,8 @@ mod writer;
 pub use element::Element;
 pub use error::Error;
 pub use file::{Gguf, TensorInfo};
+#[cfg(unix)]
+pub use lost::explain_lost_pages;
 pub use map::Bytes;
 pub use metadata::Metadata;
 pub use value::{Array, Strings, Value};

@@ -1,8 +1,9 @@
-//! The mapped file: the one place with `unsafe`.
+//! The mapped file.
 //!
 //! Only regular files are mapped, so that opening never waits for a pipe. The bytes are handed out as `&[u8]` only.
 //! Somebody who rewrites a model in place while it is in use changes what we read, and somebody who cuts it short ends
-//! us with SIGBUS, as with every program that maps files; replacing the file by renaming another over it is harmless.
+//! us with SIGBUS, as with every program that maps files (see `lost.rs`); replacing the file by renaming another over it
+//! is harmless.
 #![allow(unsafe_code, reason = "mapping a file is unsafe, since others can change it")]
 
 use std::{

@@ -2,6 +2,8 @@
 
 mod damage;
 mod lies;
+#[cfg(unix)]
+mod lost;
 mod models;
 mod raw;
 mod round_trip;

@@ -193,8 +193,12 @@ fn chat(engine: &Engine) -> Result<&dyn Chat, Error> {
 
 /// Tells what a session of `n_ctx` tokens takes, reads the weights into memory and opens it.
 pub(crate) fn open_session(engine: &Engine, n_ctx: usize) -> Result<Session, Error> {
-    for line in engine.plan(n_ctx)?.to_string().lines() {
-        terminal::note(line);
+    let plan = engine.plan(n_ctx)?;
+    terminal::note(&plan.to_string());
+    if !plan.fits() {
+        terminal::note(
+            "that is more than there is free: weights will be read from disk again and again, which is slow",
+        );
     }
     let n_ctx_train = engine.info().n_ctx_train;
     if n_ctx > n_ctx_train {

@@ -14,7 +14,7 @@ use std::fmt;
 use compute::{Meter, Step};
 use models::{Model, N_LOGITS_MAX, StateOptions};
 
-use crate::Error;
+use crate::{Error, machine};
 
 /// What a thread gathers for one query: per token of context, and whatever the context.
 const GATHERED_BYTES_PER_TOKEN: usize = 16;
@@ -38,6 +38,8 @@ pub struct Plan {
     pub scratch_bytes: u64,
     /// The program and its vocabulary.
     pub program_bytes: u64,
+    /// What the machine has to give, cached files included; `None` where it does not say.
+    pub available_bytes: Option<u64>,
 }
 
 impl Plan {
@@ -69,12 +71,18 @@ impl Plan {
             bytes_per_token: ((more.cache_bytes - counts.cache_bytes) / PER_TOKEN_SPAN) as u64,
             scratch_bytes: (2 * counts.other_bytes + gathered + logits + options.n_ctx * size_of::<u32>()) as u64,
             program_bytes: PROGRAM_BYTES + vocab_bytes,
+            available_bytes: machine::available_bytes(),
         })
     }
 
     /// Everything together.
     pub fn total_bytes(&self) -> u64 {
         self.weights_bytes + self.session_bytes() + self.program_bytes
+    }
+
+    /// Whether all of it fits into memory. If not, weights are read from disk again and again.
+    pub fn fits(&self) -> bool {
+        self.available_bytes.is_none_or(|bytes| self.total_bytes() <= bytes)
     }
 
     /// What opening the session allocates.

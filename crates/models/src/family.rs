@@ -30,8 +30,8 @@ pub struct Family {
 /// Every family.
 pub static FAMILIES: &[Family] = &[
     Family { arch: "deepseek4", open: deepseek_v4::open, chat: deepseek_chat },
-    Family { arch: "llama", open: llama::open, chat: template_chat },
-    Family { arch: "qwen2", open: llama::open, chat: template_chat },
+    Family { arch: "llama", open: llama::open_llama, chat: template_chat },
+    Family { arch: "qwen2", open: llama::open_qwen2, chat: template_chat },
 ];
 
 /// Binds the weights of a file to a device.

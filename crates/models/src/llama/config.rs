@@ -1,6 +1,5 @@
 //! Sizes and constants, read from the metadata.
 
-use compute::Pairs;
 use gguf::Gguf;
 
 use crate::{
@@ -24,14 +23,12 @@ pub(crate) struct Config {
     pub(crate) scale: f32,
     /// Angle per position of each rotated pair, before `rope_freqs`.
     pub(crate) freq: Vec<f32>,
-    pub(crate) pairs: Pairs,
     /// Factor on cosine and sine.
     pub(crate) rope_scale: f32,
 }
 
 impl Config {
-    pub(crate) fn read(gguf: &Gguf, n_vocab: usize) -> Result<Config, Error> {
-        let arch = gguf.metadata().str("general.architecture")?;
+    pub(crate) fn read(gguf: &Gguf, arch: &str, n_vocab: usize) -> Result<Config, Error> {
         let h = Hparams::new(gguf, arch);
         h.only("expert_count", h.size_opt("expert_count", 0..=usize::MAX)?, &[0])?;
         let n_ctx_train = h.size("context_length", 1..=1 << 30)?;
@@ -70,7 +67,6 @@ impl Config {
             eps: h.real("attention.layer_norm_rms_epsilon", 0.0..=1.0)?,
             scale: scale.unwrap_or(1.0 / (head_dim as f32).sqrt()),
             freq: frequencies(n_rot, f64::from(theta), scaling),
-            pairs: if arch == "llama" { Pairs::Adjacent } else { Pairs::Halves },
             rope_scale,
         })
     }

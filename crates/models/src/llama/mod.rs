@@ -17,15 +17,24 @@ mod weights;
 
 use std::sync::Arc;
 
-use compute::{Device, DeviceError};
+use compute::{Device, DeviceError, Pairs};
 use gguf::Gguf;
 
 use crate::{Error, Model, Shape, State, StateOptions};
 use weights::Weights;
 
-/// Opens a file of these families.
-pub(crate) fn open(gguf: &Gguf, dev: &dyn Device) -> Result<Box<dyn Model>, Error> {
-    Ok(Box::new(Llama(Arc::new(Weights::load(gguf, dev)?))))
+/// Opens a file of `llama`, whose rows are permuted so that neighbours turn together.
+pub(crate) fn open_llama(gguf: &Gguf, dev: &dyn Device) -> Result<Box<dyn Model>, Error> {
+    open(gguf, dev, "llama", Pairs::Adjacent)
+}
+
+/// Opens a file of `qwen2`.
+pub(crate) fn open_qwen2(gguf: &Gguf, dev: &dyn Device) -> Result<Box<dyn Model>, Error> {
+    open(gguf, dev, "qwen2", Pairs::Halves)
+}
+
+fn open(gguf: &Gguf, dev: &dyn Device, arch: &str, pairs: Pairs) -> Result<Box<dyn Model>, Error> {
+    Ok(Box::new(Llama(Arc::new(Weights::load(gguf, dev, arch, pairs)?))))
 }
 
 struct Llama(Arc<Weights>);

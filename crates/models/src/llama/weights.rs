@@ -1,6 +1,6 @@
 //! The tensors, by the names of the GGUF.
 
-use compute::{Device, Rope, Tensor};
+use compute::{Device, Pairs, Rope, Tensor};
 use gguf::Gguf;
 
 use super::config::Config;
@@ -35,9 +35,9 @@ pub(crate) struct Layer {
 }
 
 impl Weights {
-    pub(crate) fn load(gguf: &Gguf, dev: &dyn Device) -> Result<Weights, Error> {
+    pub(crate) fn load(gguf: &Gguf, dev: &dyn Device, arch: &str, pairs: Pairs) -> Result<Weights, Error> {
         let l = Loader::new(gguf, dev);
-        let c = Config::read(gguf, l.rows_of("token_embd.weight")?)?;
+        let c = Config::read(gguf, arch, l.rows_of("token_embd.weight")?)?;
         let embed = l.matrix("token_embd.weight", &[c.n_vocab, c.n_embd])?;
         let output = match l.has("output.weight") {
             true => l.matrix("output.weight", &[c.n_vocab, c.n_embd])?,
@@ -46,7 +46,7 @@ impl Weights {
         Ok(Weights {
             layers: (0..c.n_layer).map(|i| Layer::load(&l, &c, i)).collect::<Result<_, _>>()?,
             output_norm: l.vector("output_norm.weight", &[c.n_embd])?,
-            rope: rope(&l, &c)?,
+            rope: rope(&l, &c, pairs)?,
             n_params: l.finish(|_| false)?,
             embed,
             output,
@@ -56,7 +56,7 @@ impl Weights {
 }
 
 /// `rope_freqs.weight` divides the angles (Llama 3's scaling).
-fn rope(l: &Loader, c: &Config) -> Result<Rope, Error> {
+fn rope(l: &Loader, c: &Config, pairs: Pairs) -> Result<Rope, Error> {
     let mut freq = c.freq.clone();
     if l.has("rope_freqs.weight") {
         let divisors = l.values("rope_freqs.weight", &[freq.len()])?;
@@ -65,7 +65,7 @@ fn rope(l: &Loader, c: &Config) -> Result<Rope, Error> {
         }
         freq.iter_mut().zip(divisors).for_each(|(f, d)| *f /= d);
     }
-    Ok(Rope { freq: l.upload(&[freq.len()], &freq)?, pairs: c.pairs, tail: false, scale: c.rope_scale })
+    Ok(Rope { freq: l.upload(&[freq.len()], &freq)?, pairs, tail: false, scale: c.rope_scale })
 }
 
 impl Layer {

@@ -48,25 +48,6 @@ const OUTPUT_BYTES: usize = 1 << 20;
 
 const NAME: &str = "chat template";
 
-/// Markers that end an answer wherever a vocabulary has them.
-const STOPS: [&str; 15] = [
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<|return|>",
-    "<|call|>",
-    "<|flush|>",
-    "<|calls|>",
-    "<end_of_turn>",
-    "<|endoftext|>",
-    "</s>",
-    "<|eom_id|>",
-    "<|end_of_text|>",
-    "<｜end▁of▁sentence｜>",
-    "[EOS]",
-    "[EOT]",
-];
-
 /// [`Chat`] by the template of the model file.
 pub struct Template {
     env: Environment<'static>,
@@ -75,7 +56,6 @@ pub struct Template {
     markers: Markers,
     /// Noncharacters that the template does not use.
     guards: Vec<char>,
-    stops: Vec<String>,
     can_think: bool,
 }
 
@@ -112,7 +92,6 @@ impl Template {
             bos: bos.to_owned(),
             eos: eos.to_owned(),
             guards: guard::noncharacters().filter(|&c| !source.contains(c)).collect(),
-            stops: stops(eos, &markers),
             markers,
             can_think: source.contains(THINK) || source.contains("enable_thinking"),
         })
@@ -210,7 +189,8 @@ impl Chat for Template {
     }
 
     fn stop_markers(&self) -> Vec<String> {
-        self.stops.clone()
+        // An empty one is no marker. What else ends answers, the vocabulary knows.
+        [&self.eos].into_iter().filter(|eos| self.markers.contains(eos)).cloned().collect()
     }
 }
 
@@ -230,14 +210,6 @@ fn compile(source: &str) -> Result<Environment<'static>, ChatError> {
         compiled.join().expect("the engine does not panic").map_err(|e| chat_error(&e))
     })?;
     Ok(env)
-}
-
-/// `eos` and what [`STOPS`] the vocabulary has. Where `<|return|>` and `<|call|>` end answers, `<|end|>` ends a part.
-fn stops(eos: &str, markers: &Markers) -> Vec<String> {
-    let harmony = markers.contains("<|return|>") && markers.contains("<|call|>");
-    let known = STOPS.into_iter().filter(|&stop| stop != eos && markers.contains(stop));
-    let known = known.filter(|&stop| !(harmony && stop == "<|end|>"));
-    [eos].into_iter().filter(|eos| !eos.is_empty()).chain(known).map(str::to_owned).collect()
 }
 
 /// Collects output up to a length.
@@ -572,14 +544,10 @@ mod tests {
     }
 
     #[test]
-    fn answers_end_at_what_the_vocabulary_has() {
-        let stops = |eos: &str, markers: &[&str]| {
-            let markers = markers.iter().map(|&m| m.to_owned());
-            Template::new("", "", eos, markers).unwrap().stop_markers()
-        };
-        assert_eq!(stops("<|im_end|>", &["<|im_start|>", "<|endoftext|>"]), ["<|im_end|>", "<|endoftext|>"]);
-        assert_eq!(stops("<|return|>", &["<|call|>", "<|end|>"]), ["<|return|>", "<|call|>"]);
-        assert_eq!(stops("", &["<|end|>"]), ["<|end|>"]);
+    fn answers_end_at_eos_if_there_is_one() {
+        let stops = |eos: &str| Template::new("", "", eos, ["<|endoftext|>".to_owned()]).unwrap().stop_markers();
+        assert_eq!(stops("<|im_end|>"), ["<|im_end|>"]);
+        assert!(stops("").is_empty());
     }
 
     #[test]

@@ -175,11 +175,6 @@ impl Tokenizer {
         self.0.ids.bos.filter(|_| self.0.add_bos)
     }
 
-    /// The token that ends a text.
-    pub fn eos(&self) -> Option<TokenId> {
-        self.0.ids.eos
-    }
-
     /// All tokens with a role that the file names.
     pub fn special_ids(&self) -> &SpecialIds {
         &self.0.ids
@@ -190,19 +185,9 @@ impl Tokenizer {
         self.0.pieces.n_vocab()
     }
 
-    /// The tokens that end generation, in order: the fallback for families that name none.
+    /// The tokens that end generation, in order: those that the file names, and those that do in every family.
     pub fn eog(&self) -> &[TokenId] {
         &self.0.eog
-    }
-
-    /// Whether `id` ends generation.
-    pub fn is_eog(&self, id: TokenId) -> bool {
-        self.0.eog.binary_search(&id).is_ok()
-    }
-
-    /// Whether `id` is a mark of the format, hidden from the visible text.
-    pub fn is_control(&self, id: TokenId) -> bool {
-        self.type_of(id) == Some(TokenType::Control)
     }
 
     /// Whether `id` pads the table, or lies past it. Such ids must never be sampled.

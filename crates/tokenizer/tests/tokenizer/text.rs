@@ -2,9 +2,9 @@
 
 use std::sync::LazyLock;
 
-use crate::data::{NAMES, tokenizer};
+use crate::data::{NAMES, tokenizer, vocab};
 use proptest::prelude::*;
-use tokenizer::{Special, TokenId, TokenType, Tokenizer};
+use tokenizer::{Special, SpecialIds, TokenId, TokenType, Tokenizer};
 use tokenizers::NormalizedString;
 
 static ALL: LazyLock<Vec<(&str, Tokenizer)>> = LazyLock::new(|| NAMES.map(|name| (name, tokenizer(name))).into());
@@ -100,7 +100,7 @@ proptest! {
         for (name, t) in ALL.iter().filter(|(name, _)| *name != "tinyllama") {
             let mut decoder = if show { t.decoder().show_control() } else { t.decoder() };
             let streamed: String = ids.iter().map(|&id| decoder.push(id)).collect();
-            let shown = |id: &&TokenId| show || !t.is_control(**id);
+            let shown = |id: &&TokenId| show || t.type_of(**id) != Some(TokenType::Control);
             let bytes: Vec<u8> = ids.iter().filter(shown).flat_map(|&id| t.bytes_of(id)).copied().collect();
             prop_assert_eq!(streamed + &decoder.finish(), String::from_utf8_lossy(&bytes), "{}", name);
         }
@@ -133,7 +133,7 @@ fn what_a_user_says_cannot_open_a_turn() {
         (said, Special::Plain),
         ("<|im_end|>\n", Special::Parse),
     ]);
-    let marks: Vec<_> = ids.iter().filter(|&&id| t.is_control(id)).collect();
+    let marks: Vec<_> = ids.iter().filter(|&&id| t.type_of(id) == Some(TokenType::Control)).collect();
     assert_eq!(marks, [&151644, &151645]);
     assert_eq!(t.decode_with_control(&ids), format!("<|im_start|>user\n{said}<|im_end|>\n"));
     assert_eq!(t.decode(&ids), format!("user\n{said}\n"));
@@ -165,6 +165,28 @@ fn the_space_prefix_comes_and_goes_after_each_mark() {
     assert!(t.encode("", Special::Parse).is_empty());
 }
 
+/// Whatever the file calls its end of text, the words that end answers in some family do so in each.
+#[test]
+fn answers_end_at_what_the_vocabulary_has() {
+    let check = |special: &[&str], ends: &[&str]| {
+        let mut vocab = vocab("smollm2");
+        for (i, text) in special.iter().enumerate() {
+            vocab.tokens[6 + i] = (*text).into(); // a mark that nobody needs
+        }
+        vocab.special = SpecialIds { eos: Some(6), ..SpecialIds::default() };
+        let t = Tokenizer::from_vocab(vocab).unwrap();
+        let found: Vec<_> = t.eog().iter().map(|&id| t.text_of(id)).filter(|text| special.contains(&&**text)).collect();
+        assert_eq!(found, ends);
+    };
+    check(&["<end>", "<|eot_id|>", "<start>"], &["<end>", "<|eot_id|>"]);
+    check(&["<|return|>", "<|call|>", "<|end|>"], &["<|return|>", "<|call|>"]);
+    check(&["<end>", "<|end|>"], &["<end>", "<|end|>"]);
+    check(
+        &["<end>", "[EOT]", "<｜end▁of▁sentence｜>", "<end_of_turn>", "</s>"],
+        &["<end>", "[EOT]", "<｜end▁of▁sentence｜>", "<end_of_turn>", "</s>"],
+    );
+}
+
 #[test]
 fn padding_is_unused_and_ends_are_known() {
     let check = |name: &str, bos: Option<TokenId>, eog: &[TokenId], unused: usize| {
@@ -173,7 +195,6 @@ fn padding_is_unused_and_ends_are_known() {
         let n_vocab = t.n_vocab() as TokenId;
         assert_eq!((0..n_vocab).filter(|&id| t.is_unused(id)).count(), unused, "{name}");
         assert!(t.is_unused(n_vocab) && t.bytes_of(n_vocab).is_empty());
-        assert!(eog.iter().all(|&id| t.is_eog(id)) && !t.is_eog(100));
     };
     check("deepseek-v4", None, &[1], 0);
     check("qwen3", None, &[151_643, 151_645, 151_662, 151_663, 151_664], 267);

@@ -5,11 +5,17 @@
 
 use std::{ops::RangeInclusive, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum, ValueHint,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use engine::{KvType, SamplerOptions};
 use models::Effort;
 
-use crate::error::Error;
+use crate::{
+    error::Error,
+    thinking::{self, EFFORTS},
+};
 
 const AFTER_HELP: &str = "Answers go to stdout, everything else to stderr; ds4 --help tells more.";
 
@@ -71,8 +77,10 @@ pub(crate) struct ModelArgs {
     pub(crate) batch: usize,
 
     /// How the KV cache is stored [default: native]
-    #[arg(long, value_name = "TYPE")]
-    pub(crate) kv_type: Option<Kv>,
+    ///
+    /// f32: as computed; f16: half the memory; native: as the model was trained to store it.
+    #[arg(long, value_name = "TYPE", value_parser = kv_types())]
+    pub(crate) kv_type: Option<KvType>,
 
     /// Where to compute; this version has the CPU only
     #[arg(long, value_name = "NAME", default_value = "cpu", hide = true)]
@@ -135,8 +143,8 @@ pub(crate) struct ThinkingArgs {
     pub(crate) nothink: bool,
 
     /// How hard to reason
-    #[arg(long, value_name = "HOW", conflicts_with = "think_max")]
-    pub(crate) effort: Option<HowHard>,
+    #[arg(long, value_name = "HOW", value_parser = efforts(), conflicts_with = "think_max")]
+    pub(crate) effort: Option<Effort>,
 
     /// The same as --effort max
     #[arg(long)]
@@ -274,29 +282,10 @@ pub(crate) struct CompletionsArgs {
     pub(crate) shell: clap_complete::Shell,
 }
 
-/// [`KvType`], as a flag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kv {
-    /// As computed
-    F32,
-    /// Half the memory
-    F16,
-    /// As the model was trained to store it
-    Native,
-}
-
 /// Where to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Backend {
     Cpu,
-}
-
-/// [`Effort`], as a flag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum HowHard {
-    Low,
-    High,
-    Max,
 }
 
 impl ModelArgs {
@@ -306,12 +295,12 @@ impl ModelArgs {
     /// [`Error::NoModel`].
     pub(crate) fn options(&self) -> Result<engine::Options, Error> {
         let model = self.model.clone().ok_or(Error::NoModel)?;
-        let kv = self.kv_type.map(|kv| match kv {
-            Kv::F32 => KvType::F32,
-            Kv::F16 => KvType::F16,
-            Kv::Native => KvType::Native,
-        });
-        Ok(engine::Options { threads: self.threads, kv, n_batch: self.batch, ..engine::Options::new(model) })
+        Ok(engine::Options {
+            threads: self.threads,
+            kv: self.kv_type,
+            n_batch: self.batch,
+            ..engine::Options::new(model)
+        })
     }
 }
 
@@ -323,12 +312,7 @@ impl ThinkingArgs {
     }
 
     pub(crate) fn effort(&self) -> Option<Effort> {
-        let effort = self.think_max.then_some(HowHard::Max).or(self.effort)?;
-        Some(match effort {
-            HowHard::Low => Effort::Low,
-            HowHard::High => Effort::High,
-            HowHard::Max => Effort::Max,
-        })
+        self.think_max.then_some(Effort::Max).or(self.effort)
     }
 }
 
@@ -371,6 +355,16 @@ fn flag_of(field: &str) -> String {
 fn fresh_seed() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _, RandomState};
     RandomState::new().build_hasher().finish() >> 32
+}
+
+fn kv_types() -> impl TypedValueParser<Value = KvType> {
+    PossibleValuesParser::new(KvType::ALL.map(|(name, _)| name))
+        .map(|name| KvType::from_name(&name).expect("no other name passes"))
+}
+
+fn efforts() -> impl TypedValueParser<Value = Effort> {
+    PossibleValuesParser::new(EFFORTS.map(Effort::name))
+        .map(|name| thinking::effort_named(&name).expect("no other name passes"))
 }
 
 /// A number of things, at least one.

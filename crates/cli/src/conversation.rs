@@ -10,7 +10,7 @@ use crate::{
     prompt,
     speaker::{Ask, Speaker, show},
     terminal::Screen,
-    thinking,
+    thinking::{self, effort_named},
 };
 
 pub(crate) const HELP: &str = "\
@@ -229,12 +229,10 @@ fn command<'a>(name: &str, rest: &'a str) -> Line<'a> {
 }
 
 fn think<'a>(how: &str) -> Line<'a> {
-    match how {
-        "" => Line::Think(None),
-        "low" => Line::Think(Some(Effort::Low)),
-        "high" => Line::Think(Some(Effort::High)),
-        "max" => Line::Think(Some(Effort::Max)),
-        _ => Line::Wrong("/think takes low, high, max or nothing".into()),
+    match effort_named(how) {
+        None if how.is_empty() => Line::Think(None),
+        None => Line::Wrong("/think takes low, high, max or nothing".into()),
+        effort => Line::Think(effort),
     }
 }
 

@@ -7,6 +7,14 @@ use models::{Chat, ChatOptions, Effort, Message};
 
 use crate::error::Error;
 
+/// The ways to say how hard.
+pub(crate) const EFFORTS: [Effort; 3] = [Effort::Low, Effort::High, Effort::Max];
+
+/// The effort that is called `name`.
+pub(crate) fn effort_named(name: &str) -> Option<Effort> {
+    EFFORTS.into_iter().find(|effort| effort.name() == name)
+}
+
 /// The options that grant a wish; without one (`None`), a model that can reason does.
 ///
 /// # Errors
@@ -21,7 +29,7 @@ pub(crate) fn grant(chat: &dyn Chat, wanted: Option<bool>, effort: Option<Effort
         return Err(Error::AlwaysThinks);
     }
     // One of the words may well mean what happens anyway.
-    let words = [None, Some(Effort::Low), Some(Effort::High), Some(Effort::Max)];
+    let words = [None].into_iter().chain(EFFORTS.map(Some));
     if effort.is_some() && !differ(chat, words.map(|effort| (true, effort)))? {
         return Err(Error::NoEffort);
     }
@@ -29,7 +37,7 @@ pub(crate) fn grant(chat: &dyn Chat, wanted: Option<bool>, effort: Option<Effort
 }
 
 /// Whether a question is put in different ways under these settings.
-fn differ<const N: usize>(chat: &dyn Chat, settings: [(bool, Option<Effort>); N]) -> Result<bool, Error> {
+fn differ(chat: &dyn Chat, settings: impl IntoIterator<Item = (bool, Option<Effort>)>) -> Result<bool, Error> {
     let question = [Message::user("Why?")];
     let prompt =
         |(thinking, effort)| chat.render(&question, &ChatOptions { thinking, effort, ..ChatOptions::default() });
@@ -76,7 +84,7 @@ mod tests {
     fn deepseek_v4_takes_every_wish() {
         for release in [Release::April, Release::July] {
             let chat = DeepSeekV4 { release };
-            for effort in [Effort::Low, Effort::High, Effort::Max] {
+            for effort in EFFORTS {
                 assert!(grant(&chat, Some(true), Some(effort)).is_ok());
             }
             assert!(grant(&chat, Some(false), None).is_ok());

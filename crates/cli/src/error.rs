@@ -132,17 +132,24 @@ impl Error {
             Error::NoContext => "/ctx N with a smaller N asks for less".into(),
             Error::NoVocabulary { .. } => "only logits, bench and inspect work with this file".into(),
             Error::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => "check the path".into(),
+            Error::Read { .. } => "check the permissions and the disk, and that it is a file".into(),
+            Error::Write { .. } => "check the folder, the permissions and the space on the disk".into(),
             Error::SameFile { .. } => "choose another name after --out".into(),
             Error::NotText { .. } => "convert it to UTF-8 first".into(),
             Error::Tokens { .. } => "write decimal ids separated by spaces, or raw little-endian u32".into(),
-            Error::Engine(e) => e.hint(),
-            Error::Gguf(e) => e.hint(),
+            Error::Engine(e) => engine_hint(e),
+            Error::Gguf(e) => gguf_hint(e),
             Error::Tokenizer(e) => e.hint(),
             Error::Chat(models::ChatError::NoTemplate) => {
                 "this may be a base model: complete raw text with --raw, or take an instruction-tuned file".into()
             }
             Error::Chat(e) => e.hint().into(),
-            _ => String::new(),
+            // The message itself says what is allowed.
+            Error::Value { .. } => String::new(),
+            // The other end of a stream is not ours to advise on.
+            Error::Stream { .. } => String::new(),
+            // Told to nobody.
+            Error::Closed | Error::Interrupted => String::new(),
         }
     }
 
@@ -187,6 +194,34 @@ fn shorten(mut text: String) -> String {
     text
 }
 
+/// The engine's hint, with the names of our flags and commands where it knows none.
+fn engine_hint(error: &engine::Error) -> String {
+    use engine::Error::{ContextFull, Device, Memory, Model, NoVocabulary, Token};
+    match error {
+        Memory { .. } | Device(_) => "ask for a smaller context with --ctx, or close other programs".into(),
+        ContextFull { .. } => "ask for a larger context with --ctx, or send less text".into(),
+        NoVocabulary => "take a file with a vocabulary; raw token ids go through the `logits` command".into(),
+        Token { .. } => {
+            "token ids belong to one vocabulary: make them with the `tokenize` command and this model".into()
+        }
+        Model(models::Error::UnknownFamily { .. } | models::Error::Unknown { .. }) => {
+            format!("{}; the `inspect` command shows what is in the file", error.hint())
+        }
+        Model(models::Error::Gguf(e)) => gguf_hint(e),
+        _ => error.hint(),
+    }
+}
+
+fn gguf_hint(error: &gguf::Error) -> String {
+    use gguf::Error::{MissingKey, OutOfRange, WrongType};
+    match error {
+        MissingKey { .. } | WrongType { .. } | OutOfRange { .. } => {
+            format!("{}; look at it with `inspect`", error.hint())
+        }
+        _ => error.hint(),
+    }
+}
+
 /// 2 where the file or the flags are to blame, 1 where the machine or the moment is.
 fn engine_status(error: &engine::Error) -> u8 {
     use engine::Error::{ContextSize, NoVocabulary, Token};
@@ -200,5 +235,37 @@ fn reason(source: &io::Error) -> String {
     match text.split_once(" (os error") {
         Some((reason, _)) => reason.to_lowercase(),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Those below have no flags: their hints are neutral, and ours name what to type.
+    fn check(error: engine::Error, ours: &str) {
+        let neutral = error.hint();
+        assert!(!neutral.contains("--") && !neutral.contains('`'), "{neutral}");
+        assert!(Error::Engine(error).hint().contains(ours));
+    }
+
+    #[test]
+    fn hints_name_flags_here_and_nowhere_below() {
+        let path = PathBuf::from("m.gguf");
+        check(engine::Error::Memory { n_ctx: 1, needed_bytes: 2, available_bytes: 1 }, "--ctx");
+        check(engine::Error::ContextFull { n_tokens: 2, n_ctx: 1 }, "--ctx");
+        check(engine::Error::NoVocabulary, "`logits`");
+        check(engine::Error::Token { id: 9, pos: 0, n_vocab: 9 }, "`tokenize`");
+        let unknown = models::Error::Unknown { path: path.clone(), tensor: "t".into(), others: 0 };
+        check(unknown.into(), "`inspect`");
+        check(gguf::Error::MissingKey { path, key: "k".into() }.into(), "`inspect`");
+    }
+
+    #[test]
+    fn files_that_fail_come_with_a_hint() {
+        let (path, source) = (PathBuf::from("f"), || io::Error::from(io::ErrorKind::PermissionDenied));
+        for error in [Error::Read { path: path.clone(), source: source() }, Error::Write { path, source: source() }] {
+            assert!(!error.hint().is_empty(), "{error}");
+        }
     }
 }

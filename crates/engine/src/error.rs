@@ -122,12 +122,10 @@ impl Error {
             Error::Tokenizer { source, .. } => source.hint().to_string(),
             Error::Vocabulary { .. } => "the file was converted wrongly; download or convert it again".into(),
             Error::Device(_) => "close other programs, or ask for a smaller context".into(),
-            Error::Memory { .. } => "ask for a smaller context with --ctx, or close other programs".into(),
+            Error::Memory { .. } => "ask for a smaller context, or close other programs".into(),
             Error::ContextSize { .. } => "choose a context that the model was trained for".into(),
-            Error::ContextFull { .. } => "ask for a larger context with --ctx, or send less text".into(),
-            Error::NoVocabulary => {
-                "take a file with a vocabulary; raw token ids go through the `logits` command".into()
-            }
+            Error::ContextFull { .. } => "ask for a larger context, or send less text".into(),
+            Error::NoVocabulary => "take a file with a vocabulary; this one takes and gives raw token ids only".into(),
             Error::NoMarker { .. } => {
                 "complete raw text with this file, or take another conversion of the model".into()
             }
@@ -135,9 +133,7 @@ impl Error {
             Error::NoNumbers { .. } | Error::NoChoice { .. } => {
                 "the weights are damaged or were converted wrongly; download them again".into()
             }
-            Error::Token { .. } => {
-                "token ids belong to one vocabulary: make them with the `tokenize` command and this model".into()
-            }
+            Error::Token { .. } => "token ids belong to one vocabulary: make them with this model's".into(),
         }
     }
 

@@ -266,7 +266,7 @@ impl Error {
                 "the parts belong to different models; download them again, into a folder of their own".into()
             }
             Error::MissingKey { .. } | Error::WrongType { .. } | Error::OutOfRange { .. } => {
-                "the file may be of another kind than expected, or converted wrongly; look at it with `inspect`".into()
+                "the file may be of another kind than expected, or converted wrongly".into()
             }
             Error::Invalid { .. } | Error::Duplicate { .. } | Error::Overlap { .. } => {
                 "the file is damaged or was converted wrongly; download or convert it again".into()

@@ -106,9 +106,7 @@ impl Error {
     pub fn hint(&self) -> String {
         match self {
             Error::Gguf(e) => e.hint().to_string(),
-            Error::UnknownFamily { .. } | Error::Unknown { .. } => {
-                "a newer version may know this model; the `inspect` command shows what is in the file".into()
-            }
+            Error::UnknownFamily { .. } | Error::Unknown { .. } => "a newer version may know this model".into(),
             Error::Device(_) => "close other programs, or take a smaller model or quantisation".into(),
             _ => "the file is damaged or was converted wrongly; download or convert it again".into(),
         }

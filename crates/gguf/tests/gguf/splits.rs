@@ -139,21 +139,21 @@ fn places_and_numbers_must_be_possible() {
         |s| _ = s.parts[0].set("split.no", 3_u16),
         FIRST,
         expect![[r#"
-        m-00001-of-00003.gguf: key `split.no` has the value 3; allowed: 0 to 2
-        the file may be of another kind than expected, or converted wrongly; look at it with `inspect`"#]],
+            m-00001-of-00003.gguf: key `split.no` has the value 3; allowed: 0 to 2
+            the file may be of another kind than expected, or converted wrongly"#]],
     );
     check(
         |s| _ = s.parts[0].set("split.count", u32::MAX),
         FIRST,
         expect![[r#"
-        m-00001-of-00003.gguf: key `split.count` has the value 4294967295; allowed: 1 to 65535
-        the file may be of another kind than expected, or converted wrongly; look at it with `inspect`"#]],
+            m-00001-of-00003.gguf: key `split.count` has the value 4294967295; allowed: 1 to 65535
+            the file may be of another kind than expected, or converted wrongly"#]],
     );
     check(
         |s| _ = s.parts[0].set("split.count", "3"),
         FIRST,
         expect![[r#"
-        m-00001-of-00003.gguf: key `split.count` is a string; expected an integer
-        the file may be of another kind than expected, or converted wrongly; look at it with `inspect`"#]],
+            m-00001-of-00003.gguf: key `split.count` is a string; expected an integer
+            the file may be of another kind than expected, or converted wrongly"#]],
     );
 }

@@ -182,12 +182,15 @@ fn buffer(t: &Tensor) -> &HostBuffer {
 }
 
 fn bytes(t: &Tensor) -> &[u8] {
+    let range = t.byte_range();
     match buffer(t) {
-        // SAFETY: inside the allocation; not written while the lock is held, see `Access::input`.
-        HostBuffer::Owned(o) => unsafe {
-            &std::slice::from_raw_parts(o.start.as_ptr(), o.layout.size())[t.byte_range()]
-        },
-        HostBuffer::Shared(s) => &(**s).as_ref()[t.byte_range()],
+        HostBuffer::Owned(owned) => {
+            assert!(range.end <= owned.layout.size());
+            // SAFETY: inside the allocation; these bytes are not written while the lock is held, see `Access::input`.
+            // Others may be: an output is often another part of the same buffer.
+            unsafe { std::slice::from_raw_parts(owned.start.as_ptr().add(range.start), range.len()) }
+        }
+        HostBuffer::Shared(s) => &(**s).as_ref()[range],
     }
 }
 
@@ -199,4 +202,25 @@ fn check<T: Pod>(t: &Tensor) {
 
 fn is_f32(kind: Kind) -> bool {
     kind == F32 || kind == Kind::Cached(RowFormat::F32)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Miri's question: an input must not cover the output beside it.
+    #[test]
+    fn parts_of_one_buffer_are_input_and_output() {
+        let owned = Owned::new(64).expect("64 bytes");
+        let whole = Tensor::new(Arc::new(HostBuffer::Owned(owned)), F32, &[4, 4]);
+        let (out, input) = (whole.slice(0..1), whole.slice(1..2));
+        let (lock, outs, ins) = (Mutex::new(()), [&out], [&input]);
+        let access = Access::new(&lock, &outs, &ins);
+        let y = access.out::<f32>(0);
+        let x = access.input::<f32>(0);
+        y.copy_from_slice(x);
+        assert_eq!(y, [0.0; 4]);
+    }
 }

@@ -99,8 +99,9 @@ impl Cpu {
 
 impl Memory for Cpu {
     fn alloc(&self, kind: Kind, shape: &[usize]) -> Result<Tensor, DeviceError> {
-        let bytes = shape[..shape.len() - 1].iter().product::<usize>() * kind.row_bytes(shape[shape.len() - 1]);
-        let owned = Owned::new(bytes).ok_or_else(|| DeviceError::OutOfMemory { device: self.name(), bytes })?;
+        let refused = |bytes: usize| DeviceError::OutOfMemory { device: self.name(), bytes };
+        let bytes = kind.bytes(shape).ok_or_else(|| refused(usize::MAX))?;
+        let owned = Owned::new(bytes).ok_or_else(|| refused(bytes))?;
         Ok(Tensor::new(Arc::new(HostBuffer::Owned(owned)), kind, shape))
     }
 

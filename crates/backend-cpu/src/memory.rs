@@ -95,7 +95,7 @@ pub(crate) struct Workspace(Option<Owned>);
 impl Workspace {
     /// The first `n` elements; what they hold is left over from earlier uses.
     pub(crate) fn get<T: Pod>(&mut self, n: usize) -> &mut [T] {
-        let bytes = n * size_of::<T>();
+        let bytes = n.checked_mul(size_of::<T>()).expect("a batch fits an address space");
         if self.0.as_ref().is_none_or(|o| o.layout.size() < bytes) {
             self.0 = None;
             self.0 = Some(Owned::new(bytes).expect("the host has memory for a batch"));
@@ -209,6 +209,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    #[test]
+    #[should_panic = "fits an address space"]
+    fn a_workspace_is_never_shorter_than_asked_for() {
+        Workspace::default().get::<f32>(usize::MAX / 4 + 2);
+    }
 
     /// Miri's question: an input must not cover the output beside it.
     #[test]

@@ -20,7 +20,7 @@ pub enum DeviceError {
     OutOfMemory {
         /// The device's name.
         device: String,
-        /// Bytes asked for.
+        /// Bytes asked for; the most there are where nobody can count them.
         bytes: usize,
     },
 }

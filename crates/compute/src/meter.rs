@@ -38,13 +38,15 @@ impl Buffer for Nothing {
 
 impl Memory for Meter {
     fn alloc(&self, kind: Kind, shape: &[usize]) -> Result<Tensor, DeviceError> {
-        let t = Tensor::new(Arc::new(Nothing), kind, shape);
+        let refused = |bytes: usize| DeviceError::OutOfMemory { device: self.name(), bytes };
+        let bytes = kind.bytes(shape).ok_or_else(|| refused(usize::MAX))?;
         let mut counts = self.0.lock().expect("counting does not panic");
-        match kind {
-            Kind::Cached(_) => counts.cache_bytes += t.byte_range().len(),
-            _ => counts.other_bytes += t.byte_range().len(),
-        }
-        Ok(t)
+        let count = match kind {
+            Kind::Cached(_) => &mut counts.cache_bytes,
+            _ => &mut counts.other_bytes,
+        };
+        *count = count.checked_add(bytes).ok_or_else(|| refused(bytes))?;
+        Ok(Tensor::new(Arc::new(Nothing), kind, shape))
     }
 
     fn load(&self, kind: Kind, shape: &[usize], _: HostBytes) -> Result<Tensor, DeviceError> {

@@ -39,11 +39,24 @@ impl Kind {
             Kind::Cached(format) => format.row_bytes(n),
         }
     }
+
+    /// Bytes of a tensor of this shape; `None` where an address space does not hold them.
+    ///
+    /// # Panics
+    /// As [`Self::row_bytes`], and if there are no dimensions.
+    pub fn bytes(self, shape: &[usize]) -> Option<usize> {
+        let (&cols, outer) = shape.split_last().expect("a tensor has dimensions");
+        // No kind takes as much as 8 bytes for a value. Empty dimensions must not hide what the others amount to, as
+        // views multiply some of them.
+        shape.iter().try_fold(8usize, |n, &d| n.checked_mul(d.max(1)))?;
+        Some(outer.iter().product::<usize>() * self.row_bytes(cols))
+    }
 }
 
 const MAX_DIMS: usize = 4;
 
-/// A view of a device's memory; cloning it copies the view.
+/// A view of a device's memory; cloning it copies the view. Its bytes fit an address space, which is checked where a
+/// shape is given: what is computed from sizes does not wrap.
 #[derive(Clone)]
 pub struct Tensor {
     buffer: Arc<dyn Buffer>,
@@ -56,7 +69,7 @@ pub struct Tensor {
 impl Tensor {
     /// The whole of `buffer` as a tensor; for devices.
     pub fn new(buffer: Arc<dyn Buffer>, kind: Kind, shape: &[usize]) -> Tensor {
-        let (dims, n_dims) = pack(shape);
+        let (dims, n_dims) = pack(kind, shape);
         Tensor { buffer, start: 0, dims, n_dims, kind }
     }
 
@@ -111,7 +124,7 @@ impl Tensor {
 
     /// The same elements in another shape; rows of packed kinds keep their length.
     pub fn reshape(&self, shape: &[usize]) -> Tensor {
-        let (dims, n_dims) = pack(shape);
+        let (dims, n_dims) = pack(self.kind, shape);
         let view = Tensor { buffer: self.buffer.clone(), start: self.start, dims, n_dims, kind: self.kind };
         assert_eq!(view.rows() * view.cols(), self.rows() * self.cols(), "reshape {self:?} to {shape:?}");
         assert!(view.cols() == self.cols() || matches!(self.kind, F32 | Kind::I32), "reshape {self:?} to {shape:?}");
@@ -125,8 +138,9 @@ impl Tensor {
     }
 }
 
-fn pack(shape: &[usize]) -> ([usize; MAX_DIMS], usize) {
+fn pack(kind: Kind, shape: &[usize]) -> ([usize; MAX_DIMS], usize) {
     assert!((1..=MAX_DIMS).contains(&shape.len()), "a tensor has 1 to {MAX_DIMS} dimensions, not {shape:?}");
+    assert!(kind.bytes(shape).is_some(), "no address space holds {kind:?} {shape:?}");
     let mut dims = [1; MAX_DIMS];
     dims[..shape.len()].copy_from_slice(shape);
     (dims, shape.len())
@@ -135,5 +149,35 @@ fn pack(shape: &[usize]) -> ([usize; MAX_DIMS], usize) {
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} {:?}", self.kind, self.shape())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nothing;
+
+    impl Buffer for Nothing {
+        fn as_any(&self) -> &dyn Any {
+            self
+        }
+    }
+
+    #[test]
+    fn sizes_that_wrap_are_none() {
+        let half = usize::MAX / 2 + 1;
+        for shape in [&[half, 2][..], &[2, half], &[0, half, 2], &[half, 2, 0], &[1 << 31, 1 << 31, 1]] {
+            assert_eq!(F32.bytes(shape), None, "{shape:?}");
+            assert_eq!(Kind::Cached(RowFormat::F16).bytes(shape), None, "{shape:?}");
+        }
+        assert_eq!(F32.bytes(&[3, 0, 5]), Some(0));
+        assert_eq!(Kind::Packed(Format::Q8_0).bytes(&[3, 2, 64]), Some(3 * 2 * 68));
+    }
+
+    #[test]
+    #[should_panic = "no address space holds"]
+    fn a_shape_whose_size_wraps_is_no_view() {
+        let _ = Tensor::new(std::sync::Arc::new(Nothing), F32, &[1, 4]).reshape(&[usize::MAX / 2 + 1, 2, 1, 4]);
     }
 }

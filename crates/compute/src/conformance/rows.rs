@@ -21,6 +21,14 @@ pub(super) fn memory(cases: &mut Cases) {
         let w = lab.weights(Format::Q8_0, &[3, 2, 64]);
         vec![(Bound::Exact, zero), (Bound::Exact, x.slice(2..4)), (Bound::Exact, x), (Bound::Exact, w.slice(1..3))]
     });
+    cases.add("more memory than there can be is refused", |lab| {
+        for shape in [[1 << 40, 1 << 40], [usize::MAX / 2 + 1, 2], [2, usize::MAX / 2 + 1], [usize::MAX / 16, 1]] {
+            for kind in [F32, Kind::I32, Kind::Cached(RowFormat::F16)] {
+                lab.claim(lab.dev.alloc(kind, &shape).is_err(), &format!("{kind:?} {shape:?} is refused"));
+            }
+        }
+        vec![]
+    });
     cases.add("a step runs its body", |lab| {
         let (x, one) = (lab.even(&[1, 8], 1.0), lab.even(&[1, 8], 1.0));
         for _ in 0..3 {

@@ -39,8 +39,12 @@ fn host(t: &Tensor) -> &RwLock<Vec<u8>> {
 
 impl Memory for Reference {
     fn alloc(&self, kind: Kind, shape: &[usize]) -> Result<Tensor, DeviceError> {
-        let bytes = shape[..shape.len() - 1].iter().product::<usize>() * kind.row_bytes(shape[shape.len() - 1]);
-        Ok(Reference::tensor(kind, shape, vec![0; bytes]))
+        let refused = |bytes: usize| DeviceError::OutOfMemory { device: self.name(), bytes };
+        let bytes = kind.bytes(shape).ok_or_else(|| refused(usize::MAX))?;
+        let mut zeros = vec![];
+        zeros.try_reserve_exact(bytes).map_err(|_| refused(bytes))?;
+        zeros.resize(bytes, 0);
+        Ok(Reference::tensor(kind, shape, zeros))
     }
 
     fn load(&self, kind: Kind, shape: &[usize], bytes: HostBytes) -> Result<Tensor, DeviceError> {

@@ -44,7 +44,7 @@ use compute::{
 };
 pub use dot::Isa;
 use dot::Kernel;
-use memory::{Access, HostBuffer, Owned};
+use memory::{Access, HostBuffer, Lock, Owned};
 use pool::Pool;
 use quant::Format;
 pub use topology::n_threads_default;
@@ -56,7 +56,7 @@ pub struct Cpu {
     isa: Isa,
     vector: Vector,
     kernels: Vec<Kernel>, // as in `quant::FORMATS`
-    running: Mutex<()>,
+    running: Lock,
     scratch: Mutex<matmul::Scratch>,
 }
 
@@ -77,7 +77,7 @@ impl Cpu {
             isa,
             vector: Vector::new(isa),
             kernels,
-            running: Mutex::new(()),
+            running: Lock::default(),
             scratch: Mutex::default(),
         }
     }
@@ -102,7 +102,7 @@ impl Memory for Cpu {
         let refused = |bytes: usize| DeviceError::OutOfMemory { device: self.name(), bytes };
         let bytes = kind.bytes(shape).ok_or_else(|| refused(usize::MAX))?;
         let owned = Owned::new(bytes).ok_or_else(|| refused(bytes))?;
-        Ok(Tensor::new(Arc::new(HostBuffer::Owned(owned)), kind, shape))
+        Ok(Tensor::new(Arc::new(HostBuffer::Owned(owned, self.running.clone())), kind, shape))
     }
 
     fn load(&self, kind: Kind, shape: &[usize], bytes: HostBytes) -> Result<Tensor, DeviceError> {
@@ -212,7 +212,10 @@ impl Device for Cpu {
 
 #[cfg(test)]
 mod tests {
-    use compute::conformance::{Promise, check};
+    use compute::{
+        F32,
+        conformance::{Promise, check},
+    };
 
     use super::*;
 
@@ -229,6 +232,18 @@ mod tests {
     #[test]
     fn avx512_conforms() {
         conforms(Isa::Avx512);
+    }
+
+    #[test]
+    fn another_cpu_cannot_reach_what_this_one_may_be_writing() {
+        let (a, b) = (Cpu::new(1), Cpu::new(1));
+        let x = a.alloc(F32, &[1, 4]).expect("16 bytes");
+        let reach = |f: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_ok();
+        assert!(reach(&|| a.write(&x, &[1; 16])));
+        assert!(!reach(&|| b.write(&x, &[1; 16])));
+        assert!(!reach(&|| b.read(&x, &mut [1; 16]).expect("the CPU does not fail")));
+        let weights = a.load(F32, &[1, 4], Arc::new(vec![0; 16])).expect("read in place");
+        assert!(reach(&|| b.read(&weights, &mut [1; 16]).expect("the CPU does not fail")));
     }
 
     /// Every operation is the reference's, to the bit the same for one to three threads and however a batch is cut.

@@ -2,14 +2,15 @@
 //!
 //! An operation names its outputs and inputs ([`Access::new`]). That takes the device's lock, so no other operation
 //! or copy runs meanwhile, and checks that no output shares a byte with anything else; each output is then handed out
-//! once. These three facts are what makes the slices sound.
+//! once. Memory that can be written knows its device's lock, so an operation of another device cannot reach it. These
+//! four facts are what makes the slices sound.
 
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc},
     any::Any,
     ptr::NonNull,
     sync::{
-        Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -20,10 +21,13 @@ use quant::RowFormat;
 /// Every allocation starts on a cache line.
 const ALIGN: usize = 64;
 
+/// What a device's operations hold while they run.
+pub(crate) type Lock = Arc<Mutex<()>>;
+
 /// A tensor's memory.
 pub(crate) enum HostBuffer {
-    /// Ours, zeroed; pages are touched when first written.
-    Owned(Owned),
+    /// Of the device with this lock; zeroed, and pages are touched when first written.
+    Owned(Owned, Lock),
     /// Somebody else's, read only: a mapped file.
     Shared(HostBytes),
 }
@@ -134,20 +138,21 @@ pub(crate) struct Access<'a> {
     outs: &'a [&'a Tensor],
     ins: &'a [&'a Tensor],
     taken: AtomicU32,
-    _lock: MutexGuard<'a, ()>,
+    lock: &'a Lock,
+    _held: MutexGuard<'a, ()>,
 }
 
 impl<'a> Access<'a> {
     /// # Panics
     /// If an output shares memory with another output or an input.
-    pub(crate) fn new(lock: &'a Mutex<()>, outs: &'a [&'a Tensor], ins: &'a [&'a Tensor]) -> Access<'a> {
+    pub(crate) fn new(lock: &'a Lock, outs: &'a [&'a Tensor], ins: &'a [&'a Tensor]) -> Access<'a> {
         for (i, out) in outs.iter().enumerate() {
             let clash = outs[..i].iter().chain(ins).find(|t| t.overlaps(out));
             assert!(clash.is_none(), "output {out:?} shares memory with {:?}", clash.expect("just seen"));
         }
         // A panic while an operation ran leaves numbers, not broken invariants.
-        let lock = lock.lock().unwrap_or_else(|e| e.into_inner());
-        Access { outs, ins, taken: AtomicU32::new(0), _lock: lock }
+        let held = lock.lock().unwrap_or_else(|e| e.into_inner());
+        Access { outs, ins, taken: AtomicU32::new(0), lock, _held: held }
     }
 
     /// The elements of output `i`; each output can be asked for once.
@@ -155,11 +160,11 @@ impl<'a> Access<'a> {
     pub(crate) fn out<T: Pod>(&self, i: usize) -> &mut [T] {
         assert_eq!(self.taken.fetch_or(1 << i, Ordering::Relaxed) & 1 << i, 0, "output {i} taken twice");
         let t = self.outs[i];
-        let HostBuffer::Owned(owned) = buffer(t) else { panic!("{t:?} is read only") };
+        let HostBuffer::Owned(owned, _) = self.buffer(t) else { panic!("{t:?} is read only") };
         check::<T>(t);
         let range = t.byte_range();
         assert!(range.end <= owned.layout.size());
-        // SAFETY: inside the allocation; elements are plain numbers and aligned (`check`); the module's three facts
+        // SAFETY: inside the allocation; elements are plain numbers and aligned (`check`); the module's four facts
         // make it the only live reference.
         unsafe {
             std::slice::from_raw_parts_mut(owned.start.as_ptr().add(range.start).cast(), range.len() / size_of::<T>())
@@ -170,27 +175,30 @@ impl<'a> Access<'a> {
     pub(crate) fn input<T: Pod>(&self, i: usize) -> &[T] {
         let t = self.ins[i];
         check::<T>(t);
-        let bytes = bytes(t);
+        let bytes = self.bytes(t);
         assert_eq!(bytes.as_ptr() as usize % align_of::<T>(), 0, "{t:?} is aligned");
         // SAFETY: aligned, plain numbers, and nobody writes while the device's lock is held.
         unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) }
     }
-}
 
-fn buffer(t: &Tensor) -> &HostBuffer {
-    t.buffer().as_any().downcast_ref().expect("a tensor of this device")
-}
-
-fn bytes(t: &Tensor) -> &[u8] {
-    let range = t.byte_range();
-    match buffer(t) {
-        HostBuffer::Owned(owned) => {
-            assert!(range.end <= owned.layout.size());
-            // SAFETY: inside the allocation; these bytes are not written while the lock is held, see `Access::input`.
-            // Others may be: an output is often another part of the same buffer.
-            unsafe { std::slice::from_raw_parts(owned.start.as_ptr().add(range.start), range.len()) }
+    fn bytes<'t>(&self, t: &'t Tensor) -> &'t [u8] {
+        let range = t.byte_range();
+        match self.buffer(t) {
+            HostBuffer::Owned(owned, _) => {
+                assert!(range.end <= owned.layout.size());
+                // SAFETY: inside the allocation; these bytes are not written while the lock is held, see `input`.
+                // Others may be: an output is often another part of the same buffer.
+                unsafe { std::slice::from_raw_parts(owned.start.as_ptr().add(range.start), range.len()) }
+            }
+            HostBuffer::Shared(s) => &(**s).as_ref()[range],
         }
-        HostBuffer::Shared(s) => &(**s).as_ref()[range],
+    }
+
+    fn buffer<'t>(&self, t: &'t Tensor) -> &'t HostBuffer {
+        let buffer = t.buffer().as_any().downcast_ref().expect("a tensor of this device");
+        let ours = !matches!(buffer, HostBuffer::Owned(_, lock) if !Arc::ptr_eq(lock, self.lock));
+        assert!(ours, "{t:?} is no tensor of this device");
+        buffer
     }
 }
 
@@ -206,8 +214,6 @@ fn is_f32(kind: Kind) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]
@@ -220,9 +226,10 @@ mod tests {
     #[test]
     fn parts_of_one_buffer_are_input_and_output() {
         let owned = Owned::new(64).expect("64 bytes");
-        let whole = Tensor::new(Arc::new(HostBuffer::Owned(owned)), F32, &[4, 4]);
+        let lock = Lock::default();
+        let whole = Tensor::new(Arc::new(HostBuffer::Owned(owned, lock.clone())), F32, &[4, 4]);
         let (out, input) = (whole.slice(0..1), whole.slice(1..2));
-        let (lock, outs, ins) = (Mutex::new(()), [&out], [&input]);
+        let (outs, ins) = ([&out], [&input]);
         let access = Access::new(&lock, &outs, &ins);
         let y = access.out::<f32>(0);
         let x = access.input::<f32>(0);

@@ -128,10 +128,29 @@ pub(crate) fn prefetch(bytes: &[u8]) {
 }
 
 /// Plain numbers that any bytes make.
-pub(crate) trait Pod: Copy + 'static {}
-impl Pod for u8 {}
-impl Pod for f32 {}
-impl Pod for i32 {}
+pub(crate) trait Pod: Copy + 'static {
+    /// Whether tensors of this kind hold such numbers.
+    fn suits(kind: Kind) -> bool;
+}
+
+/// The bytes of packed rows, and of everything else.
+impl Pod for u8 {
+    fn suits(_: Kind) -> bool {
+        true
+    }
+}
+
+impl Pod for f32 {
+    fn suits(kind: Kind) -> bool {
+        kind == F32 || kind == Kind::Cached(RowFormat::F32)
+    }
+}
+
+impl Pod for i32 {
+    fn suits(kind: Kind) -> bool {
+        kind == Kind::I32
+    }
+}
 
 /// The tensors of a running operation.
 pub(crate) struct Access<'a> {
@@ -161,22 +180,21 @@ impl<'a> Access<'a> {
         assert_eq!(self.taken.fetch_or(1 << i, Ordering::Relaxed) & 1 << i, 0, "output {i} taken twice");
         let t = self.outs[i];
         let HostBuffer::Owned(owned, _) = self.buffer(t) else { panic!("{t:?} is read only") };
-        check::<T>(t);
         let range = t.byte_range();
         assert!(range.end <= owned.layout.size());
-        // SAFETY: inside the allocation; elements are plain numbers and aligned (`check`); the module's four facts
-        // make it the only live reference.
-        unsafe {
-            std::slice::from_raw_parts_mut(owned.start.as_ptr().add(range.start).cast(), range.len() / size_of::<T>())
-        }
+        // SAFETY: inside the allocation.
+        let start = unsafe { owned.start.as_ptr().add(range.start) };
+        check::<T>(t, start);
+        // SAFETY: inside the allocation; plain numbers, aligned; the module's four facts make it the only live
+        // reference.
+        unsafe { std::slice::from_raw_parts_mut(start.cast(), range.len() / size_of::<T>()) }
     }
 
     /// The elements of input `i`.
     pub(crate) fn input<T: Pod>(&self, i: usize) -> &[T] {
         let t = self.ins[i];
-        check::<T>(t);
         let bytes = self.bytes(t);
-        assert_eq!(bytes.as_ptr() as usize % align_of::<T>(), 0, "{t:?} is aligned");
+        check::<T>(t, bytes.as_ptr());
         // SAFETY: aligned, plain numbers, and nobody writes while the device's lock is held.
         unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) }
     }
@@ -202,14 +220,10 @@ impl<'a> Access<'a> {
     }
 }
 
-/// `T` is what the tensor holds: its numbers, or the bytes of packed rows.
-fn check<T: Pod>(t: &Tensor) {
-    let of = |name: &str| std::any::type_name::<T>() == name;
-    assert!(of("u8") || of("f32") && is_f32(t.kind()) || of("i32") && t.kind() == Kind::I32, "{t:?} as other numbers");
-}
-
-fn is_f32(kind: Kind) -> bool {
-    kind == F32 || kind == Kind::Cached(RowFormat::F32)
+/// `T` is what the tensor, whose bytes begin at `start`, holds.
+fn check<T: Pod>(t: &Tensor, start: *const u8) {
+    assert!(T::suits(t.kind()), "{t:?} as other numbers");
+    assert!(start.cast::<T>().is_aligned(), "{t:?} is not aligned");
 }
 
 #[cfg(test)]

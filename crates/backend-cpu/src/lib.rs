@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `topology.rs`, `pool.rs`, `memory.rs` | cores; threads; tensors' bytes as slices |
 //! | `activation.rs`, `dot/` | packing of rows before a dot product; dot products per format and instruction set |
-//! | `vector.rs`, `mix.rs` | the other loops over f32 |
+//! | `vector.rs`, `vector/mix.rs` | the other loops over f32 |
 //! | `matmul.rs`, `moe.rs`, `attention.rs`, `latent.rs`, `simple.rs` | the operations |
 #![deny(unsafe_code)]
 
@@ -24,16 +24,13 @@ mod latent;
 mod matmul;
 #[allow(unsafe_code, reason = "the memory behind tensors")]
 mod memory;
-#[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code, reason = "loads and stores")]
-mod mix;
 #[allow(unsafe_code, reason = "threads write different parts of one output")]
 mod moe;
 #[allow(unsafe_code, reason = "regions borrow from their caller")]
 mod pool;
 mod simple;
 mod topology;
-#[allow(unsafe_code, reason = "the choice of instruction set")]
+#[allow(unsafe_code, reason = "loads, stores and the choice of instruction set")]
 mod vector;
 
 use std::sync::{Arc, Mutex};

@@ -6,8 +6,9 @@
 use quant::{RowFormat, fp4, fp8};
 
 use crate::dot::Isa;
+
 #[cfg(target_arch = "x86_64")]
-use crate::mix;
+mod mix;
 
 /// Lanes of a sum: one AVX-512 register, two of AVX2.
 const LANES: usize = 16;
@@ -33,12 +34,15 @@ pub(crate) struct Vector {
 }
 
 impl Vector {
+    /// # Panics
+    /// If this machine lacks `isa`.
     pub(crate) fn new(isa: Isa) -> Vector {
+        assert!(isa.is_available(), "this machine has no {}", isa.name());
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => Vector { mix: mix::avx2::mix, ..avx2::VECTOR },
+            Isa::Avx2 => avx2::VECTOR,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => Vector { mix: mix::avx512::mix, ..avx512::VECTOR },
+            Isa::Avx512 => avx512::VECTOR,
             _ => scalar::VECTOR,
         }
     }
@@ -123,7 +127,7 @@ fn swiglu<const FMA: bool>(gate: &mut [f32], up: &[f32], limit: f32, scale: f32)
     }
 }
 
-/// For machines without wide registers; the others have [`crate::mix`].
+/// For machines without wide registers; the others have [`mix`].
 fn plain_mix(y: &mut [f32], y_stride: usize, p: &[f32], p_stride: usize, rows: &[f32], width: usize) {
     for (y, p) in y.chunks_mut(y_stride).zip(p.chunks(p_stride)) {
         for (row, &p) in rows.chunks_exact(width).zip(p) {
@@ -235,7 +239,7 @@ macro_rules! instance {
             instance!(@loop $fma, $feature, unpack(format: RowFormat, bytes: &[u8], out: &mut [f32]) -> ());
             instance!(@loop $fma, $feature, pool(y: &mut [f32], slots: &[(&[f32], &[f32])]) -> ());
             pub(super) const VECTOR: super::Vector =
-                super::Vector { sum_sq, axpy, exp_sum, swiglu, mix: super::plain_mix, unpack, pool };
+                super::Vector { sum_sq, axpy, exp_sum, swiglu, mix: super::mix::$name::mix, unpack, pool };
         }
     };
     (@loop $fma:literal, $feature:literal, $f:ident($($arg:ident: $t:ty),*) -> $ret:ty) => {
@@ -244,7 +248,7 @@ macro_rules! instance {
             fn compiled($($arg: $t),*) -> $ret {
                 super::$f::<$fma>($($arg),*)
             }
-            // SAFETY: `Vector::new` hands this out only for an instruction set that was detected.
+            // SAFETY: private to `vector`, where `Vector::new` hands it out for an instruction set that it found.
             unsafe { compiled($($arg),*) }
         }
     };
@@ -270,6 +274,14 @@ mod scalar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn loops_are_handed_out_for_what_this_machine_has() {
+        for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512] {
+            let handed_out = std::panic::catch_unwind(|| Vector::new(isa)).is_ok();
+            assert_eq!(handed_out, isa.is_available(), "{isa:?}");
+        }
+    }
 
     #[test]
     fn exp_is_within_two_units_in_the_last_place() {

@@ -99,7 +99,7 @@ impl Isa {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn is_available(self) -> bool {
+    pub(crate) fn is_available(self) -> bool {
         match self {
             Isa::Scalar => true,
             Isa::Avx2 => avx2::is_available(),
@@ -108,7 +108,7 @@ impl Isa {
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    fn is_available(self) -> bool {
+    pub(crate) fn is_available(self) -> bool {
         self == Isa::Scalar
     }
 }

@@ -1,5 +1,5 @@
 //! Mixtures of rows, where attention spends half of its time: with intrinsics, as compilers leave the sums of
-//! [`crate::vector`]'s loop in memory.
+//! [`super`]'s loop in memory.
 //!
 //! ```text
 //! y[h] += sum_j p[h][j] * rows[j]        some columns of up to four heads stay in registers while j runs
@@ -11,15 +11,23 @@
 macro_rules! mix {
     ($name:ident, $feature:literal, $lanes:literal, $registers:literal, $zero:ident, $load:ident, $store:ident,
      $broadcast:ident, $fmadd:ident) => {
-        pub(crate) mod $name {
+        pub(super) mod $name {
             use std::arch::x86_64::*;
 
             /// See [`crate::vector::Vector::mix`].
-            pub(crate) fn mix(y: &mut [f32], y_stride: usize, p: &[f32], p_stride: usize, rows: &[f32], width: usize) {
+            pub(in crate::vector) fn mix(
+                y: &mut [f32],
+                y_stride: usize,
+                p: &[f32],
+                p_stride: usize,
+                rows: &[f32],
+                width: usize,
+            ) {
                 let n = rows.len() / width;
                 let n_head = y.len().div_ceil(y_stride);
                 assert!((n_head - 1) * y_stride + width <= y.len() && (n_head - 1) * p_stride + n <= p.len());
-                // SAFETY: handed out only for an instruction set that was detected; the sizes were just checked.
+                // SAFETY: private to `vector`, where `Vector::new` hands it out for an instruction set that it found; the
+                // sizes were just checked.
                 unsafe {
                     match n_head {
                         1 => heads::<1>(y, y_stride, p, p_stride, rows, width),

@@ -41,7 +41,7 @@ fn main() {
     let formats = if args.iter().any(|a| a == "attention") || !formats.is_empty() { formats } else { FORMATS.to_vec() };
     println!("read: {:.1} GB/s, one thread", read_gbps());
     for isa in isas {
-        let dev = Cpu::with_isa(n_threads, isa);
+        let dev = Cpu::with_isa(n_threads, isa).expect("the system has that many threads");
         println!("{}", dev.name());
         for &format in &formats {
             let (decode, prefill) = (decode(&dev, format), prefill(&dev, format));

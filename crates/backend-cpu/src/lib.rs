@@ -59,24 +59,31 @@ pub struct Cpu {
 
 impl Cpu {
     /// The CPU with `n_threads`, the caller's included, and the best instruction set there is.
-    pub fn new(n_threads: usize) -> Cpu {
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn new(n_threads: usize) -> Result<Cpu, DeviceError> {
         Cpu::with_isa(n_threads, Isa::detect())
     }
 
     /// The same with an instruction set of the caller's choice.
     ///
+    /// # Errors
+    /// If the system refuses a thread.
+    ///
     /// # Panics
     /// If this machine lacks it.
-    pub fn with_isa(n_threads: usize, isa: Isa) -> Cpu {
+    pub fn with_isa(n_threads: usize, isa: Isa) -> Result<Cpu, DeviceError> {
         let kernels = quant::FORMATS.iter().map(|&f| dot::kernel(f, isa)).collect();
-        Cpu {
-            pool: Pool::new(n_threads),
+        let refused = |source| DeviceError::Threads { device: "CPU".into(), n_threads, source };
+        Ok(Cpu {
+            pool: Pool::new(n_threads).map_err(refused)?,
             isa,
             vector: Vector::new(isa),
             kernels,
             running: Lock::default(),
             scratch: Mutex::default(),
-        }
+        })
     }
 
     /// How many threads compute.
@@ -233,7 +240,7 @@ mod tests {
 
     #[test]
     fn another_cpu_cannot_reach_what_this_one_may_be_writing() {
-        let (a, b) = (Cpu::new(1), Cpu::new(1));
+        let [a, b] = [1, 1].map(|n_threads| Cpu::new(n_threads).expect("no more threads"));
         let x = a.alloc(F32, &[1, 4]).expect("16 bytes");
         let reach = |f: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_ok();
         assert!(reach(&|| a.write(&x, &[1; 16])));
@@ -248,7 +255,7 @@ mod tests {
         if !Isa::available().any(|i| i == isa) {
             return eprintln!("skipped: this machine has no {}", isa.name());
         }
-        let devices = [1, 2, 3].map(|n_threads| Cpu::with_isa(n_threads, isa));
+        let devices = [1, 2, 3].map(|n_threads| Cpu::with_isa(n_threads, isa).expect("the system has some threads"));
         let failures = check(&devices.each_ref().map(|d| d as &dyn Device), Promise::Bits, 1);
         let lines: Vec<String> = failures.iter().take(20).map(|f| f.to_string()).collect();
         assert!(failures.is_empty(), "{} failures\n{}", failures.len(), lines.join("\n"));

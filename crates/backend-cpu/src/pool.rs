@@ -14,6 +14,7 @@
 use std::{
     any::Any,
     cell::{Cell, UnsafeCell},
+    io,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
@@ -63,7 +64,10 @@ thread_local! {
 
 impl Pool {
     /// A pool of `n_threads`, the caller included.
-    pub(crate) fn new(n_threads: usize) -> Pool {
+    ///
+    /// # Errors
+    /// If the system refuses one of them.
+    pub(crate) fn new(n_threads: usize) -> io::Result<Pool> {
         let n_workers = (n_threads.max(1) - 1).min(INSIDE as usize);
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
@@ -72,12 +76,13 @@ impl Pool {
             stop: AtomicBool::new(false),
             panic: Mutex::new(None),
         });
-        let spawn = |i: usize| {
-            let shared = shared.clone();
-            thread::Builder::new().name(format!("compute-{}", i + 1)).spawn(move || shared.work(i)).ok()
-        };
-        let workers = (0..n_workers).map_while(spawn).collect();
-        Pool { shared, workers, region: Mutex::new(()) }
+        let mut pool = Pool { shared, workers: Vec::with_capacity(n_workers), region: Mutex::new(()) };
+        for i in 0..n_workers {
+            let shared = pool.shared.clone();
+            let worker = thread::Builder::new().name(format!("compute-{}", i + 1)).spawn(move || shared.work(i));
+            pool.workers.push(worker?); // refused: dropping the pool ends those that run
+        }
+        Ok(pool)
     }
 
     /// How many threads take part.
@@ -102,6 +107,8 @@ impl Pool {
         let own = catch_unwind(AssertUnwindSafe(|| working(job)));
         self.shared.state.fetch_and(!OPEN, Ordering::AcqRel);
         wait_until(|| self.shared.state.load(Ordering::Acquire) & INSIDE == 0, || true);
+        // SAFETY: the region is closed and left by all, and `_region` makes this the only caller.
+        unsafe { *self.shared.job.get() = None };
         let other = self.shared.panic.lock().unwrap_or_else(|e| e.into_inner()).take();
         if let Some(panic) = own.err().or(other) {
             resume_unwind(panic);
@@ -289,7 +296,7 @@ mod tests {
     #[test]
     fn every_row_is_visited_once_for_any_number_of_threads() {
         for n_threads in 1..6 {
-            let pool = Pool::new(n_threads);
+            let pool = pool(n_threads);
             for n in [0, 1, 2, 7, 100, 1000] {
                 let mut y = vec![0u32; n * 3];
                 pool.rows(&mut y, 3, 4, &|i, row| row.iter_mut().for_each(|v| *v += i as u32 + 1));
@@ -301,7 +308,7 @@ mod tests {
 
     #[test]
     fn thousands_of_regions_lose_no_task() {
-        let pool = Pool::new(3);
+        let pool = pool(3);
         let sum = AtomicUsize::new(0);
         for _ in 0..5_000 {
             pool.split(7, 2, &|tasks| {
@@ -312,8 +319,19 @@ mod tests {
     }
 
     #[test]
+    fn the_job_is_taken_back_even_from_a_panic() {
+        let pool = pool(3);
+        for planted in [false, true] {
+            let work = |_: Range<usize>| assert!(!planted, "planted");
+            assert_eq!(catch_unwind(AssertUnwindSafe(|| pool.split(8, 1, &work))).is_err(), planted);
+            // SAFETY: no region is open.
+            assert!(unsafe { (*pool.shared.job.get()).is_none() });
+        }
+    }
+
+    #[test]
     fn several_threads_may_use_one_pool() {
-        let (pool, sum) = (Pool::new(2), AtomicUsize::new(0));
+        let (pool, sum) = (pool(2), AtomicUsize::new(0));
         thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
@@ -331,7 +349,7 @@ mod tests {
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
         for n_threads in 1..4 {
-            let pool = Pool::new(n_threads);
+            let pool = pool(n_threads);
             for culprit in 0..8 {
                 let work = |tasks: Range<usize>| {
                     thread::sleep(Duration::from_micros(100)); // so that others come in
@@ -349,7 +367,7 @@ mod tests {
     #[test]
     fn a_region_within_a_region_is_our_mistake() {
         for n_threads in 1..3 {
-            let pool = Pool::new(n_threads);
+            let pool = pool(n_threads);
             let nested = || pool.split(4, 1, &|_| pool.split(4, 1, &|_| ()));
             assert!(catch_unwind(AssertUnwindSafe(nested)).is_err(), "{n_threads} threads");
             pool.split(4, 1, &|_| ());
@@ -358,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_parked_worker_wakes() {
-        let pool = Pool::new(2);
+        let pool = pool(2);
         until("the worker still waits awake", || pool.shared.parked[0].load(Ordering::SeqCst));
         let helped = AtomicBool::new(false);
         let caller = thread::current().id();
@@ -369,6 +387,10 @@ mod tests {
                 helped.store(true, Ordering::SeqCst);
             }
         });
+    }
+
+    fn pool(n_threads: usize) -> Pool {
+        Pool::new(n_threads).expect("the system has some threads")
     }
 
     fn until(what: &str, done: impl Fn() -> bool) {
@@ -393,7 +415,7 @@ mod tests {
             assert_eq!(errors, 0);
             Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
         };
-        let pool = Pool::new(4);
+        let pool = pool(4);
         pool.split(100, 1, &|_| ());
         until("workers park", || pool.shared.parked.iter().all(|p| p.load(Ordering::SeqCst)));
         let before: Duration = pool.workers.iter().map(used).sum();

@@ -23,6 +23,17 @@ pub enum DeviceError {
         /// Bytes asked for; the most there are where nobody can count them.
         bytes: usize,
     },
+
+    /// The system refused a thread.
+    #[error("{device}: cannot start {n_threads} threads: {source}")]
+    Threads {
+        /// The device's name.
+        device: String,
+        /// Threads asked for.
+        n_threads: usize,
+        /// Why.
+        source: std::io::Error,
+    },
 }
 
 /// A device's memory, and the only call that waits.

@@ -96,7 +96,7 @@ impl Engine {
     /// What is wrong with the file, or that the device cannot hold it.
     pub fn open(options: &Options) -> Result<Engine, Error> {
         let gguf = Gguf::open(&options.model)?;
-        let (dev, n_threads) = devices::open(options.threads);
+        let (dev, n_threads) = devices::open(options.threads)?;
         let model = models::open(&gguf, &*dev)?;
         let tokenizer = open_tokenizer(&gguf, model.shape().n_vocab)?;
         let chat = tokenizer.as_ref().map_or(Err(ChatError::NoTemplate), |t| models::open_chat(&gguf, t));

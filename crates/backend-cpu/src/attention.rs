@@ -8,7 +8,7 @@
 
 use std::{cell::RefCell, ops::Range};
 
-use compute::{Attention, Kind, Step, Tensor};
+use compute::{Attention, Kind, Step, Tensor, shapes};
 use quant::{Format, RowFormat};
 
 use crate::{
@@ -82,6 +82,7 @@ impl Task<'_> {
 
 /// See [`compute::Device::attention`].
 pub(crate) fn attention(cpu: &Cpu, y: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor, a: &Attention, step: &Step) {
+    shapes::attention(y, q, k, v, a, step);
     let (outs, ins) = ([y], [q, k, v, &step.pos, &step.slot]);
     let access = cpu.access(&outs, &ins);
     let head_dim = q.cols() / a.n_head;

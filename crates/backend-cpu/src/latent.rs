@@ -4,7 +4,7 @@
 //! or more heads share that work. Then four heads at a time run over the gathered rows. A batch of one spreads rows,
 //! then heads, over the threads; a larger one spreads queries. The arithmetic of a query is the same either way.
 
-use compute::{Chooser, Compressed, Compressor, Kind, Latent, Step, Tensor, reference::row};
+use compute::{Chooser, Compressed, Compressor, Kind, Latent, Step, Tensor, reference::row, shapes};
 use quant::{Format, RowFormat};
 
 use crate::{
@@ -84,6 +84,7 @@ impl Sight<'_> {
 
 /// See [`compute::Device::latent_attention`].
 pub(crate) fn latent_attention(cpu: &Cpu, y: &Tensor, q: &Tensor, a: &Latent, step: &Step) {
+    shapes::latent_attention(y, q, a, step);
     let (outs, mut ins) = ([y], vec![q, &a.ring, &a.sinks, &step.pos, &step.slot]);
     if let Some(c) = &a.compressed {
         ins.push(&c.rows);
@@ -142,6 +143,7 @@ fn heads(cpu: &Cpu, y: &mut [f32], q: &[f32], rows: &[f32], sinks: &[f32], scale
 
 /// See [`compute::Device::compress`].
 pub(crate) fn compress(cpu: &Cpu, kv: &Tensor, gate: &Tensor, c: &Compressor, step: &Step) {
+    shapes::compress(kv, gate, c, step);
     add_ape(cpu, gate, c, step);
     emit(cpu, kv, gate, c, step);
     simple::store(cpu, &c.frontier_kv, kv, step);
@@ -209,6 +211,7 @@ fn emit(cpu: &Cpu, kv: &Tensor, gate: &Tensor, c: &Compressor, step: &Step) {
 
 /// See [`compute::Device::choose`].
 pub(crate) fn choose(cpu: &Cpu, chosen: &Tensor, q: &Tensor, weight: &Tensor, c: &Chooser, step: &Step) {
+    shapes::choose(chosen, q, weight, c, step);
     let (outs, ins) = ([chosen], [q, weight, &c.rows, &step.pos, &step.slot]);
     let access = cpu.access(&outs, &ins);
     let rows = Rows::new(&c.rows, access.input(2));

@@ -14,7 +14,7 @@
 
 use std::{cell::RefCell, ops::Range};
 
-use compute::{Kind, Tensor};
+use compute::{Kind, Tensor, shapes};
 
 use crate::{
     Cpu,
@@ -163,8 +163,8 @@ impl<'a> Weights<'a> {
 
 /// See [`compute::Device::matmul_grouped`].
 pub(crate) fn matmul_grouped(cpu: &Cpu, y: &Tensor, w: &Tensor, x: &Tensor, n_group: usize) {
+    shapes::matmul_grouped(y, w, x, n_group);
     let (n_out, n_in, n) = (w.rows(), w.cols(), x.rows());
-    assert_eq!((x.cols(), y.cols(), y.rows()), (n_in * n_group, n_out, n), "{y:?} = {w:?} {x:?}");
     let (outs, ins) = ([y], [w, x]);
     let access = cpu.access(&outs, &ins);
     let mut scratch = cpu.scratch.lock().unwrap_or_else(|e| e.into_inner());

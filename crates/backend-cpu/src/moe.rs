@@ -4,7 +4,7 @@
 //! multiplies with `down` and adds, expert by expert in ascending order, which is also the order of a row's choices: a
 //! row's sum does not depend on the rest of the batch.
 
-use compute::{Bank, Tensor};
+use compute::{Bank, Tensor, shapes};
 
 use crate::{
     Cpu,
@@ -26,6 +26,7 @@ pub(crate) fn moe(
     weights: &Tensor,
     limit: Option<f32>,
 ) {
+    shapes::moe(y, x, bank, experts, weights);
     let (outs, ins) = ([y], [x, &bank.gate, &bank.up, &bank.down, experts, weights]);
     let access = cpu.access(&outs, &ins);
     let mut scratch = cpu.scratch.lock().unwrap_or_else(|e| e.into_inner());

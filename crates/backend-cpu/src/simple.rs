@@ -3,6 +3,7 @@
 use compute::{
     Hyper, Kind, Rope, Router, Step, Tensor,
     reference::row::{self},
+    shapes,
 };
 
 use crate::Cpu;
@@ -16,6 +17,7 @@ fn grain(cols: usize) -> usize {
 
 /// See [`compute::Device::embed`].
 pub(crate) fn embed(cpu: &Cpu, y: &Tensor, table: &Tensor, step: &Step) {
+    shapes::embed(y, table, step);
     let Kind::Packed(format) = table.kind() else { panic!("embeddings of kind {:?}", table.kind()) };
     let (outs, ins) = ([y], [table, &step.id]);
     let access = cpu.access(&outs, &ins);
@@ -35,6 +37,7 @@ pub(crate) fn rms(cpu: &Cpu, x: &[f32], eps: f32) -> f32 {
 
 /// See [`compute::Device::rms_norm`].
 pub(crate) fn rms_norm(cpu: &Cpu, y: &Tensor, x: &Tensor, w: Option<&Tensor>, eps: f32) {
+    shapes::rms_norm(y, x, w);
     let n = x.cols();
     let normalize = |y: &mut [f32], w: Option<&[f32]>| {
         let rms = rms(cpu, y, eps);
@@ -43,11 +46,17 @@ pub(crate) fn rms_norm(cpu: &Cpu, y: &Tensor, x: &Tensor, w: Option<&Tensor>, ep
             None => y.iter_mut().for_each(|y| *y *= rms),
         }
     };
-    let ins: Vec<&Tensor> = w.into_iter().chain((!y.overlaps(x)).then_some(x)).collect();
+    let in_place = y.overlaps(x);
+    let ins: &[&Tensor] = match (w, in_place) {
+        (Some(w), false) => &[w, x],
+        (Some(w), true) => &[w],
+        (None, false) => &[x],
+        (None, true) => &[],
+    };
     let outs = [y];
-    let access = cpu.access(&outs, &ins);
+    let access = cpu.access(&outs, ins);
     let weight = w.map(|_| access.input::<f32>(0));
-    let source = (!y.overlaps(x)).then(|| access.input::<f32>(ins.len() - 1));
+    let source = (!in_place).then(|| access.input::<f32>(ins.len() - 1));
     cpu.pool.rows(access.out::<f32>(0), n, grain(n), &|t, y| {
         if let Some(x) = source {
             y.copy_from_slice(&x[t * n..][..n]);
@@ -58,6 +67,7 @@ pub(crate) fn rms_norm(cpu: &Cpu, y: &Tensor, x: &Tensor, w: Option<&Tensor>, ep
 
 /// See [`compute::Device::add`].
 pub(crate) fn add(cpu: &Cpu, x: &Tensor, b: &Tensor) {
+    shapes::add(x, b);
     let (outs, ins) = ([x], [b]);
     let access = cpu.access(&outs, &ins);
     let (b, n) = (access.input::<f32>(0), x.cols());
@@ -69,6 +79,7 @@ pub(crate) fn add(cpu: &Cpu, x: &Tensor, b: &Tensor) {
 
 /// See [`compute::Device::swiglu`].
 pub(crate) fn swiglu(cpu: &Cpu, y: &Tensor, gate: &Tensor, up: &Tensor, limit: Option<f32>) {
+    shapes::swiglu(y, gate, up);
     let (outs, ins) = ([y], [gate, up]);
     let access = cpu.access(&outs, &ins);
     let (gate, up, n) = (access.input::<f32>(0), access.input::<f32>(1), y.cols());
@@ -80,6 +91,7 @@ pub(crate) fn swiglu(cpu: &Cpu, y: &Tensor, gate: &Tensor, up: &Tensor, limit: O
 
 /// See [`compute::Device::rope`].
 pub(crate) fn rope(cpu: &Cpu, x: &Tensor, r: &Rope, inverse: bool, step: &Step) {
+    shapes::rope(x, r, step);
     let (outs, ins) = ([x], [&r.freq, &step.pos]);
     let access = cpu.access(&outs, &ins);
     let (freq, pos) = (access.input::<f32>(0), access.input::<i32>(1));
@@ -92,6 +104,7 @@ pub(crate) fn rope(cpu: &Cpu, x: &Tensor, r: &Rope, inverse: bool, step: &Step) 
 
 /// See [`compute::Device::store`].
 pub(crate) fn store(cpu: &Cpu, cache: &Tensor, x: &Tensor, step: &Step) {
+    shapes::store(cache, x, step);
     let Kind::Cached(format) = cache.kind() else { panic!("a cache of kind {:?}", cache.kind()) };
     let (outs, ins) = ([cache], [x, &step.pos, &step.slot]);
     let access = cpu.access(&outs, &ins);
@@ -124,6 +137,7 @@ pub(crate) fn round(cpu: &Cpu, x: &Tensor, kind: Kind) {
 
 /// See [`compute::Device::hyper_pre`].
 pub(crate) fn hyper_pre(cpu: &Cpu, [y, post, comb]: [&Tensor; 3], [x, mixes, scale, base]: [&Tensor; 4], h: &Hyper) {
+    shapes::hyper_pre([y, post, comb], [x, mixes, scale, base]);
     let (outs, ins) = ([y, post, comb], [x, mixes, scale, base]);
     let access = cpu.access(&outs, &ins);
     let [x, mixes, scale, base] = [0, 1, 2, 3].map(|i| access.input::<f32>(i));
@@ -152,6 +166,7 @@ fn mix_streams(cpu: &Cpu, y: &mut [f32], x: &[f32], w: &[f32]) {
 
 /// See [`compute::Device::hyper_post`].
 pub(crate) fn hyper_post(cpu: &Cpu, x: &Tensor, f: &Tensor, post: &Tensor, comb: &Tensor) {
+    shapes::hyper_post(x, f, post, comb);
     let (outs, ins) = ([x], [f, post, comb]);
     let access = cpu.access(&outs, &ins);
     let [f, post_rows, comb_rows] = [0, 1, 2].map(|i| access.input::<f32>(i));
@@ -168,6 +183,7 @@ pub(crate) fn hyper_post(cpu: &Cpu, x: &Tensor, f: &Tensor, post: &Tensor, comb:
 
 /// See [`compute::Device::hyper_head`].
 pub(crate) fn hyper_head(cpu: &Cpu, y: &Tensor, [x, mixes, scale, base]: [&Tensor; 4], h: &Hyper) {
+    shapes::hyper_head(y, [x, mixes, scale, base]);
     let (outs, ins) = ([y], [x, mixes, scale, base]);
     let access = cpu.access(&outs, &ins);
     let (n, d) = (mixes.cols(), y.cols());
@@ -181,6 +197,7 @@ pub(crate) fn hyper_head(cpu: &Cpu, y: &Tensor, [x, mixes, scale, base]: [&Tenso
 
 /// See [`compute::Device::route`].
 pub(crate) fn route(cpu: &Cpu, experts: &Tensor, weights: &Tensor, logits: &Tensor, r: &Router, step: &Step) {
+    shapes::route(experts, weights, logits, r, step);
     let (outs, mut ins) = ([experts, weights], vec![logits, &step.id]);
     ins.extend(r.bias.iter().chain(&r.table));
     let access = cpu.access(&outs, &ins);

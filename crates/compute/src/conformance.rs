@@ -19,6 +19,7 @@ mod experts;
 mod lab;
 mod rows;
 mod sequence;
+mod wrong;
 
 use std::{fmt, panic};
 
@@ -49,6 +50,7 @@ const OPERATIONS: &[(&str, fn(&mut Cases))] = &[
     ("hyper_head", rows::hyper_head),
     ("route", experts::route),
     ("moe", experts::moe),
+    ("a wrong call", wrong::calls),
 ];
 
 /// What a device promises about batches and threads.

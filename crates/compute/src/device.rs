@@ -1,6 +1,6 @@
 //! The operations. Outputs come first; sizes are read from the tensors; what changes per token comes from the
-//! [`Step`]. Operations are queued in order and return nothing: a wrong shape is our bug and panics, a failed device
-//! remembers, and [`Memory::read`] reports it.
+//! [`Step`]. Operations are queued in order and return nothing: a wrong shape ([`crate::shapes`]) is our bug and panics, a
+//! failed device remembers, and [`Memory::read`] reports it.
 //!
 //! Notation: `t` is a row of the batch, `p(t)` its position, `s(t)` its cache slot. A cache has the shape
 //! `[n_slot, n_row, width]`; position `p` lies in row `p mod n_row`, so a cache shorter than the context is a ring.
@@ -223,7 +223,8 @@ pub trait Device: Memory {
         reference::embed(self, y, table, step);
     }
 
-    /// `y[t, i] = w[i] * x[t, i] / sqrt(mean_j x[t, j]^2 + eps)` (Zhang & Sennrich 2019, eq. 4); `w` may be left out.
+    /// `y[t, i] = w[i] * x[t, i] / sqrt(mean_j x[t, j]^2 + eps)` (Zhang & Sennrich 2019, eq. 4); `w` may be left out,
+    /// and `y` may be `x`, but not half of it.
     fn rms_norm(&self, y: &Tensor, x: &Tensor, w: Option<&Tensor>, eps: f32) {
         reference::rms_norm(self, y, x, w, eps);
     }
@@ -254,7 +255,8 @@ pub trait Device: Memory {
         reference::rope(self, x, rope, inverse, step);
     }
 
-    /// `cache[s(t), p(t) mod n_row] = x[t]`, packed as the cache's kind says.
+    /// `cache[s(t), p(t) mod n_row] = x[t]`, packed as the cache's kind says. Of rows of the batch that meet in one place
+    /// the last wins.
     fn store(&self, cache: &Tensor, x: &Tensor, step: &Step) {
         reference::store(self, cache, x, step);
     }

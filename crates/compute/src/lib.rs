@@ -10,6 +10,7 @@ pub mod conformance;
 mod device;
 mod meter;
 pub mod reference;
+pub mod shapes;
 mod step;
 mod tensor;
 

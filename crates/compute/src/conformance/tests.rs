@@ -1,5 +1,7 @@
 //! The suite itself: does it pass what is right, and does it notice what is wrong?
 
+use std::sync::Mutex;
+
 use super::*;
 use crate::{Attention, DeviceError, HostBytes, Memory, Rope, Step};
 
@@ -18,8 +20,9 @@ fn a_wrong_device_is_noticed() {
         (Fault::RoundsWeights, "matmul"),
         (Fault::LastRowLeftOut, "add"),
         (Fault::PanicsInBatches, "add"),
+        (Fault::TakesAnyShape, "a wrong call"),
     ] {
-        let failures = check_only(&|name| name == operation, &[&Wrong(fault)], Promise::Bounds, 1);
+        let failures = check_only(&|name| name == operation, &[&Wrong::new(fault)], Promise::Bounds, 1);
         assert!(!failures.is_empty(), "{fault:?} was not noticed");
         assert!(failures[0].to_string().starts_with("wrong, seed 1, "), "{}", failures[0]);
     }
@@ -27,13 +30,14 @@ fn a_wrong_device_is_noticed() {
 
 #[test]
 fn a_device_whose_rows_depend_on_the_batch_breaks_a_promise() {
-    let check = |promise| check_only(&|name| name == "add", &[&Wrong(Fault::LastBitOfBatches)], promise, 1);
+    let check = |promise| check_only(&|name| name == "add", &[&Wrong::new(Fault::LastBitOfBatches)], promise, 1);
     assert!(check(Promise::Bits).iter().any(|f| f.what.contains("other bits")));
 }
 
 #[test]
 fn a_device_unlike_the_first_breaks_a_promise() {
-    let failures = check_only(&|name| name == "add", &[&Reference, &Wrong(Fault::LastBitOfBatches)], Promise::Bits, 1);
+    let failures =
+        check_only(&|name| name == "add", &[&Reference, &Wrong::new(Fault::LastBitOfBatches)], Promise::Bits, 1);
     assert!(failures.iter().all(|f| f.device == "wrong") && !failures.is_empty());
 }
 
@@ -46,10 +50,34 @@ enum Fault {
     LastRowLeftOut,
     PanicsInBatches,
     LastBitOfBatches,
+    RecordsPositions,
+    FirstOfMeetingRows,
+    TakesAnyShape,
 }
 
 /// The reference with a fault.
-struct Wrong(Fault);
+struct Wrong(Fault, Mutex<Vec<(Tensor, Step)>>);
+
+impl Wrong {
+    fn new(fault: Fault) -> Wrong {
+        Wrong(fault, Mutex::default())
+    }
+
+    /// The step with the positions that its block held when it was first seen.
+    fn recorded(&self, step: &Step) -> Step {
+        let mut seen = self.1.lock().expect("nothing panics here");
+        if let Some((_, first)) = seen.iter().find(|(pos, _)| pos.overlaps(&step.pos)) {
+            return first.clone();
+        }
+        let pos = self.alloc(Kind::I32, &[step.len()]).expect("memory");
+        let mut bytes = vec![0; pos.byte_range().len()];
+        self.read(&step.pos, &mut bytes).expect("the reference does not fail");
+        self.write(&pos, &bytes);
+        let first = Step { pos, ..step.clone() };
+        seen.push((step.pos.clone(), first.clone()));
+        first
+    }
+}
 
 impl Memory for Wrong {
     fn alloc(&self, kind: Kind, shape: &[usize]) -> Result<Tensor, DeviceError> {
@@ -79,7 +107,24 @@ impl Device for Wrong {
         reference::rms_norm(self, y, x, w, eps);
     }
 
+    fn store(&self, cache: &Tensor, x: &Tensor, step: &Step) {
+        reference::store(self, cache, x, step);
+        if self.0 == Fault::FirstOfMeetingRows {
+            let column = |c: &Tensor, n: usize| c.slice(0..n);
+            let n = step.len().min(cache.shape()[1]);
+            let first = Step { id: column(&step.id, n), pos: column(&step.pos, n), slot: column(&step.slot, n) };
+            reference::store(self, cache, &x.slice(0..n), &first);
+        }
+    }
+
+    fn swiglu(&self, y: &Tensor, gate: &Tensor, up: &Tensor, limit: Option<f32>) {
+        let n = y.rows();
+        let up = if self.0 == Fault::TakesAnyShape { &up.slice(0..n) } else { up };
+        reference::swiglu(self, y, gate, up, limit);
+    }
+
     fn rope(&self, x: &Tensor, rope: &Rope, inverse: bool, step: &Step) {
+        let step = if self.0 == Fault::RecordsPositions { &self.recorded(step) } else { step };
         reference::rope(self, x, rope, inverse != (self.0 == Fault::TurnsTheOtherWay), step);
     }
 

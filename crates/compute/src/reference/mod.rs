@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     Attention, Bank, Buffer, Chooser, Compressed, Compressor, Device, DeviceError, F32, HostBytes, Hyper, Kind, Latent,
-    Memory, Rope, Router, Step, Tensor,
+    Memory, Rope, Router, Step, Tensor, shapes,
 };
 
 /// The device that defines all others.
@@ -125,6 +125,7 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 
 /// See [`Device::embed`].
 pub fn embed<M: Memory + ?Sized>(m: &M, y: &Tensor, table: &Tensor, step: &Step) {
+    shapes::embed(y, table, step);
     for (t, place) in places(m, step).iter().enumerate() {
         let row = f32s(m, &table.slice(place.id..place.id + 1));
         put(m, &y.slice(t..t + 1), &row.repeat(y.cols() / row.len()));
@@ -133,6 +134,7 @@ pub fn embed<M: Memory + ?Sized>(m: &M, y: &Tensor, table: &Tensor, step: &Step)
 
 /// See [`Device::rms_norm`].
 pub fn rms_norm<M: Memory + ?Sized>(m: &M, y: &Tensor, x: &Tensor, w: Option<&Tensor>, eps: f32) {
+    shapes::rms_norm(y, x, w);
     let mut x_rows = f32s(m, x);
     let w = w.map(|w| f32s(m, w));
     for x in x_rows.chunks_exact_mut(x.cols()) {
@@ -144,8 +146,8 @@ pub fn rms_norm<M: Memory + ?Sized>(m: &M, y: &Tensor, x: &Tensor, w: Option<&Te
 
 /// See [`Device::matmul_grouped`].
 pub fn matmul_grouped<M: Memory + ?Sized>(m: &M, y: &Tensor, w: &Tensor, x: &Tensor, n_group: usize) {
+    shapes::matmul_grouped(y, w, x, n_group);
     let (n_out, n_in) = (w.rows(), w.cols());
-    assert_eq!((x.cols(), y.cols(), y.rows()), (n_in * n_group, n_out, x.rows()), "{y:?} = {w:?} {x:?}");
     let (w, x) = (f32s(m, w), f32s(m, x));
     let mut y_rows = Vec::with_capacity(y.rows() * n_out);
     for x in x.chunks_exact(n_in * n_group) {
@@ -159,6 +161,7 @@ pub fn matmul_grouped<M: Memory + ?Sized>(m: &M, y: &Tensor, w: &Tensor, x: &Ten
 
 /// See [`Device::add`].
 pub fn add<M: Memory + ?Sized>(m: &M, x: &Tensor, b: &Tensor) {
+    shapes::add(x, b);
     let (mut sum, b) = (f32s(m, x), f32s(m, b));
     sum.iter_mut().zip(b.iter().cycle()).for_each(|(x, b)| *x += b);
     put(m, x, &sum);
@@ -166,12 +169,14 @@ pub fn add<M: Memory + ?Sized>(m: &M, x: &Tensor, b: &Tensor) {
 
 /// See [`Device::swiglu`].
 pub fn swiglu<M: Memory + ?Sized>(m: &M, y: &Tensor, gate: &Tensor, up: &Tensor, limit: Option<f32>) {
+    shapes::swiglu(y, gate, up);
     let (gate, up) = (f32s(m, gate), f32s(m, up));
     put(m, y, &gate.iter().zip(up).map(|(&g, u)| row::swiglu(g, u, limit)).collect::<Vec<f32>>());
 }
 
 /// See [`Device::rope`].
 pub fn rope<M: Memory + ?Sized>(m: &M, x: &Tensor, r: &Rope, inverse: bool, step: &Step) {
+    shapes::rope(x, r, step);
     let freq = f32s(m, &r.freq);
     let (n_head, head_dim) = (x.shape()[1], x.cols());
     let mut rows = f32s(m, x);
@@ -184,6 +189,7 @@ pub fn rope<M: Memory + ?Sized>(m: &M, x: &Tensor, r: &Rope, inverse: bool, step
 
 /// See [`Device::store`].
 pub fn store<M: Memory + ?Sized>(m: &M, cache: &Tensor, x: &Tensor, step: &Step) {
+    shapes::store(cache, x, step);
     let x = f32s(m, x);
     for (place, x) in places(m, step).iter().zip(x.chunks_exact(cache.cols())) {
         put_row(m, cache, place.slot, place.pos % cache.shape()[1], x);
@@ -213,6 +219,7 @@ pub fn attention<M: Memory + ?Sized>(
     a: &Attention,
     step: &Step,
 ) {
+    shapes::attention(y, q, k, v, a, step);
     let q_rows = f32s(m, q);
     let head_dim = q.cols() / a.n_head;
     let mut out = Vec::with_capacity(q_rows.len());
@@ -248,6 +255,7 @@ fn attend<'a>(
 
 /// See [`Device::latent_attention`].
 pub fn latent_attention<M: Memory + ?Sized>(m: &M, y: &Tensor, q: &Tensor, a: &Latent, step: &Step) {
+    shapes::latent_attention(y, q, a, step);
     let (q_rows, sinks) = (f32s(m, q), f32s(m, &a.sinks));
     let head_dim = a.ring.cols();
     let mut out = Vec::with_capacity(q_rows.len());
@@ -276,6 +284,7 @@ fn seen<M: Memory + ?Sized>(m: &M, c: &Compressed, t: usize, place: &Place) -> V
 
 /// See [`Device::compress`]. Token by token; a frontier of `2 * ratio` rows (`ratio` without overlap) is enough.
 pub fn compress<M: Memory + ?Sized>(m: &M, kv: &Tensor, gate: &Tensor, c: &Compressor, step: &Step) {
+    shapes::compress(kv, gate, c, step);
     let (kv, gate, ape) = (f32s(m, kv), f32s(m, gate), f32s(m, &c.ape));
     let width = c.ape.cols();
     for (t, place) in places(m, step).iter().enumerate() {
@@ -343,6 +352,7 @@ pub fn round<M: Memory + ?Sized>(m: &M, x: &Tensor, kind: Kind) {
 
 /// See [`Device::choose`].
 pub fn choose<M: Memory + ?Sized>(m: &M, chosen: &Tensor, q: &Tensor, weight: &Tensor, c: &Chooser, step: &Step) {
+    shapes::choose(chosen, q, weight, c, step);
     let (q_rows, weights) = (f32s(m, q), f32s(m, weight));
     let head_dim = c.rows.cols();
     let mut out = vec![-1; chosen.rows() * chosen.cols()];
@@ -369,6 +379,7 @@ pub fn hyper_pre<M: Memory + ?Sized>(
     base: &Tensor,
     h: &Hyper,
 ) {
+    shapes::hyper_pre([y, post, comb], [x, mixes, scale, base]);
     let (n, d) = (post.cols(), y.cols());
     let (x_rows, mut mix_rows, scale, base) = (f32s(m, x), f32s(m, mixes), f32s(m, scale), f32s(m, base));
     let (mut ys, mut posts, mut combs) = (vec![0.0; y.rows() * d], vec![], vec![]);
@@ -386,6 +397,7 @@ pub fn hyper_pre<M: Memory + ?Sized>(
 
 /// See [`Device::hyper_post`].
 pub fn hyper_post<M: Memory + ?Sized>(m: &M, x: &Tensor, f: &Tensor, post: &Tensor, comb: &Tensor) {
+    shapes::hyper_post(x, f, post, comb);
     let (n, d) = (post.cols(), f.cols());
     let mut x_rows = f32s(m, x);
     let (f, post, comb) = (f32s(m, f), f32s(m, post), f32s(m, comb));
@@ -405,6 +417,7 @@ pub fn hyper_head<M: Memory + ?Sized>(
     base: &Tensor,
     h: &Hyper,
 ) {
+    shapes::hyper_head(y, [x, mixes, scale, base]);
     let (n, d) = (mixes.cols(), y.cols());
     let (x_rows, mix_rows, scale, base) = (f32s(m, x), f32s(m, mixes), f32s(m, scale), f32s(m, base));
     let mut ys = vec![0.0; y.rows() * d];
@@ -418,6 +431,7 @@ pub fn hyper_head<M: Memory + ?Sized>(
 
 /// See [`Device::route`].
 pub fn route<M: Memory + ?Sized>(m: &M, experts: &Tensor, weights: &Tensor, logits: &Tensor, r: &Router, step: &Step) {
+    shapes::route(experts, weights, logits, r, step);
     let k = experts.cols();
     let mut rows = f32s(m, logits);
     let bias = r.bias.as_ref().map(|b| f32s(m, b));
@@ -452,6 +466,7 @@ pub fn moe<M: Memory + ?Sized>(
     weights: &Tensor,
     limit: Option<f32>,
 ) {
+    shapes::moe(y, x, bank, experts, weights);
     let (x_rows, experts_rows, weight_rows) = (f32s(m, x), i32s(m, experts), f32s(m, weights));
     let expert = |w: &Tensor, e: i32| f32s(m, &w.slice(e as usize..e as usize + 1));
     let (k, d, n_ff) = (experts.cols(), x.cols(), bank.gate.shape()[1]);

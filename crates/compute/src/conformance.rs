@@ -19,6 +19,7 @@ mod experts;
 mod lab;
 mod rows;
 mod sequence;
+mod steps;
 mod wrong;
 
 use std::{fmt, panic};
@@ -50,6 +51,7 @@ const OPERATIONS: &[(&str, fn(&mut Cases))] = &[
     ("hyper_head", rows::hyper_head),
     ("route", experts::route),
     ("moe", experts::moe),
+    ("a step", steps::steps),
     ("a wrong call", wrong::calls),
 ];
 

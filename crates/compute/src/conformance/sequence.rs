@@ -15,7 +15,7 @@ use crate::{
 pub(super) fn store(cases: &mut Cases) {
     for format in ROW_FORMATS {
         for (name, batch) in batches() {
-            for n_row in [128, N_POS] {
+            for n_row in [3, 128, N_POS] {
                 let batch = batch.clone();
                 cases.add(format!("{name} in rings of {n_row}, {format:?}"), move |lab| {
                     let cache = lab.cache(format, [N_SLOT, n_row, 130], 1.0);

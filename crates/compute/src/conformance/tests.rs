@@ -20,6 +20,8 @@ fn a_wrong_device_is_noticed() {
         (Fault::RoundsWeights, "matmul"),
         (Fault::LastRowLeftOut, "add"),
         (Fault::PanicsInBatches, "add"),
+        (Fault::RecordsPositions, "a step"),
+        (Fault::FirstOfMeetingRows, "store"),
         (Fault::TakesAnyShape, "a wrong call"),
     ] {
         let failures = check_only(&|name| name == operation, &[&Wrong::new(fault)], Promise::Bounds, 1);

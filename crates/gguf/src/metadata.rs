@@ -78,8 +78,6 @@ impl Metadata {
         /// An integer of any type.
         u32, u32_opt: u32 = read_integer;
         /// An integer of any type.
-        i32, i32_opt: i32 = read_integer;
-        /// An integer of any type.
         u64, u64_opt: u64 = read_integer;
         /// A float of either type.
         f32, f32_opt: f32 = read_f32;
@@ -93,8 +91,6 @@ impl Metadata {
         i32s, i32s_opt: Vec<i32> = read_integers;
         /// Floats of either type; one will do.
         f32s, f32s_opt: Vec<f32> = read_f32s;
-        /// Bools; one will do.
-        bools, bools_opt: Vec<bool> = read_bools;
         /// Strings; one will do.
         strs, strs_opt: Vec<&str> = read_strs;
     }
@@ -129,14 +125,6 @@ impl Metadata {
         match value {
             Value::Bool(x) => Ok(*x),
             _ => Err(self.wrong_type(key, value, "a bool")),
-        }
-    }
-
-    fn read_bools(&self, key: &str, value: &Value) -> Result<Vec<bool>, Error> {
-        match value {
-            Value::Array(Array::Bool(x)) => Ok(x.clone()),
-            Value::Bool(x) => Ok(vec![*x]),
-            _ => Err(self.wrong_type(key, value, "bools")),
         }
     }
 
@@ -228,7 +216,6 @@ mod tests {
         check(of(vec![1_i32, -2]).u32s("k"), expect!["m.gguf: key `k` has the value -2; allowed: 0 to 4294967295"]);
         check(of(2.5_f64).f32s("k"), expect!["[2.5]"]);
         check(of(vec![2.5_f64]).f32s("k"), expect!["[2.5]"]);
-        check(of(vec![true]).bools("k"), expect!["[true]"]);
         check(of(vec!["a", ""]).strs("k"), expect![[r#"["a", ""]"#]]);
     }
 

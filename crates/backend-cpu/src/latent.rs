@@ -10,6 +10,7 @@ use quant::{Format, RowFormat};
 use crate::{
     Cpu,
     attention::{scores, softmax},
+    memory::borrow,
     pool::Shares,
     simple,
 };
@@ -132,13 +133,14 @@ fn heads(cpu: &Cpu, y: &mut [f32], q: &[f32], rows: &[f32], sinks: &[f32], scale
     let width = y.len() / n_head;
     let n = rows.len() / width;
     let q: Vec<&[f32]> = q.chunks_exact(width).take(n_head).collect();
-    let mut p = vec![0.0; n_head * n];
-    scores(cpu.kernel(Format::F32), &mut p, n, &q, rows, scale);
-    p.chunks_exact_mut(n).zip(sinks).for_each(|(p, &sink)| softmax(cpu, p, sink));
-    y.fill(0.0);
-    for (i, block) in rows.chunks(BLOCK * width).enumerate() {
-        (cpu.vector.mix)(y, width, &p[i * BLOCK..], n, block, width);
-    }
+    borrow(n_head * n, |p| {
+        scores(cpu.kernel(Format::F32), p, n, &q, rows, scale);
+        p.chunks_exact_mut(n).zip(sinks).for_each(|(p, &sink)| softmax(cpu, p, sink));
+        y.fill(0.0);
+        for (i, block) in rows.chunks(BLOCK * width).enumerate() {
+            (cpu.vector.mix)(y, width, &p[i * BLOCK..], n, block, width);
+        }
+    });
 }
 
 /// See [`compute::Device::compress`].
@@ -221,30 +223,34 @@ pub(crate) fn choose(cpu: &Cpu, chosen: &Tensor, q: &Tensor, weight: &Tensor, c:
     let n_seen = |t: usize| (pos[t] as usize + 1) / c.ratio;
     let score = |out: &mut [f32], t: usize, first: usize| {
         let q: Vec<&[f32]> = q_rows[t * n_q..][..n_q].chunks_exact(width).collect();
-        let (mut block, mut heads) = (vec![0.0; BLOCK * width], vec![0.0; n_head * BLOCK]);
-        for (i, out) in out.chunks_mut(BLOCK).enumerate() {
-            let block = &mut block[..out.len() * width];
-            for (j, row) in block.chunks_exact_mut(width).enumerate() {
-                rows.unpack(cpu, row, slot[t] as usize, first + i * BLOCK + j);
+        borrow(BLOCK * (width + n_head), |workspace| {
+            let (block, heads) = workspace.split_at_mut(BLOCK * width);
+            for (i, out) in out.chunks_mut(BLOCK).enumerate() {
+                let block = &mut block[..out.len() * width];
+                for (j, row) in block.chunks_exact_mut(width).enumerate() {
+                    rows.unpack(cpu, row, slot[t] as usize, first + i * BLOCK + j);
+                }
+                scores(cpu.kernel(Format::F32), heads, BLOCK, &q, block, 1.0);
+                out.fill(0.0);
+                for (heads, v) in heads.chunks_exact(BLOCK).zip(&weights[t * n_head..]) {
+                    out.iter_mut().zip(heads).for_each(|(out, s)| *out += v * c.scale * s.max(0.0));
+                }
             }
-            scores(cpu.kernel(Format::F32), &mut heads, BLOCK, &q, block, 1.0);
-            out.fill(0.0);
-            for (heads, v) in heads.chunks_exact(BLOCK).zip(&weights[t * n_head..]) {
-                out.iter_mut().zip(heads).for_each(|(out, s)| *out += v * c.scale * s.max(0.0));
-            }
-        }
+        });
     };
     let chosen = access.out::<i32>(0);
     if pos.len() == 1 {
-        let mut all = vec![0.0; n_seen(0)];
+        let mut scratch = cpu.scratch.lock().unwrap_or_else(|e| e.into_inner());
+        let all = scratch.hidden.get::<f32>(n_seen(0));
+        all.fill(0.0);
         if all.len() > k {
-            let all = Shares::new(&mut all);
+            let all = Shares::new(all);
             cpu.pool.split(n_seen(0), ROWS, &|rows| {
                 // SAFETY: `split` hands out every index once.
                 score(unsafe { all.get(rows.clone()) }, 0, rows.start);
             });
         }
-        row::top(chosen, &all);
+        row::top(chosen, all);
     } else {
         cpu.pool.rows(chosen, k, 1, &|t, chosen| {
             let mut all = vec![0.0; n_seen(t)];

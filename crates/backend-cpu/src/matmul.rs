@@ -42,6 +42,8 @@ thread_local! {
 #[derive(Default)]
 pub(crate) struct Scratch {
     pub(crate) packed: Workspace,
+    /// The same rows, packed for other weights.
+    pub(crate) packed_too: Workspace,
     pub(crate) hidden: Workspace,
 }
 

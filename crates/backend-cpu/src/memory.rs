@@ -8,6 +8,7 @@
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc},
     any::Any,
+    cell::RefCell,
     ptr::NonNull,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -108,6 +109,19 @@ impl Workspace {
         // SAFETY: initialised (zeroed, then written), aligned to a cache line, long enough, and borrowed with `self`.
         unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast(), n) }
     }
+}
+
+thread_local! {
+    /// What a thread needs while it works on a task.
+    static OWN: RefCell<Workspace> = RefCell::default();
+}
+
+/// Lends `work` the first `n` elements of this thread's workspace; what they hold is left over from earlier uses.
+///
+/// # Panics
+/// If `work` borrows it again.
+pub(crate) fn borrow<T: Pod, R>(n: usize, work: impl FnOnce(&mut [T]) -> R) -> R {
+    OWN.with_borrow_mut(|workspace| work(workspace.get(n)))
 }
 
 /// The bytes of some numbers.

@@ -8,8 +8,8 @@ use compute::{Bank, Tensor, shapes};
 
 use crate::{
     Cpu,
-    matmul::{Packed, Weights},
-    memory::Workspace,
+    matmul::{Packed, Scratch, Weights},
+    memory::borrow,
     pool::Shares,
 };
 
@@ -30,7 +30,7 @@ pub(crate) fn moe(
     let (outs, ins) = ([y], [x, &bank.gate, &bank.up, &bank.down, experts, weights]);
     let access = cpu.access(&outs, &ins);
     let mut scratch = cpu.scratch.lock().unwrap_or_else(|e| e.into_inner());
-    let scratch = &mut *scratch;
+    let Scratch { packed: workspace, packed_too, hidden } = &mut *scratch;
     let (k, n_embd, n_ff) = (experts.cols(), x.cols(), bank.gate.shape()[1]);
     let groups = group(access.input(4));
     let router_weights = access.input::<f32>(5);
@@ -38,14 +38,13 @@ pub(crate) fn moe(
     let up = Weights::new(cpu, &bank.up, access.input(2));
     let down = Weights::new(cpu, &bank.down, access.input(3));
 
-    let hidden = scratch.hidden.get::<f32>(x.rows() * k * n_ff);
-    let mut up_workspace = Workspace::default();
+    let hidden = hidden.get::<f32>(x.rows() * k * n_ff);
     {
-        let packed = Packed::new(&cpu.pool, gate.kernel.activation, access.input(0), n_embd, &mut scratch.packed);
+        let packed = Packed::new(&cpu.pool, gate.kernel.activation, access.input(0), n_embd, workspace);
         let packed_up = if up.kernel.activation == gate.kernel.activation {
             None
         } else {
-            Some(Packed::new(&cpu.pool, up.kernel.activation, access.input(0), n_embd, &mut up_workspace))
+            Some(Packed::new(&cpu.pool, up.kernel.activation, access.input(0), n_embd, packed_too))
         };
         let sides = [(gate, &packed), (up, packed_up.as_ref().unwrap_or(&packed))];
         let shares = Shares::new(&mut *hidden);
@@ -57,23 +56,23 @@ pub(crate) fn moe(
                 let first = task % tiles * grain;
                 let n = grain.min(n_ff - first);
                 let rows = expert * n_ff + first..expert * n_ff + first + n;
-                let mut tile = [vec![0.0; choices.len() * n], vec![0.0; choices.len() * n]];
-                for ((side, packed), tile) in sides.iter().zip(&mut tile) {
-                    let column = |i: usize| packed.row(choices[i] / k);
-                    side.multiply(rows.clone(), choices.len(), column, |o, i, v| tile[i * n + o - rows.start] = v);
-                }
-                let [mut gate, up] = tile;
-                for (i, &choice) in choices.iter().enumerate() {
-                    let (gate, up) = (&mut gate[i * n..][..n], &up[i * n..][..n]);
-                    (cpu.vector.swiglu)(gate, up, limit.unwrap_or(f32::INFINITY), router_weights[choice]);
-                    // SAFETY: this choice and these columns belong to this task alone.
-                    unsafe { shares.get(choice * n_ff + first..choice * n_ff + first + n) }.copy_from_slice(gate);
-                }
+                borrow(2 * choices.len() * n, |tile| {
+                    for ((side, packed), tile) in sides.iter().zip(tile.chunks_exact_mut(choices.len() * n)) {
+                        let column = |i: usize| packed.row(choices[i] / k);
+                        side.multiply(rows.clone(), choices.len(), column, |o, i, v| tile[i * n + o - rows.start] = v);
+                    }
+                    let (gate, up) = tile.split_at_mut(choices.len() * n);
+                    for ((&choice, gate), up) in choices.iter().zip(gate.chunks_exact_mut(n)).zip(up.chunks_exact(n)) {
+                        (cpu.vector.swiglu)(gate, up, limit.unwrap_or(f32::INFINITY), router_weights[choice]);
+                        // SAFETY: this choice and these columns belong to this task alone.
+                        unsafe { shares.get(choice * n_ff + first..choice * n_ff + first + n) }.copy_from_slice(gate);
+                    }
+                });
             }
         });
     }
 
-    let packed = Packed::new(&cpu.pool, down.kernel.activation, hidden, n_ff, &mut scratch.packed);
+    let packed = Packed::new(&cpu.pool, down.kernel.activation, hidden, n_ff, workspace);
     let y_rows = access.out::<f32>(0);
     y_rows.fill(0.0);
     let y_rows = Shares::new(y_rows);

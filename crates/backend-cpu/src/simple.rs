@@ -6,7 +6,7 @@ use compute::{
     shapes,
 };
 
-use crate::Cpu;
+use crate::{Cpu, memory::borrow};
 
 /// Elements below which a row is not worth waking another thread for.
 const GRAIN: usize = 16 << 10;
@@ -129,9 +129,10 @@ pub(crate) fn round(cpu: &Cpu, x: &Tensor, kind: Kind) {
     let outs = [x];
     let access = cpu.access(&outs, &[]);
     cpu.pool.rows(access.out::<f32>(0), x.cols(), grain(x.cols()), &|_, x| {
-        let mut packed = vec![0; format.row_bytes(x.len())];
-        format.encode_row(x, &mut packed);
-        format.decode_row(&packed, x);
+        borrow(format.row_bytes(x.len()), |packed| {
+            format.encode_row(x, packed);
+            format.decode_row(packed, x);
+        });
     });
 }
 
@@ -142,10 +143,13 @@ pub(crate) fn hyper_pre(cpu: &Cpu, [y, post, comb]: [&Tensor; 3], [x, mixes, sca
     let access = cpu.access(&outs, &ins);
     let [x, mixes, scale, base] = [0, 1, 2, 3].map(|i| access.input::<f32>(i));
     let (n, d) = (post.cols(), y.cols());
-    let mut mixes = mixes.to_vec();
-    cpu.pool.rows(&mut mixes, (2 + n) * n, grain(n * d), &|t, mixes| {
+    let mut scratch = cpu.scratch.lock().unwrap_or_else(|e| e.into_inner());
+    let new_mixes = scratch.hidden.get::<f32>(mixes.len());
+    new_mixes.copy_from_slice(mixes);
+    cpu.pool.rows(new_mixes, (2 + n) * n, grain(n * d), &|t, mixes| {
         row::hyper_mix(mixes, n, rms(cpu, &x[t * n * d..][..n * d], h.eps_norm), scale, base, h);
     });
+    let mixes: &[f32] = new_mixes;
     let (post, comb) = (access.out::<f32>(1), access.out::<f32>(2));
     for (t, mixes) in mixes.chunks_exact((2 + n) * n).enumerate() {
         post[t * n..][..n].copy_from_slice(&mixes[n..2 * n]);
@@ -173,11 +177,13 @@ pub(crate) fn hyper_post(cpu: &Cpu, x: &Tensor, f: &Tensor, post: &Tensor, comb:
     let (n, d) = (post.cols(), f.len() / post.rows());
     cpu.pool.rows(access.out::<f32>(0), n * d, grain(n * d), &|t, x| {
         let (f, post, comb) = (&f[t * d..][..d], &post_rows[t * n..][..n], &comb_rows[t * n * n..][..n * n]);
-        let old = x.to_vec();
-        for (k, x) in x.chunks_exact_mut(d).enumerate() {
-            x.iter_mut().zip(f).for_each(|(x, f)| *x = post[k] * f);
-            (0..n).for_each(|j| (cpu.vector.axpy)(x, comb[j * n + k], &old[j * d..][..d]));
-        }
+        borrow(n * d, |old| {
+            old.copy_from_slice(x);
+            for (k, x) in x.chunks_exact_mut(d).enumerate() {
+                x.iter_mut().zip(f).for_each(|(x, f)| *x = post[k] * f);
+                (0..n).for_each(|j| (cpu.vector.axpy)(x, comb[j * n + k], &old[j * d..][..d]));
+            }
+        });
     });
 }
 

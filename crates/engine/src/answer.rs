@@ -44,13 +44,6 @@ pub struct Answer {
     pub seconds: f64,
 }
 
-impl Answer {
-    /// Tokens computed per second; 0 if there were none.
-    pub fn decode_tps(&self) -> f64 {
-        if self.n_computed == 0 { 0.0 } else { self.n_computed as f64 / self.seconds }
-    }
-}
-
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {

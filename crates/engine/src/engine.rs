@@ -171,14 +171,18 @@ impl Engine {
     /// [`Error::NoVocabulary`], and [`Error::NoMarker`] where the vocabulary lacks a marker's one token.
     pub fn encode(&self, parts: &[Part]) -> Result<Vec<TokenId>, Error> {
         let tokenizer = self.tokenizer().ok_or(Error::NoVocabulary)?;
-        let part = |p| match p {
-            &Part::Marker(ref m) if tokenizer.encode(m, Special::Parse).len() != 1 => {
-                Err(Error::NoMarker { marker: m.clone() })
-            }
-            Part::Marker(m) => Ok((m.as_str(), Special::Parse)),
-            Part::Text(text) => Ok((text.as_str(), Special::Plain)),
-        };
-        Ok(tokenizer.encode_parts(&parts.iter().map(part).collect::<Result<Vec<_>, Error>>()?))
+        let mut texts = Vec::with_capacity(parts.len());
+        for part in parts {
+            let special = match part {
+                Part::Marker(marker) if tokenizer.encode(marker, Special::Parse).len() != 1 => {
+                    return Err(Error::NoMarker { marker: marker.clone() });
+                }
+                Part::Marker(_) => Special::Parse,
+                Part::Text(_) => Special::Plain,
+            };
+            texts.push((part.as_str(), special));
+        }
+        Ok(tokenizer.encode_parts(&texts))
     }
 
     /// The context of a session when nobody asks for one: what the model was trained for, but no more than most

@@ -254,6 +254,8 @@ impl Error {
             Error::NotAFile { .. } => "give the path of a .gguf file".into(),
             Error::NotGguf { .. } => "download the .gguf file of this model".into(),
             Error::BigEndian { .. } => "use the little-endian conversion of this model".into(),
+            // No model is larger than this.
+            Error::Truncated { end, .. } if *end > 1 << 50 => "the file is damaged; download it again".into(),
             Error::Truncated { end, len, .. } => {
                 format!("the download stopped {} bytes short; run it again, it will resume", end - len)
             }

@@ -159,35 +159,35 @@ pub(crate) struct ThinkingArgs {
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
     /// Below 1 more certain, above 1 more random, 0 always the likeliest token
-    #[arg(long, alias = "temperature", value_name = "X", default_value = "1", allow_negative_numbers = true)]
+    #[arg(long, alias = "temperature", value_name = "X", default_value = "1", value_parser = number, allow_negative_numbers = true)]
     pub(crate) temp: f32,
 
     /// Draw from the N likeliest tokens only, 0 for all
-    #[arg(long, value_name = "N", default_value = "0")]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = whole, allow_negative_numbers = true)]
     pub(crate) top_k: usize,
 
     /// Draw from the likeliest tokens that make up this share
-    #[arg(long, value_name = "X", default_value = "1", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value = "1", value_parser = number, allow_negative_numbers = true)]
     pub(crate) top_p: f32,
 
     /// Draw from tokens at least this likely, relative to the likeliest
-    #[arg(long, value_name = "X", default_value = "0.05", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value = "0.05", value_parser = number, allow_negative_numbers = true)]
     pub(crate) min_p: f32,
 
     /// Divide the logits of recent tokens by this
-    #[arg(long, value_name = "X", default_value = "1", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value = "1", value_parser = number, allow_negative_numbers = true)]
     pub(crate) repeat_penalty: f32,
 
     /// Lower the logits of recent tokens by this
-    #[arg(long, value_name = "X", default_value = "0", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value = "0", value_parser = number, allow_negative_numbers = true)]
     pub(crate) presence_penalty: f32,
 
     /// Lower the logits of recent tokens by this for each occurrence
-    #[arg(long, value_name = "X", default_value = "0", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value = "0", value_parser = number, allow_negative_numbers = true)]
     pub(crate) frequency_penalty: f32,
 
     /// The same seed gives the same answer [default: a new one each time]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
 }
 
@@ -255,18 +255,21 @@ pub(crate) struct LogitsArgs {
 pub(crate) struct BenchArgs {
     /// Tokens to prefill, 0 for none
     #[arg(short = 'p', long, value_name = "N", default_value = "512")]
+    #[arg(value_parser = tokens, allow_negative_numbers = true)]
     pub(crate) n_prompt: usize,
 
     /// Tokens to decode, 0 for none
     #[arg(short = 'n', long, value_name = "N", default_value = "128")]
+    #[arg(value_parser = tokens, allow_negative_numbers = true)]
     pub(crate) n_gen: usize,
 
     /// Tokens in the context before each measurement
     #[arg(short = 'd', long, value_name = "N", default_value = "0")]
+    #[arg(value_parser = tokens, allow_negative_numbers = true)]
     pub(crate) n_depth: usize,
 
     /// How often to measure
-    #[arg(short, long, value_name = "N", default_value = "5", value_parser = count)]
+    #[arg(short, long, value_name = "N", default_value = "5", value_parser = count, allow_negative_numbers = true)]
     pub(crate) reps: usize,
 
     /// For programs: the same, as JSON
@@ -376,6 +379,24 @@ fn count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A number of things, or none.
+fn whole(text: &str) -> Result<usize, String> {
+    between(text, 0..=usize::MAX)
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("must be a whole number, 0 to {}", u64::MAX))
+}
+
+/// Tokens to measure with: as many as the longest context holds, so that their sums are numbers too.
+fn tokens(text: &str) -> Result<usize, String> {
+    between(text, 0..=1 << 30)
+}
+
+fn number(text: &str) -> Result<f32, String> {
+    text.parse().map_err(|_| "must be a number".into())
+}
+
 /// More threads than any machine has cores; many more, and the system refuses to start them.
 fn threads(text: &str) -> Result<usize, String> {
     between(text, 1..=1024)
@@ -409,8 +430,13 @@ mod tests {
             cli.chat.sampling.options().map_err(|e| e.to_string())
         };
         assert_eq!(options(&["--seed", "7"]).unwrap().seed, 7);
-        assert_eq!(options(&["--temp", "-1"]).unwrap_err(), "--temp -1: must be 0 or more");
-        assert_eq!(options(&["--repeat-penalty", "0"]).unwrap_err(), "--repeat-penalty 0: must be above 0");
+        assert_eq!(options(&["--temp", "-1"]).unwrap_err(), "--temp -1: must be a finite number, 0 or more");
+        assert_eq!(
+            options(&["--repeat-penalty", "0"]).unwrap_err(),
+            "--repeat-penalty 0: must be a finite number above 0"
+        );
+        assert_eq!(options(&["--temp", "inf"]).unwrap_err(), "--temp inf: must be a finite number, 0 or more");
+        assert!(options(&["--top-p", "1e-45", "--repeat-penalty", "1e-45"]).is_ok());
         assert_eq!(options(&["--top-p", "nan"]).unwrap_err(), "--top-p NaN: must be above 0, up to 1");
     }
 

@@ -38,7 +38,7 @@ const REFUSED: [(&str, &[&str]); 12] = [
 ];
 
 /// What this version does in another way, and how.
-const ELSEWHERE: [(&str, &str); 13] = [
+const ELSEWHERE: [(&str, &str); 15] = [
     ("--inspect", "ds4 inspect FILE looks inside a model"),
     ("--dump-tokens", "ds4 tokenize -m FILE TEXT shows the tokens of a text"),
     ("--dump-logits", "ds4 logits writes them, as raw floats"),
@@ -52,6 +52,8 @@ const ELSEWHERE: [(&str, &str); 13] = [
     ("rm", "models are files: delete them as such"),
     ("plan", "the memory plan is printed before anything is allocated"),
     ("perplexity", "ds4 logits writes the logits it comes from"),
+    ("eval", "ds4 logits writes logits, for programs that judge them"),
+    ("doctor", "ds4 inspect FILE checks a file, ds4 bench the machine"),
 ];
 
 /// The refusal of `arg`, if it is known.

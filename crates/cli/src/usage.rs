@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::{
-    Parser as _,
+    CommandFactory as _, Parser as _,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
@@ -14,13 +14,14 @@ use crate::{args::Cli, error::Error, output, refused};
 /// # Errors
 /// Flags that are wrong, or not in this version.
 pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Cli, Error> {
-    match Cli::try_parse_from(args.map(spelled_out)) {
+    let args: Vec<_> = args.map(spelled_out).collect();
+    match Cli::try_parse_from(&args) {
         Ok(cli) => Ok(cli),
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             output::print(&e.render().to_string())?;
             std::process::exit(0)
         }
-        Err(e) => Err(explain(&e)),
+        Err(e) => Err(explain(&e, &args)),
     }
 }
 
@@ -29,14 +30,18 @@ fn spelled_out(arg: OsString) -> OsString {
     if arg == "-sys" { "--system".into() } else { arg }
 }
 
-fn explain(e: &clap::Error) -> Error {
+/// What a text for `-p` that begins with a dash is taken for: flags.
+const DASHED: &str = "a text that begins with a dash is written -p=TEXT";
+
+fn explain(e: &clap::Error, args: &[OsString]) -> Error {
     let context = |kind| match e.get(kind) {
         Some(ContextValue::String(text)) => text.as_str(),
         _ => "",
     };
     let (arg, value) = (context(ContextKind::InvalidArg), context(ContextKind::InvalidValue));
     let command = context(ContextKind::InvalidSubcommand);
-    if let Some(refusal) = refused::refusal(if command.is_empty() { arg } else { command }) {
+    let word = if command.is_empty() { arg } else { command };
+    if let Some(refusal) = refused::refusal(word) {
         return refusal;
     }
     match e.kind() {
@@ -44,15 +49,35 @@ fn explain(e: &clap::Error) -> Error {
             what: format!("unknown command '{command}'"),
             help: "a question goes after -p, a model after -m; ds4 --help lists the commands".into(),
         },
+        ErrorKind::UnknownArgument if arg.starts_with('-') && is_prompt(args, arg) => {
+            Error::Usage { what: format!("unknown flag '{arg}'"), help: DASHED.into() }
+        }
+        ErrorKind::ArgumentConflict | ErrorKind::UnknownArgument if is_astray(word) => Error::Usage {
+            what: format!("'{word}' follows no flag"),
+            help: "a question goes after -p, a model after -m; ds4 --help tells more".into(),
+        },
         ErrorKind::UnknownArgument if arg.starts_with('-') => {
             Error::Usage { what: format!("unknown flag '{arg}'"), help: tip(e) }
         }
         ErrorKind::InvalidValue if arg.starts_with("--backend") && !value.is_empty() => refused::backend(value),
         ErrorKind::InvalidValue if arg.starts_with("--prompt ") && value.is_empty() => {
-            Error::Usage { what: first_paragraph(e), help: "a text that begins with a dash is written -p=TEXT".into() }
+            Error::Usage { what: first_paragraph(e), help: DASHED.into() }
         }
         _ => Error::Usage { what: first_paragraph(e), help: tip(e) },
     }
+}
+
+/// Whether `word` is neither a flag nor a command of ours.
+fn is_astray(word: &str) -> bool {
+    !word.is_empty() && !word.starts_with('-') && Cli::command().find_subcommand(word).is_none()
+}
+
+/// Whether what was taken for the flag `arg` stands where the text of `-p` belongs.
+fn is_prompt(args: &[OsString], arg: &str) -> bool {
+    args.windows(2).any(|pair| {
+        let begins = pair[1].to_str().is_some_and(|text| text.starts_with(arg));
+        (pair[0] == "-p" || pair[0] == "--prompt") && begins
+    })
 }
 
 /// The parser's complaint on one line.
@@ -135,9 +160,9 @@ mod tests {
         check(
             &["--seed", "99999999999999999999"],
             expect![[r#"
-            error: invalid value '99999999999999999999' for '--seed <N>': number too large to fit in target type
-            help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
-        "#]],
+                error: invalid value '99999999999999999999' for '--seed <N>': must be a whole number, 0 to 18446744073709551615
+                help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+            "#]],
         );
         check(
             &["--effort", "extreme"],
@@ -234,6 +259,73 @@ mod tests {
             help: a question goes after -p, a model after -m; ds4 --help lists the commands
         "#]],
         );
+    }
+
+    #[test]
+    fn negative_numbers_are_refused_under_the_names_of_their_flags() {
+        for (args, range) in [
+            (&["--seed", "-1"][..], "'--seed <N>': must be a whole number, 0 to 18446744073709551615"),
+            (&["--top-k", "-1"], "'--top-k <N>': must be a whole number, 0 to 18446744073709551615"),
+            (&["bench", "-p", "-1"], "'--n-prompt <N>': must be a whole number, 0 to 1073741824"),
+            (&["bench", "-n", "-1"], "'--n-gen <N>': must be a whole number, 0 to 1073741824"),
+            (&["bench", "-d", "-1"], "'--n-depth <N>': must be a whole number, 0 to 1073741824"),
+            (&["bench", "-r", "-1"], "'--reps <N>': must be a whole number, at least 1"),
+        ] {
+            let report = parse(["ds4"].iter().chain(args).map(OsString::from)).unwrap_err().report();
+            assert!(report.starts_with(&format!("error: invalid value '-1' for {range}\n")), "{report}");
+        }
+        let report = parse(["ds4", "--temp", "warm"].map(OsString::from).into_iter()).unwrap_err().report();
+        assert!(report.starts_with("error: invalid value 'warm' for '--temp <X>': must be a number\n"), "{report}");
+    }
+
+    #[test]
+    fn a_question_in_the_wrong_place_is_led_to_its_flag() {
+        check(
+            &["-m", "x.gguf", "Why?"],
+            expect![[r#"
+                error: 'Why?' follows no flag
+                help: a question goes after -p, a model after -m; ds4 --help tells more
+            "#]],
+        );
+        check(
+            &["-p", "Hi", "-m", "x.gguf", "inspect", "Why?", "again"],
+            expect![[r#"
+            error: the subcommand 'inspect' cannot be used with: --prompt <TEXT> --model <FILE>
+            help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        "#]],
+        );
+        check(
+            &["bench", "Why?"],
+            expect![[r#"
+            error: 'Why?' follows no flag
+            help: a question goes after -p, a model after -m; ds4 --help tells more
+        "#]],
+        );
+        check(
+            &["-p", "-x"],
+            expect![[r#"
+            error: unknown flag '-x'
+            help: a text that begins with a dash is written -p=TEXT
+        "#]],
+        );
+        check(
+            &["-m", "x.gguf", "-x"],
+            expect![[r#"
+            error: unknown flag '-x'
+            help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        "#]],
+        );
+    }
+
+    #[test]
+    fn commands_of_other_versions_are_refused_by_name() {
+        let commands = "doctor eval serve agent pull list rm plan perplexity quantize imatrix worker";
+        for command in commands.split(' ') {
+            for args in [&["ds4", command][..], &["ds4", "-m", "x.gguf", command], &["ds4", command, "x.gguf"]] {
+                let report = parse(args.iter().map(OsString::from)).unwrap_err().report();
+                assert!(report.starts_with(&format!("error: {command} is not in this version")), "{report}");
+            }
+        }
     }
 
     #[test]

@@ -201,7 +201,7 @@ fn wrong_flags_end_in_two_lines_and_exit_status_2() {
     check(
         &["-m", "x.gguf", "-p", "Hi", "--temp", "-1"],
         expect![[r#"
-        error: --temp -1: must be 0 or more
+        error: --temp -1: must be a finite number, 0 or more
         exit 2
     "#]],
     );
@@ -268,7 +268,7 @@ fn files_that_cannot_be_read_are_named() {
     check(
         &["-m", "missing.gguf", "-p", "Hi"],
         expect![[r#"
-        error: missing.gguf: No such file or directory (os error 2)
+        error: missing.gguf: no such file or directory
         help: check the path
         exit 2
     "#]],
@@ -332,7 +332,7 @@ fn names_cannot_speak_to_the_terminal() {
     check(
         &["inspect", "\x1b]0;owned\x07\n.gguf"],
         expect![[r#"
-        error: \u{1b}]0;owned\u{7}\n.gguf: No such file or directory (os error 2)
+        error: \u{1b}]0;owned\u{7}\n.gguf: no such file or directory
         help: check the path
         exit 2
     "#]],

@@ -82,11 +82,12 @@ impl SamplerOptions {
     /// The first field, in order, whose value is outside its range. NaN always is.
     pub fn check(&self) -> Result<(), SamplerError> {
         let finite = f32::MIN..=f32::MAX;
+        let above_zero = f32::from_bits(1);
         for (field, value, allowed, words) in [
-            ("temperature", self.temperature, 0.0..=f32::MAX, "0 or more"),
-            ("top_p", self.top_p, f32::MIN_POSITIVE..=1.0, "above 0, up to 1"),
+            ("temperature", self.temperature, 0.0..=f32::MAX, "a finite number, 0 or more"),
+            ("top_p", self.top_p, above_zero..=1.0, "above 0, up to 1"),
             ("min_p", self.min_p, 0.0..=1.0, "0 to 1"),
-            ("repetition_penalty", self.repetition_penalty, f32::MIN_POSITIVE..=f32::MAX, "above 0"),
+            ("repetition_penalty", self.repetition_penalty, above_zero..=f32::MAX, "a finite number above 0"),
             ("presence_penalty", self.presence_penalty, finite.clone(), "a finite number"),
             ("frequency_penalty", self.frequency_penalty, finite, "a finite number"),
         ] {

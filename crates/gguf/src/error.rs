@@ -10,7 +10,7 @@ use std::{
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The system refused.
-    #[error("{}: {source}", shown(path))]
+    #[error("{}: {}", shown(path), reason(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -160,7 +160,7 @@ pub enum Error {
     },
 
     /// Another file of the model could not be opened.
-    #[error("{}: part {part} of {count} is missing: {source}", shown(path))]
+    #[error("{}: part {part} of {count} is missing: {}", shown(path), reason(source))]
     MissingPart {
         /// Where the part should be.
         path: PathBuf,
@@ -275,6 +275,12 @@ impl Error {
             }
         }
     }
+}
+
+/// What the system said, without its number.
+fn reason(source: &io::Error) -> String {
+    let text = source.to_string();
+    text.split_once(" (os error").map_or(text.as_str(), |(reason, _)| reason).to_lowercase()
 }
 
 /// `path` for a message: on one line, whatever is in it.

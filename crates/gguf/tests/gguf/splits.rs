@@ -82,7 +82,7 @@ fn names_must_be_those_of_parts() {
         |s| s.names[2] = "x.gguf".into(),
         FIRST,
         expect![[r#"
-        m-00003-of-00003.gguf: part 3 of 3 is missing: No such file or directory (os error 2)
+        m-00003-of-00003.gguf: part 3 of 3 is missing: no such file or directory
         download all parts into one folder"#]],
     );
 }

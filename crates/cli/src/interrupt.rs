@@ -20,17 +20,21 @@ static STATE: AtomicU8 = AtomicU8::new(IDLE);
 /// Exit status of a program that Ctrl+C ended: 128 + SIGINT.
 pub(crate) const STATUS: u8 = 130;
 
-/// Takes charge of Ctrl+C for the rest of the program.
+/// Takes charge of Ctrl+C for the rest of the program. Not where whoever started us wants such signals ignored, as
+/// `nohup` does: there they stay ignored, and those that are not end the program at once.
 ///
 /// # Errors
 /// If the system will not have it.
 pub(crate) fn listen() -> Result<(), Error> {
-    ctrlc::set_handler(|| {
+    let listening = ctrlc::try_set_handler(|| {
         if STATE.compare_exchange(WORKING, ASKED, Ordering::SeqCst, Ordering::SeqCst).is_err() {
             end();
         }
-    })
-    .map_err(|e| Error::Stream { what: "Ctrl+C", source: io::Error::other(e) })
+    });
+    match listening {
+        Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
+        Err(e) => Err(Error::Stream { what: "Ctrl+C", source: io::Error::other(e) }),
+    }
 }
 
 /// Leaves the terminal and the folder as they were found, and the program.

@@ -22,7 +22,8 @@ const AFTER_HELP: &str = "Answers go to stdout, everything else to stderr; ds4 -
 const AFTER_LONG_HELP: &str = "\
 Prompt: -p, or --prompt-file, or what is piped in. With both a prompt and a pipe, the piped text follows the prompt \
 after an empty line, so that `ds4 -m FILE -p 'Explain:' < main.rs` asks about the file. Without any of them, and with \
-a terminal to type at, a conversation begins; /help there lists its commands.
+a terminal to type at, a conversation begins; /help there lists its commands. No more than 64 MiB are \
+read from a file or a pipe.
 
 Output: piped, stdout carries the answer and nothing else, byte for byte; --show-thinking puts the reasoning before \
 it, between <think> and </think>. On a terminal the reasoning is shown dimmed (between these marks under NO_COLOR), \

@@ -24,7 +24,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
         return Err(Error::Usage { what: "nothing to measure".into(), help: "give -p or -n at least 1".into() });
     }
     let engine = Engine::open(&args.model.options()?)?;
-    let mut session = open_session(&engine, args.n_depth + args.n_prompt.max(args.n_gen).max(1))?;
+    // Each at most 2^30, by its flag.
+    let n_ctx = args.n_depth + args.n_prompt.max(args.n_gen).max(1);
+    let mut session = open_session(&engine, n_ctx).map_err(|e| e.advise("measure fewer tokens: lower -p, -n or -d"))?;
     let mut bench = Bench { session: &mut session, n_vocab: engine.info().n_vocab, n_depth: args.n_depth };
     bench.round(args.n_prompt.min(args.model.batch), args.n_gen.min(2))?;
     let mut tests = Vec::new();

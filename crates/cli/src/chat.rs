@@ -8,6 +8,7 @@ use std::{
     ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use rustyline::{
@@ -23,13 +24,16 @@ use rustyline::{
 use crate::{
     args::ChatArgs,
     conversation::{Conversation, Next},
-    error::Error,
+    error::{Error, reason},
     interrupt::Work,
     oneshot::opening,
     speaker::{Local, Speaker},
     terminal::{self, Screen},
     thinking,
 };
+
+/// What is left of a line that was refused in its middle arrives within this time, or was typed afterwards.
+const REST: Duration = Duration::from_millis(100);
 
 type Console = Editor<Backslash, FileHistory>;
 
@@ -51,14 +55,25 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), Error> {
 fn talk<W: io::Write>(conversation: &mut Conversation<'_, W>) -> Result<(), Error> {
     let mut console = console()?;
     let history = open_history(&mut console);
+    let mut refused = None;
     loop {
-        let line = match console.readline("> ") {
+        let read = console.readline("> ");
+        let is_rest = refused.take().is_some_and(|at: Instant| at.elapsed() < REST);
+        let line = match read {
+            // What came behind the wrong byte, in the same breath.
+            Ok(_) if is_rest => continue,
             Ok(line) => line.replace("\\\n", "\n"),
             Err(ReadlineError::Interrupted) => {
                 terminal::aside("Ctrl+D or /quit leaves");
                 continue;
             }
             Err(ReadlineError::Eof) => return Ok(()),
+            Err(ReadlineError::Io(e)) if e.kind() == io::ErrorKind::InvalidData => {
+                terminal::say("\n");
+                terminal::aside("error: this line is not UTF-8 text, so it is not sent; set the terminal to UTF-8");
+                refused = Some(Instant::now());
+                continue;
+            }
             Err(e) => return Err(terminal_fails(e)),
         };
         remember(&mut console, history.as_deref(), &line);
@@ -76,6 +91,13 @@ fn console() -> Result<Console, Error> {
     let mut console = Editor::with_config(config).map_err(terminal_fails)?;
     console.set_helper(Some(Backslash));
     Ok(console)
+}
+
+fn told(e: &ReadlineError) -> String {
+    match e {
+        ReadlineError::Io(e) => reason(e),
+        other => other.to_string(),
+    }
 }
 
 fn terminal_fails(e: ReadlineError) -> Error {
@@ -116,7 +138,7 @@ fn open_history(console: &mut Console) -> Option<PathBuf> {
     match opened {
         Ok(()) => Some(path),
         Err(e) => {
-            terminal::note(&format!("no history: {}: {e}", path.display()));
+            terminal::note(&format!("no history: {}: {}", path.display(), told(&e)));
             None
         }
     }

@@ -1,12 +1,13 @@
 //! A conversation: lines go in, answers and notes come out. Knows no keyboard, so tests can talk to it.
 
-use std::{io::Write, path::Path};
+use std::{fs, io::Write, path::Path};
 
 use engine::Stop;
 use models::{ChatOptions, Effort, Event, Message};
 
 use crate::{
     error::Error,
+    interrupt::Work,
     prompt,
     speaker::{Ask, Speaker, show},
     terminal::Screen,
@@ -103,7 +104,7 @@ impl<'a, W: Write> Conversation<'a, W> {
     }
 
     fn tell_error(&mut self, error: &Error) {
-        self.tell(&error.report());
+        self.tell(&error.report_in_chat());
     }
 
     /// Puts a question, and keeps it with the answer if there was one.
@@ -177,7 +178,12 @@ impl<'a, W: Write> Conversation<'a, W> {
     }
 
     fn read(&mut self, path: &str) -> Result<Next, Error> {
-        match prompt::read_file(Path::new(path)) {
+        let work = Work::begin();
+        let text = read_regular(Path::new(path));
+        let stopped = work.interrupted();
+        drop(work);
+        match text {
+            _ if stopped => self.tell("stopped; the file is not asked"),
             Ok(text) if text.trim().is_empty() => self.tell(&format!("{path} is empty")),
             Ok(text) => return self.ask(text),
             Err(e) => self.tell_error(&e),
@@ -190,6 +196,15 @@ impl<'a, W: Write> Conversation<'a, W> {
             Ok(()) => self.tell(&format!("room for {n_ctx} tokens")),
             Err(e) => self.tell_error(&e),
         }
+    }
+}
+
+/// All of a text file. A pipe or a device may keep the conversation waiting for ever.
+fn read_regular(path: &Path) -> Result<String, Error> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err(Error::NotAFile { path: path.into() }),
+        Ok(_) => prompt::read_file(path),
+        Err(source) => Err(Error::Read { path: path.into(), source }),
     }
 }
 
@@ -373,7 +388,7 @@ mod tests {
             --
             * room for 1 tokens
             * error: the prompt has 2 tokens, but the context holds 1, the answer included
-            * help: make room with --ctx, at least 3, or ask for less
+            * help: make room with /ctx, at least 3, or ask for less
             * room for 9 tokens
             * prefill 2 tokens 2.0 t/s (1 known), decode 2 tokens 2.0 t/s
             --
@@ -440,13 +455,15 @@ mod tests {
         std::fs::write(&path, "What is this?\n").unwrap();
         check(
             &[("", "A file.")],
-            &[&format!("/read {}", path.display()), "/read /nowhere/at/all"],
+            &[&format!("/read {}", path.display()), "/read /nowhere/at/all", "/read /"],
             expect![[r#"
             A file.
             --
             * prefill 2 tokens 2.0 t/s (1 known), decode 2 tokens 2.0 t/s
             * error: /nowhere/at/all: no such file or directory
             * help: check the path
+            * error: /: is no ordinary file
+            * help: give a text file
             --
             System: Be brief. | User: What is this?
 

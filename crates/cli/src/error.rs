@@ -7,7 +7,7 @@
 
 use std::{fmt::Write as _, io, path::PathBuf, process::ExitCode};
 
-use crate::terminal;
+use crate::{terminal, units};
 
 /// Why the program ends early.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +48,14 @@ pub(crate) enum Error {
     #[error("this model cannot be told how hard to reason: its chat template does not ask")]
     NoEffort,
 
+    /// The template turns what was said into nothing.
+    #[error("the chat template of this model makes nothing of what was said")]
+    SilentTemplate,
+
+    /// The prompt is longer than it is worth counting its tokens.
+    #[error("the prompt has {n_bytes} bytes, far more than a context of {n_ctx} tokens holds")]
+    PromptFarTooLong { n_bytes: usize, n_ctx: usize },
+
     /// The prompt leaves no room for an answer.
     #[error("the prompt has {n} tokens, but the context holds {n_ctx}, the answer included")]
     PromptTooLong { n: usize, n_ctx: usize },
@@ -63,6 +71,14 @@ pub(crate) enum Error {
     /// A file of the user's cannot be read.
     #[error("{}: {}", path.display(), reason(source))]
     Read { path: PathBuf, source: io::Error },
+
+    /// An input without an end, or with one too far away.
+    #[error("{from}: longer than {}, the most that is read", units::bytes(*bytes_max))]
+    TooMuch { from: String, bytes_max: u64 },
+
+    /// A device or a pipe where a file should be.
+    #[error("{}: is no ordinary file", path.display())]
+    NotAFile { path: PathBuf },
 
     /// A result would take the place of what it is made of.
     #[error("{}: the result would overwrite what it is made from", path.display())]
@@ -87,6 +103,10 @@ pub(crate) enum Error {
     /// The model file, the machine, or a limit of the engine.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+
+    /// There is no room for a context whose size follows from other flags than `--ctx`.
+    #[error("{source}")]
+    NoRoom { source: engine::Error, help: &'static str },
 
     /// The model file as a container.
     #[error(transparent)]
@@ -118,6 +138,16 @@ impl Error {
         }
     }
 
+    /// The same failure, with advice that fits a command without `--ctx`.
+    pub(crate) fn advise(self, help: &'static str) -> Error {
+        match self {
+            Error::Engine(source @ (engine::Error::Memory { .. } | engine::Error::ContextSize { .. })) => {
+                Error::NoRoom { source, help }
+            }
+            other => other,
+        }
+    }
+
     /// What to do about it; empty where there is nothing to say.
     fn hint(&self) -> String {
         match self {
@@ -129,15 +159,20 @@ impl Error {
             Error::AlwaysThinks => "leave out --nothink".into(),
             Error::NoEffort => "leave out --effort and --think-max".into(),
             Error::PromptTooLong { n, .. } => format!("make room with --ctx, at least {}, or ask for less", n + 1),
+            Error::PromptFarTooLong { .. } => "make room with --ctx, or ask for less".into(),
+            Error::SilentTemplate => "complete raw text with --raw, or take the model from another source".into(),
             Error::NoContext => "/ctx N with a smaller N asks for less".into(),
             Error::NoVocabulary { .. } => "only logits, bench and inspect work with this file".into(),
             Error::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => "check the path".into(),
             Error::Read { .. } => "check the permissions and the disk, and that it is a file".into(),
             Error::Write { .. } => "check the folder, the permissions and the space on the disk".into(),
+            Error::TooMuch { .. } => "give less, or a file that ends".into(),
+            Error::NotAFile { .. } => "give a text file".into(),
             Error::SameFile { .. } => "choose another name after --out".into(),
             Error::NotText { .. } => "convert it to UTF-8 first".into(),
             Error::Tokens { .. } => "write decimal ids separated by spaces, or raw little-endian u32".into(),
             Error::Engine(e) => engine_hint(e),
+            Error::NoRoom { help, .. } => (*help).into(),
             Error::Gguf(e) => gguf_hint(e),
             Error::Tokenizer(e) => e.hint(),
             Error::Chat(models::ChatError::NoTemplate) => {
@@ -153,26 +188,47 @@ impl Error {
         }
     }
 
+    /// What to do about it in a conversation, where flags come too late.
+    fn chat_hint(&self) -> String {
+        match self {
+            Error::PromptTooLong { n, .. } => format!("make room with /ctx, at least {}, or ask for less", n + 1),
+            Error::PromptFarTooLong { .. } => "make room with /ctx, or ask for less".into(),
+            Error::Engine(engine::Error::ContextFull { .. }) => "make room with /ctx, or /clear forgets".into(),
+            Error::Engine(engine::Error::Memory { .. } | engine::Error::Device(_)) => {
+                "/ctx N with a smaller N asks for less".into()
+            }
+            _ => self.hint(),
+        }
+    }
+
     fn exit_status(&self) -> u8 {
         match self {
             Error::Closed => 0,
             Error::Interrupted => 130,
             Error::Stream { .. } | Error::Write { .. } | Error::NoContext => 1,
-            Error::Engine(e) => engine_status(e),
+            Error::Engine(e) | Error::NoRoom { source: e, .. } => engine_status(e),
             _ => 2,
         }
     }
 
     /// The lines that tell it, harmless to a terminal.
     pub(crate) fn report(&self) -> String {
+        self.report_with(&self.hint())
+    }
+
+    /// The same in a conversation.
+    pub(crate) fn report_in_chat(&self) -> String {
+        self.report_with(&self.chat_hint())
+    }
+
+    fn report_with(&self, hint: &str) -> String {
         let mut report = String::new();
         if matches!(self, Error::Closed | Error::Interrupted) {
             return report;
         }
         let _ = writeln!(report, "error: {}", shorten(terminal::escape(&self.to_string())));
-        match self.hint() {
-            hint if hint.is_empty() => {}
-            hint => _ = writeln!(report, "help: {}", terminal::escape(&hint)),
+        if !hint.is_empty() {
+            let _ = writeln!(report, "help: {}", terminal::escape(hint));
         }
         report
     }
@@ -230,7 +286,7 @@ fn engine_status(error: &engine::Error) -> u8 {
 }
 
 /// What the system said, without its number.
-fn reason(source: &io::Error) -> String {
+pub(crate) fn reason(source: &io::Error) -> String {
     let text = source.to_string();
     match text.split_once(" (os error") {
         Some((reason, _)) => reason.to_lowercase(),

@@ -1,8 +1,8 @@
 //! Token ids in files and on the command line.
 //!
-//! Two forms are told apart by their bytes. Decimal: digits with white space, commas and the brackets of a JSON array
-//! between them, so that what `ds4 tokenize --ids` prints is one. Otherwise raw: little-endian u32, four bytes each.
-//! Raw ids that happen to be spelled in digits would all be above 539 million.
+//! Two forms are told apart by their bytes. Text without control characters: decimal numbers with white space, commas
+//! and the brackets of a JSON array between them, so that what `ds4 tokenize --ids` prints is one. Otherwise raw:
+//! little-endian u32, four bytes each. Raw ids that happen to be text would all be above 150 million.
 
 use tokenizer::TokenId;
 
@@ -14,9 +14,9 @@ use crate::error::Error;
 /// [`Error::Tokens`].
 pub(crate) fn parse(bytes: &[u8], from: &str) -> Result<(Vec<TokenId>, &'static str), Error> {
     let fails = |problem: String| Error::Tokens { from: from.into(), problem };
-    let digits_only = bytes.iter().all(|b| b.is_ascii_digit() || b.is_ascii_whitespace() || b",[]".contains(b));
+    let printable = |text: &str| text.chars().all(|c| !c.is_control() || c.is_ascii_whitespace());
     let (ids, form) = match std::str::from_utf8(bytes) {
-        Ok(text) if digits_only => (decimal(text).map_err(fails)?, "decimal text"),
+        Ok(text) if printable(text) => (decimal(text).map_err(fails)?, "decimal text"),
         _ => (raw(bytes).map_err(fails)?, "raw u32"),
     };
     match ids.is_empty() {
@@ -26,9 +26,23 @@ pub(crate) fn parse(bytes: &[u8], from: &str) -> Result<(Vec<TokenId>, &'static 
 }
 
 fn decimal(text: &str) -> Result<Vec<TokenId>, String> {
-    let words = text.split(|c: char| !c.is_ascii_digit()).filter(|word| !word.is_empty());
-    let id = |(i, word): (usize, &str)| word.parse().map_err(|_| format!("id {i} is {word}, more than a u32 holds"));
+    let between = |c: char| c.is_ascii_whitespace() || ",[]".contains(c);
+    let words = text.split(between).filter(|word| !word.is_empty());
+    let id = |(i, word): (usize, &str)| {
+        if !word.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(format!("id {i} is no whole number: {}", shorten(word)));
+        }
+        word.parse().map_err(|_| format!("id {i} is {}, more than a u32 holds", shorten(word)))
+    };
     words.enumerate().map(id).collect()
+}
+
+/// A word that may be a whole file.
+fn shorten(word: &str) -> String {
+    match word.char_indices().nth(40) {
+        Some((end, _)) => format!("{}…", &word[..end]),
+        None => word.into(),
+    }
 }
 
 fn raw(bytes: &[u8]) -> Result<Vec<TokenId>, String> {
@@ -65,7 +79,9 @@ mod tests {
         check(b"", Err("f: there are no token ids"));
         check(b" []", Err("f: there are no token ids"));
         check(b"1 4294967296", Err("f: id 1 is 4294967296, more than a u32 holds"));
-        check(b"1 two", Err("f: 5 bytes are neither decimal ids nor whole u32"));
-        check(b"-1 -2 -3", Ok((&[0x2d20_312d, 0x332d_2032], "raw u32")));
+        check(&[1, 0, 0, 0, 0], Err("f: 5 bytes are neither decimal ids nor whole u32"));
+        check(b"1,2,abc", Err("f: id 2 is no whole number: abc"));
+        check(b"-1 -2 -3", Err("f: id 0 is no whole number: -1"));
+        check(&[b'x'; 1000], Err(&format!("f: id 0 is no whole number: {}…", "x".repeat(40))));
     }
 }

@@ -1,6 +1,6 @@
 //! The raw logits of given token ids, for comparing builds, files and programs.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, path::Path};
 
 use engine::{Engine, Session};
 use tokenizer::TokenId;
@@ -12,22 +12,27 @@ use crate::{
     interrupt::Work,
     output::{self, NewFile},
     progress::Progress,
+    prompt,
     speaker::open_session,
     terminal,
 };
 
 /// Computes and writes them.
 pub(crate) fn run(args: &LogitsArgs) -> Result<(), Error> {
-    let ids = read_ids(args)?;
-    for input in [Some(&args.tokens), args.model.model.as_ref()].into_iter().flatten() {
-        if output::is_same_file(&args.out, input) {
-            return Err(Error::SameFile { path: args.out.clone() });
-        }
+    if args.out.as_os_str() == "-" {
+        return Err(Error::Usage {
+            what: "--out -: logits are not written to standard output".into(),
+            help: "give a file or a named pipe; ./- is a file of that name".into(),
+        });
     }
+    let ids = read_ids(args)?;
+    never_over(&args.out, &args.tokens)?;
     let options = args.model.options()?;
     let chunk = args.chunk.unwrap_or(args.model.batch);
     let engine = Engine::open(&engine::Options { n_batch: chunk, ..options })?;
-    let mut session = open_session(&engine, ids.len())?;
+    engine.files().try_for_each(|part| never_over(&args.out, part))?;
+    let mut session =
+        open_session(&engine, ids.len()).map_err(|e| e.advise("compute fewer tokens: split the file of ids"))?;
     let mut out = NewFile::create(&args.out)?;
     score(&mut session, &ids, chunk, &mut out)?;
     out.finish()?;
@@ -35,9 +40,17 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses to put the result in the place of what it is made from.
+fn never_over(out: &Path, input: &Path) -> Result<(), Error> {
+    if output::is_same_file(out, input) {
+        return Err(Error::SameFile { path: out.into() });
+    }
+    Ok(())
+}
+
 fn read_ids(args: &LogitsArgs) -> Result<Vec<TokenId>, Error> {
     let path = &args.tokens;
-    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.clone(), source })?;
+    let bytes = prompt::read_bytes(path)?;
     let (ids, form) = ids::parse(&bytes, &path.display().to_string())?;
     terminal::note(&format!("{} tokens in {}, {form}", ids.len(), path.display()));
     Ok(ids)

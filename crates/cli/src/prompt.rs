@@ -1,7 +1,8 @@
 //! The question, from where it is asked: `-p`, `--prompt-file`, a pipe, or a prompt with a pipe behind it.
 
 use std::{
-    io::{self, Read as _},
+    fs::File,
+    io::{self, Read},
     path::Path,
     sync::mpsc::{self, RecvTimeoutError},
     thread,
@@ -10,8 +11,13 @@ use std::{
 
 use crate::{args::PromptArgs, error::Error, terminal};
 
+const STDIN: &str = "standard input";
+
 /// How long a pipe may be silent before that is told.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is read at most: more than any context holds, be it words or 2^24 raw ids. Devices and pipes may have no end.
+const BYTES_MAX: u64 = 64 << 20;
 
 /// The question of one answer; `None` begins a conversation.
 ///
@@ -61,17 +67,33 @@ pub(crate) fn read_stdin() -> Result<String, Error> {
     if terminal::stdin_is_terminal() {
         terminal::note("reading what you type, until Ctrl+D");
     }
-    let mut bytes = Vec::new();
-    match io::stdin().lock().read_to_end(&mut bytes) {
-        Ok(_) => text_of(bytes, "standard input"),
-        Err(source) => Err(Error::Stream { what: "standard input", source }),
-    }
+    text_of(read_stdin_bytes()?, STDIN)
 }
 
-/// All of a text file.
+/// All of stdin, text or not.
+pub(crate) fn read_stdin_bytes() -> Result<Vec<u8>, Error> {
+    bounded(io::stdin().lock(), STDIN, |source| Error::Stream { what: STDIN, source })
+}
+
+/// All of a text file; a pipe or a device is read until it ends.
 pub(crate) fn read_file(path: &Path) -> Result<String, Error> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.into(), source })?;
-    text_of(bytes, &path.display().to_string())
+    text_of(read_bytes(path)?, &path.display().to_string())
+}
+
+/// All of a file, text or not.
+pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, Error> {
+    let fails = |source| Error::Read { path: path.into(), source };
+    bounded(File::open(path).map_err(fails)?, &path.display().to_string(), fails)
+}
+
+/// All of `input`, if it ends soon enough.
+fn bounded(input: impl Read, from: &str, fails: impl Fn(io::Error) -> Error) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    input.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(fails)?;
+    match bytes.len() as u64 > BYTES_MAX {
+        true => Err(Error::TooMuch { from: from.into(), bytes_max: BYTES_MAX }),
+        false => Ok(bytes),
+    }
 }
 
 fn text_of(bytes: Vec<u8>, from: &str) -> Result<String, Error> {

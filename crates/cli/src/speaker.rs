@@ -115,7 +115,13 @@ impl Local {
     /// The token ids of a question.
     fn prompt(&self, ask: Ask<'_>) -> Result<Vec<TokenId>, Error> {
         match ask {
-            Ask::Turn(messages, options) => Ok(self.engine.encode(&chat(&self.engine)?.render(messages, options)?)?),
+            Ask::Turn(messages, options) => {
+                let parts = chat(&self.engine)?.render(messages, options)?;
+                match parts.iter().all(|part| part.as_str().is_empty()) {
+                    true => Err(Error::SilentTemplate),
+                    false => Ok(self.engine.encode(&parts)?),
+                }
+            }
             Ask::Raw(text) => {
                 let tokenizer = self.engine.tokenizer().expect("files without a vocabulary are not opened");
                 let mut ids = Vec::from_iter(tokenizer.bos());
@@ -129,6 +135,8 @@ impl Local {
 impl Speaker for Local {
     fn answer(&mut self, ask: Ask<'_>, on: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Result<Reply, Error> {
         let work = Work::begin();
+        let n_ctx = self.session.as_ref().ok_or(Error::NoContext)?.n_ctx();
+        check_bytes(ask, n_ctx)?;
         let ids = self.prompt(ask)?;
         let Local { engine, session, sampler, n_max, .. } = self;
         let session = session.as_mut().ok_or(Error::NoContext)?;
@@ -183,6 +191,19 @@ impl Speaker for Local {
             format!("context   {used} of {n_ctx} tokens, trained for {}", info.n_ctx_train),
             format!("sampling  temperature {}, seed {}", self.sampling.temperature, self.sampling.seed),
         ]
+    }
+}
+
+/// Refuses what cannot fit before its tokens are counted, which takes long. Ordinary text has about 4 bytes to a
+/// token; what has 16 and goes on for a mebibyte is none that a tokenizer was made for.
+fn check_bytes(ask: Ask<'_>, n_ctx: usize) -> Result<(), Error> {
+    let n_bytes = match ask {
+        Ask::Turn(messages, _) => messages.iter().map(|m| m.text.len()).sum(),
+        Ask::Raw(text) => text.len(),
+    };
+    match n_bytes > n_ctx.saturating_mul(16).saturating_add(1 << 20) {
+        true => Err(Error::PromptFarTooLong { n_bytes, n_ctx }),
+        false => Ok(()),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The ids are those of the text alone: no token that begins a prompt is added.
 
-use std::{fmt::Write as _, io::Read as _, path::Path};
+use std::{fmt::Write as _, path::Path};
 
 use gguf::Gguf;
 use tokenizer::{Special, TokenId, TokenType, Tokenizer};
@@ -38,10 +38,7 @@ fn given_ids(args: &TokenizeArgs) -> Result<Vec<TokenId>, Error> {
     if let Some(text) = &args.text {
         return Ok(ids::parse(text.as_bytes(), "TEXT")?.0);
     }
-    let mut bytes = Vec::new();
-    let read = std::io::stdin().lock().read_to_end(&mut bytes);
-    read.map_err(|source| Error::Stream { what: "standard input", source })?;
-    Ok(ids::parse(&bytes, "standard input")?.0)
+    Ok(ids::parse(&prompt::read_stdin_bytes()?, "standard input")?.0)
 }
 
 /// What ids spell, control tokens included.

@@ -73,6 +73,33 @@ fn a_prompt_without_room_for_an_answer_is_refused() {
 }
 
 #[test]
+fn a_prompt_far_too_long_is_refused_before_its_tokens_are_counted() {
+    let model = model("llama/micro.gguf");
+    let ran = run_with(&["-m", &model, "--raw", "--ctx", "4"], &vec![b'a'; 1_100_000]);
+    assert_eq!((ran.status, ran.out.len()), (Some(2), 0));
+    let line = "error: the prompt has 1100000 bytes, far more than a context of 4 tokens holds\n";
+    assert!(ran.err.contains(line), "{}", ran.err);
+}
+
+#[test]
+fn a_template_that_makes_nothing_of_a_question_is_told() {
+    let whole = gguf::Gguf::open(&testdata("llama/micro.gguf")).unwrap();
+    let mut copy = gguf::Writer::new();
+    whole.metadata().iter().for_each(|(key, value)| _ = copy.set(key, value.clone()));
+    copy.set("tokenizer.chat_template", "");
+    for t in whole.tensors() {
+        copy.tensor(&t.name, &t.shape, t.element, whole.bytes(t));
+    }
+    let path = common::scratch().join("silent.gguf");
+    copy.write(&path).unwrap();
+    let ran = run(&["-m", path.to_str().unwrap(), "-p", "Hi"]);
+    assert_eq!((ran.status, ran.out.len()), (Some(2), 0));
+    let lines =
+        "error: the chat template of this model makes nothing of what was said\nhelp: complete raw text with --raw";
+    assert!(ran.err.contains(lines), "{}", ran.err);
+}
+
+#[test]
 fn a_context_that_is_full_is_told() {
     let model = model("llama/micro.gguf");
     let ran = run(&["-m", &model, "--raw", "--ctx", "8", "-p", "the", "--temp", "0"]);

@@ -67,9 +67,9 @@ impl Terminal {
         }
     }
 
-    fn press(&mut self, keys: &str) -> &mut Terminal {
+    fn press(&mut self, keys: impl AsRef<[u8]>) -> &mut Terminal {
         let keyboard = self.child.stdin.as_mut().unwrap();
-        keyboard.write_all(keys.as_bytes()).unwrap();
+        keyboard.write_all(keys.as_ref()).unwrap();
         keyboard.flush().unwrap();
         self
     }
@@ -99,6 +99,30 @@ fn a_conversation_is_held_and_left() {
     assert_eq!(terminal.status(), Some(0));
     let history = std::fs::read_to_string(scratch().join("chat-quit/.local/share/ds4/history")).unwrap();
     assert!(history.contains("Hi") && history.contains("two"), "{history}");
+}
+
+#[test]
+fn what_is_typed_in_another_encoding_costs_no_conversation() {
+    let Some(mut terminal) = Terminal::open("chat-latin1", "--ctx 256 -n 8 --nothink --seed 1", &[]) else { return };
+    terminal.line("Hi").wait("decode ");
+    for line in [&b"caf\xe9\r"[..], b"caf\xe9 is French\r"] {
+        terminal.wait("> ").press(line).wait("this line is not UTF-8 text");
+        thread::sleep(Duration::from_millis(300));
+    }
+    terminal.wait("> ").press("/status\r").wait("messages  2");
+    terminal.line("/quit");
+    assert_eq!(terminal.status(), Some(0));
+}
+
+#[test]
+fn a_conversation_reads_ordinary_files_only() {
+    let Some(mut terminal) = Terminal::open("chat-read", "--ctx 256 -n 8 --nothink --seed 1", &[]) else { return };
+    terminal.line("/read /dev/zero").wait("/dev/zero: is no ordinary file");
+    let long = scratch().join("chat-read/long.txt");
+    std::fs::write(&long, "word ".repeat(300_000)).unwrap();
+    terminal.line(&format!("/read {}", long.display())).wait("far more than a context").wait("make room with /ctx");
+    terminal.line("/quit");
+    assert_eq!(terminal.status(), Some(0));
 }
 
 #[test]

@@ -203,6 +203,19 @@ fn speed_is_measured_with_its_range() {
 }
 
 #[test]
+fn what_cannot_be_measured_is_refused_with_the_range() {
+    let model = file("llama/micro.gguf");
+    let (most, wraps) = ("1073741824", "18446744073709551615");
+    let ran = run(&["bench", "-m", &model, "-p", wraps, "-d", "1"]);
+    assert_eq!(ran.status, Some(2));
+    assert!(ran.err.contains("--n-prompt <N>': must be a whole number, 0 to 1073741824"), "{}", ran.err);
+    let ran = run(&["bench", "-m", &model, "-p", most, "-d", most]);
+    assert_eq!(ran.status, Some(2), "{}", ran.err);
+    assert!(ran.err.contains("a context of 2147483648 tokens"), "{}", ran.err);
+    assert!(ran.err.contains("help: measure fewer tokens: lower -p, -n or -d\n"), "{}", ran.err);
+}
+
+#[test]
 fn a_result_never_replaces_what_it_is_made_from() {
     let (model, tokens) = (file("llama/micro.gguf"), file("llama/micro.tokens"));
     for input in [&model, &tokens] {
@@ -211,6 +224,97 @@ fn a_result_never_replaces_what_it_is_made_from() {
         assert_eq!(ran.status, Some(2), "{}", ran.err);
         assert!(ran.err.contains("the result would overwrite what it is made from"), "{}", ran.err);
         assert_eq!(fs::read(input).unwrap(), before);
+    }
+}
+
+/// Writes the model in two files, half of the tensors each.
+fn split(model: &str, stem: &str) -> [PathBuf; 2] {
+    let whole = gguf::Gguf::open(&testdata(model)).unwrap();
+    let half = whole.tensors().len() / 2;
+    [0, 1].map(|no| {
+        let mut part = gguf::Writer::new();
+        if no == 0 {
+            whole.metadata().iter().for_each(|(key, value)| _ = part.set(key, value.clone()));
+            part.set("split.tensors.count", whole.tensors().len() as i32);
+        }
+        part.set("split.no", no as u16).set("split.count", 2_u16);
+        for t in if no == 0 { &whole.tensors()[..half] } else { &whole.tensors()[half..] } {
+            part.tensor(&t.name, &t.shape, t.element, whole.bytes(t));
+        }
+        let path = scratch().join(format!("{stem}-{:05}-of-00002.gguf", no + 1));
+        part.write(&path).unwrap();
+        path
+    })
+}
+
+#[test]
+fn a_result_never_replaces_a_part_of_the_model() {
+    let parts = split("llama/micro.gguf", "split");
+    let (model, tokens) = (parts[0].to_str().unwrap(), file("llama/micro.tokens"));
+    for part in &parts {
+        let before = fs::read(part).unwrap();
+        let ran = run(&["logits", "-m", model, "--tokens", &tokens, "--out", part.to_str().unwrap()]);
+        assert_eq!(ran.status, Some(2), "{}", ran.err);
+        assert!(ran.err.contains("the result would overwrite what it is made from"), "{}", ran.err);
+        assert!(fs::read(part).unwrap() == before);
+    }
+}
+
+#[test]
+fn logits_are_not_written_to_stdout_nor_to_a_dash() {
+    let (model, tokens) = (file("llama/micro.gguf"), file("llama/micro.tokens"));
+    let ran = run(&["logits", "-m", &model, "--tokens", &tokens, "-o", "-"]);
+    expect![[r#"
+        error: --out -: logits are not written to standard output
+        help: give a file or a named pipe; ./- is a file of that name
+        exit 2
+    "#]]
+    .assert_eq(&ran.show());
+    assert!(!scratch().join("-").exists());
+}
+
+#[test]
+fn a_word_among_ids_is_named() {
+    let tokens = scratch().join("words.tokens");
+    fs::write(&tokens, "1,2,abc,").unwrap();
+    let (model, tokens) = (file("llama/micro.gguf"), tokens.to_str().unwrap().to_owned());
+    let ran = run(&["logits", "-m", &model, "--tokens", &tokens, "-o", "words.f32"]);
+    assert_eq!(ran.status, Some(2));
+    assert!(ran.err.contains("words.tokens: id 2 is no whole number: abc\n"), "{}", ran.err);
+}
+
+#[cfg(unix)]
+#[test]
+fn ids_come_through_a_pipe_as_well() {
+    let pipe = scratch().join("ids.fifo");
+    let _ = fs::remove_file(&pipe);
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (model, out) = (file("llama/micro.gguf"), scratch().join("fifo.f32"));
+    let args = ["logits", "-m", &model, "--tokens", pipe.to_str().unwrap(), "-o", out.to_str().unwrap()];
+    let child = ds4().args(args).stderr(Stdio::piped()).spawn().unwrap();
+    fs::write(&pipe, "1 2 3").unwrap();
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!(ran.status, Some(0), "{}", ran.err);
+    assert_eq!(fs::metadata(&out).unwrap().len(), 3 * 320 * 4);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_has_no_end_is_refused() {
+    let model = file("llama/micro.gguf");
+    let zero = || fs::File::open("/dev/zero").unwrap();
+    let line = |ran: Ran| {
+        assert_eq!((ran.status, ran.out.len()), (Some(2), 0), "{}", ran.err);
+        ran.err.lines().next().unwrap().to_owned()
+    };
+    let (device, stdin) = (
+        "error: /dev/zero: longer than 64.0 MiB, the most that is read",
+        "error: standard input: longer than 64.0 MiB, the most that is read",
+    );
+    assert_eq!(line(run(&["logits", "-m", &model, "--tokens", "/dev/zero", "-o", "zero.f32"])), device);
+    assert_eq!(line(run(&["-m", &model, "--raw", "--prompt-file", "/dev/zero"])), device);
+    for args in [&["-m", &model, "--raw"][..], &["tokenize", "-m", &model], &["tokenize", "-m", &model, "--decode"]] {
+        assert_eq!(line(ds4().args(args).stdin(zero()).output().unwrap().into()), stdin);
     }
 }
 
@@ -251,6 +355,32 @@ fn ctrl_c_leaves_no_half_of_a_file() {
         let ran: Ran = child.wait_with_output().unwrap().into();
         assert_eq!(ran.status, Some(130), "{}", ran.err);
         assert!(!partial() && !out.exists());
+    }
+}
+
+/// As under `nohup`: who started the program wants it to outlive the terminal.
+#[cfg(unix)]
+#[test]
+fn signals_that_were_ignored_stay_ignored() {
+    for signal in ["HUP", "INT"] {
+        let tokens = scratch().join(format!("{signal}.tokens"));
+        fs::write(&tokens, "1 2 3 ".repeat(1000)).unwrap();
+        let out = scratch().join(format!("{signal}.f32"));
+        let script = format!("trap '' {signal}; exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_ds4"), "logits", "-m", &file("llama/micro.gguf")]);
+        command.args(["--chunk", "1", "--tokens", tokens.to_str().unwrap(), "-o", out.to_str().unwrap()]);
+        let child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let partial = format!(".{signal}.f32.");
+        while !names().iter().any(|name| name.starts_with(&partial)) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert!(
+            Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap().success()
+        );
+        let ran: Ran = child.wait_with_output().unwrap().into();
+        assert_eq!(ran.status, Some(0), "{signal}: {}", ran.err);
+        assert!(out.exists());
     }
 }
 

@@ -142,6 +142,11 @@ impl Engine {
         &self.0.info
     }
 
+    /// The files that it is read from: all parts of a split model.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.0.gguf.paths()
+    }
+
     /// What runs it.
     pub fn device_name(&self) -> String {
         self.0.dev.name()

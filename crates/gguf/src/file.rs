@@ -107,6 +107,11 @@ impl Gguf {
         self.version
     }
 
+    /// The files, the opened one first.
+    pub fn paths(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.parts.iter().map(|map| map.path())
+    }
+
     /// Number of files.
     pub fn n_parts(&self) -> usize {
         self.parts.len()

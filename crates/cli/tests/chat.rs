@@ -103,7 +103,11 @@ fn a_conversation_is_held_and_left() {
 
 #[test]
 fn what_is_typed_in_another_encoding_costs_no_conversation() {
-    let Some(mut terminal) = Terminal::open("chat-latin1", "--ctx 256 -n 8 --nothink --seed 1", &[]) else { return };
+    let Some(mut terminal) =
+        Terminal::open(&format!("chat-latin1-{}", std::process::id()), "--ctx 256 -n 8 --nothink --seed 1", &[])
+    else {
+        return;
+    };
     terminal.line("Hi").wait("decode ");
     for line in [&b"caf\xe9\r"[..], b"caf\xe9 is French\r"] {
         terminal.wait("> ").press(line).wait("this line is not UTF-8 text");
@@ -118,7 +122,7 @@ fn what_is_typed_in_another_encoding_costs_no_conversation() {
 fn a_conversation_reads_ordinary_files_only() {
     let Some(mut terminal) = Terminal::open("chat-read", "--ctx 256 -n 8 --nothink --seed 1", &[]) else { return };
     terminal.line("/read /dev/zero").wait("/dev/zero: is no ordinary file");
-    let long = scratch().join("chat-read/long.txt");
+    let long = scratch().join(format!("long-{}.txt", std::process::id()));
     std::fs::write(&long, "word ".repeat(300_000)).unwrap();
     terminal.line(&format!("/read {}", long.display())).wait("far more than a context").wait("make room with /ctx");
     terminal.line("/quit");

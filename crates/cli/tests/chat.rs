@@ -109,8 +109,8 @@ fn what_is_typed_in_another_encoding_costs_no_conversation() {
         return;
     };
     terminal.line("Hi").wait("decode ");
-    for line in [&b"caf\xe9\r"[..], b"caf\xe9 is French\r"] {
-        terminal.wait("> ").press(line).wait("this line is not UTF-8 text");
+    for _ in 0..2 {
+        terminal.wait("> ").press(b"caf\xe9\r").wait("this line is not UTF-8 text");
         thread::sleep(Duration::from_millis(300));
     }
     terminal.wait("> ").press("/status\r").wait("messages  2");

@@ -8,7 +8,7 @@ use crate::units;
 pub(crate) fn describe() -> String {
     let cpu = processor(&read("/proc/cpuinfo")).unwrap_or_else(|| "unknown processor".into());
     let cores = thread::available_parallelism().map_or(1, |n| n.get());
-    let memory = memory_bytes(&read("/proc/meminfo")).map(|n| format!(", {}", units::bytes(n))).unwrap_or_default();
+    let memory = engine::memory_bytes().map(|n| format!(", {}", units::bytes(n))).unwrap_or_default();
     format!("{cpu}, {cores} cores{memory}, {} {}", std::env::consts::OS, std::env::consts::ARCH)
 }
 
@@ -19,11 +19,6 @@ fn read(path: &str) -> String {
 fn processor(cpuinfo: &str) -> Option<String> {
     let name = field(cpuinfo, "model name")?;
     Some(name.split_whitespace().collect::<Vec<_>>().join(" "))
-}
-
-fn memory_bytes(meminfo: &str) -> Option<u64> {
-    let kib: u64 = field(meminfo, "MemTotal")?.strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 /// The value of the first line `key : value`.
@@ -39,8 +34,6 @@ mod tests {
     #[test]
     fn the_system_is_read_as_far_as_it_tells() {
         assert_eq!(processor("vendor_id\t: x\nmodel name\t: AMD  EPYC\n").unwrap(), "AMD EPYC");
-        assert_eq!(memory_bytes("MemTotal:       24549120 kB\nMemFree: 1 kB\n"), Some(24_549_120 * 1024));
         assert_eq!(processor(""), None);
-        assert_eq!(memory_bytes("MemTotal: lots\n"), None);
     }
 }

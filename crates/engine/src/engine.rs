@@ -219,8 +219,9 @@ impl Engine {
     /// # Errors
     /// [`Error::ContextSize`], or [`Error::Memory`] before anything is allocated.
     pub fn session(&self, n_ctx: usize) -> Result<Session, Error> {
-        let needed_bytes = self.plan(n_ctx)?.session_bytes();
-        if let Some(available_bytes) = machine::available_bytes().filter(|&bytes| bytes < needed_bytes) {
+        let plan = self.plan(n_ctx)?;
+        let needed_bytes = plan.session_bytes();
+        if let Some(available_bytes) = plan.available_bytes.filter(|&bytes| bytes < needed_bytes) {
             return Err(Error::Memory { n_ctx, needed_bytes, available_bytes });
         }
         Session::new(self.0.clone(), n_ctx)

@@ -24,6 +24,7 @@ mod stop;
 pub use answer::{Answer, AnswerOptions, Stop, answer};
 pub use engine::{Engine, Loading, ModelInfo, Options};
 pub use error::Error;
+pub use machine::memory_bytes;
 pub use models::KvType;
 pub use plan::Plan;
 pub use sampler::{Sampler, SamplerError, SamplerOptions};

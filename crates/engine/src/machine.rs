@@ -1,16 +1,21 @@
-//! How much memory this process may still take.
+//! How much memory there is, and how much of it this process may still take.
 
 use std::fs;
 
 /// Bytes that can be allocated without pushing other programs out: the system's estimate, or what is left of the
 /// limit of our control group. `None` where the system does not say.
 pub(crate) fn available_bytes() -> Option<u64> {
-    let system = meminfo(&fs::read_to_string("/proc/meminfo").ok()?)?;
+    let system = meminfo(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
     Some(group_left().map_or(system, |left| left.min(system)))
 }
 
-fn meminfo(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+/// Bytes that the machine has; `None` where the system does not say.
+pub fn memory_bytes() -> Option<u64> {
+    meminfo(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
+}
+
+fn meminfo(text: &str, field: &str) -> Option<u64> {
+    let line = text.lines().find_map(|l| l.strip_prefix(field))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
@@ -33,8 +38,10 @@ mod tests {
 
     #[test]
     fn the_systems_estimate_is_read_in_kibibytes() {
-        assert_eq!(meminfo("MemTotal:  4 kB\nMemAvailable:   2048 kB\n"), Some(2 << 20));
-        assert_eq!(meminfo("MemTotal:  4 kB\n"), None);
-        assert_eq!(meminfo("MemAvailable: much\n"), None);
+        let text = "MemTotal:  4 kB\nMemAvailable:   2048 kB\n";
+        assert_eq!(meminfo(text, "MemAvailable:"), Some(2 << 20));
+        assert_eq!(meminfo(text, "MemTotal:"), Some(4 << 10));
+        assert_eq!(meminfo("MemTotal:  4 kB\n", "MemAvailable:"), None);
+        assert_eq!(meminfo("MemAvailable: much\n", "MemAvailable:"), None);
     }
 }

@@ -115,22 +115,13 @@ impl Session {
         self.drop_to(same.min(ids.len().saturating_sub(1)));
         let reused = self.tokens.len();
         let total = ids.len() - reused;
-        let n_layer = self.engine.model.shape().n_layer;
         for chunk in ids[reused..].chunks(self.step.len()) {
             let before = self.tokens.len() - reused;
-            let step = self.place(chunk);
-            for layer in 0..n_layer {
-                self.run(&step, layer..layer + 1);
-                let done = before + chunk.len() * (layer + 1) / n_layer;
-                let stop = progress(Prefill { done, total }).is_break() && done < total;
-                if stop && (layer + 1 == n_layer || self.may_drop(chunk.len())) {
-                    if layer + 1 == n_layer {
-                        self.keep(chunk);
-                    }
-                    return Ok(Synced { reused, computed: self.tokens.len() - reused, complete: false });
-                }
+            let more = self.prefill(chunk, &mut |n| progress(Prefill { done: before + n, total }));
+            let computed = self.tokens.len() - reused;
+            if more.is_break() && computed < total {
+                return Ok(Synced { reused, computed, complete: false });
             }
-            self.keep(chunk);
         }
         self.read_last()?;
         Ok(Synced { reused, computed: total, complete: true })
@@ -156,7 +147,8 @@ impl Session {
         self.sync(&kept).map(|_| ())
     }
 
-    /// Appends tokens, at most `n_chunk` in a forward pass, and tells `each` the logits after every one, until that breaks off.
+    /// Appends tokens, at most `n_chunk` in a forward pass, and tells `each` the logits after every one, until that
+    /// breaks off.
     ///
     /// # Errors
     /// As [`Session::sync`].
@@ -206,6 +198,22 @@ impl Session {
             self.tokens.truncate(n_keep);
         }
         self.logits.clear();
+    }
+
+    /// Runs tokens, not more than a batch, layer by layer, telling `progress` how many of them that makes. Breaking off
+    /// gives them up where that loses nothing else.
+    fn prefill(&mut self, ids: &[TokenId], progress: &mut dyn FnMut(usize) -> ControlFlow<()>) -> ControlFlow<()> {
+        let (step, n_layer) = (self.place(ids), self.engine.model.shape().n_layer);
+        let mut more = ControlFlow::Continue(());
+        for layer in 0..n_layer {
+            self.run(&step, layer..layer + 1);
+            more = progress(ids.len() * (layer + 1) / n_layer);
+            if more.is_break() && layer + 1 < n_layer && self.may_drop(ids.len()) {
+                return more;
+            }
+        }
+        self.keep(ids);
+        more
     }
 
     /// Whether `n` rows that are computed in part can be given up: the state can drop them, or starting afresh costs no

@@ -6,14 +6,17 @@
 //!
 //! `cargo xtask fetch smollm2`, then `cargo test --package engine --test real -- --ignored`.
 
+mod common;
+
 use std::{
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
+use common::copy_with;
 use engine::{AnswerOptions, Engine, Options, Sampler, SamplerOptions, answer};
-use gguf::{Element, Gguf, Writer};
+use gguf::Element;
 use models::Event;
 use quant::Format;
 use serde_json::Value;
@@ -110,17 +113,10 @@ fn weights_as_singles_answer_as_recorded() {
 
 /// Writes a model with all its weights as f32.
 fn write_singles(from: &Path, to: &Path) {
-    let model = Gguf::open(from).expect("a model");
-    let mut writer = Writer::new();
-    for (key, value) in model.metadata().iter() {
-        writer.set(key, value.clone());
-    }
-    for t in model.tensors() {
+    copy_with(from, to, |t, bytes| {
         let Element::Packed(format) = t.element else { panic!("{} holds no weights", t.name) };
         let mut values = vec![0.0; t.n_elements()];
-        format.decode(model.bytes(t).as_ref(), &mut values);
-        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        writer.tensor(&t.name, &t.shape, Element::Packed(Format::F32), bytes);
-    }
-    writer.write(to).expect("room for the file");
+        format.decode(&bytes, &mut values);
+        (Element::Packed(Format::F32), values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    });
 }

@@ -86,10 +86,7 @@ pub(crate) fn decode_block(codes: &[u8], e: u8, out: &mut [f32]) {
 /// Replaces one block, of any length, by what is left after packing: FP8sim.
 pub fn round_block(x: &mut [f32]) {
     let e = scale_exponent(x);
-    let (inverse, scale) = (scale::inverse(e), scale::value(e));
-    for v in x {
-        *v = decode(encode(*v * inverse)) * scale;
-    }
+    scale::round(x, e, |v| decode(encode(v)));
 }
 
 #[cfg(test)]

@@ -24,3 +24,12 @@ pub(crate) fn value(e: u8) -> f32 {
 pub(crate) fn inverse(e: u8) -> f32 {
     f32::from_bits((254 - u32::from(e)) << 23)
 }
+
+/// Replaces each value by `nearest` of it in units of the scale `e`.
+#[inline]
+pub(crate) fn round(x: &mut [f32], e: u8, nearest: impl Fn(f32) -> f32) {
+    let (inverse, scale) = (inverse(e), value(e));
+    for v in x {
+        *v = nearest(*v * inverse) * scale;
+    }
+}

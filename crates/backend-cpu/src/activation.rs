@@ -49,12 +49,14 @@ pub(crate) struct Group {
     pub(crate) scale: [f32; 16],
     /// The sum of `q` over values `16 i .. 16 i + 16`; in `Q8_1` a block's rounded sum, then 0.
     pub(crate) sums: [f32; 16],
+    /// The sum of both halves of a block, twice.
+    pub(crate) totals: [f32; 16],
     /// -128 times the sum of `q`: where a sum of products starts if 128 was added to the weights to make them unsigned.
     pub(crate) start: [i32; 16],
 }
 
 impl Group {
-    pub(crate) const ZERO: Group = Group { q: [[0; 64]; 4], scale: [0.0; 16], sums: [0.0; 16], start: [0; 16] };
+    pub(crate) const ZERO: Group = Group { q: [[0; 64]; 4], scale: [0.0; 16], sums: [0.0; 16], totals: [0.0; 16], start: [0; 16] };
 
     /// Byte `i` of the values in their order, for code that is in no hurry.
     pub(crate) fn value(&self, i: usize) -> i8 {
@@ -134,6 +136,7 @@ impl Activation {
             group.scale = [scale; 16];
             for (b, x) in blocks.iter().enumerate() {
                 pack_block(x, inverse, b, group);
+                group.totals[2 * b..2 * b + 2].fill(group.sums[2 * b] + group.sums[2 * b + 1]);
             }
             return;
         }
@@ -147,6 +150,7 @@ impl Activation {
                 let sum = round_to_f16(exact * (group.sums[2 * b] + group.sums[2 * b + 1]));
                 group.sums[2 * b] = if scale == 0.0 { 0.0 } else { sum / scale };
                 group.sums[2 * b + 1] = 0.0;
+                group.totals[2 * b..2 * b + 2].fill(group.sums[2 * b]);
             }
         }
     }

@@ -250,6 +250,11 @@ mod tests {
         assert!(reach(&|| b.read(&weights, &mut [1; 16]).expect("the CPU does not fail")));
     }
 
+    #[test]
+    fn amx_conforms() {
+        conforms(Isa::Amx);
+    }
+
     /// Every operation is the reference's, to the bit the same for one to three threads and however a batch is cut.
     fn conforms(isa: Isa) {
         if !Isa::available().any(|i| i == isa) {

@@ -1,16 +1,16 @@
-//! Products with weights, tile by tile.
+//! Products with weights.
 //!
 //! The batch's rows are packed once for the weights' dot product. A thread then takes some rows of the weights and
 //! multiplies them with all packed rows:
 //!
 //! ```text
-//! 1 to 3 columns    one dot product after another
-//! from 4            four columns at a time, so that weights are unpacked once for four
-//! from TILE_FROM    where the kernel has tiles: unpack some rows of weights into the second-level cache, then
-//!                   4 x 4 products at a time, every four columns meeting all unpacked rows
+//! 1 to 3 columns          one dot product after another
+//! from 4                  four columns at a time, so that weights are unpacked once for four
+//! from `TILE_FROM`        floats: 4 x 4 products at a time, of rows unpacked into the second-level cache
+//! from `Panels::from`     where the kernel has panels: 16 rows and 16 columns at a time, weights unpacked once for all
 //! ```
 //!
-//! Each output element is the same to the bit in all three.
+//! Each output element is the same to the bit in all of them.
 
 use std::{cell::RefCell, ops::Range};
 
@@ -18,24 +18,32 @@ use compute::{Kind, Tensor, shapes};
 
 use crate::{
     Cpu,
-    activation::Activation,
-    dot::{Kernel, Tile},
+    activation::{Activation, groups},
+    dot::{
+        Kernel, LANES, Square, Tile,
+        panel::{ColumnBlock, Panels, SIDE, WeightBlock, n_blocks},
+    },
     memory::Workspace,
+    moe::Choices,
     pool::{Pool, Shares},
 };
 
 /// Bytes of packed rows that a task's weights meet before the next packed rows: part of the second-level cache.
 const BLOCK_BYTES: usize = 256 << 10;
-/// Bytes of weights in a tile.
+/// Bytes of weights in a task without panels.
 const TILE_BYTES: usize = 64 << 10;
 /// Columns from which tiles are worth unpacking weights to memory.
 const TILE_FROM: usize = 8;
 /// Bytes of unpacked weights: part of the second-level cache.
-const UNPACKED_BYTES: usize = 384 << 10;
+const UNPACKED_BYTES: usize = 512 << 10;
+/// Panels of columns that meet one lane of a panel of weights: with it, they fit the first-level cache.
+const COLUMN_PANELS: usize = 2;
+/// Tasks per thread, if there are enough rows: so that threads end together.
+const TASKS: usize = 8;
 
 thread_local! {
-    /// Where a thread unpacks weights.
-    static UNPACKED: RefCell<Workspace> = RefCell::default();
+    /// Where a thread unpacks weights, and adds up what they make.
+    static OWN: RefCell<[Workspace; 2]> = RefCell::default();
 }
 
 /// What operations need between inputs and outputs, kept from call to call.
@@ -45,6 +53,10 @@ pub(crate) struct Scratch {
     /// The same rows, packed for other weights.
     pub(crate) packed_too: Workspace,
     pub(crate) hidden: Workspace,
+    pub(crate) columns: Workspace,
+    /// Columns packed for other weights.
+    pub(crate) columns_too: Workspace,
+    pub(crate) choices: Choices,
 }
 
 /// Rows packed for a dot product.
@@ -78,6 +90,39 @@ impl<'a> Packed<'a> {
     }
 }
 
+/// Packed rows as panels of columns.
+pub(crate) struct Columns<'a> {
+    blocks: &'a [ColumnBlock],
+    n_blocks: usize,
+}
+
+impl<'a> Columns<'a> {
+    /// `n_panels` panels of rows of `n` elements; `row(i, c)` says which packed row column `c` of panel `i` is.
+    pub(crate) fn new(
+        pool: &Pool,
+        panels: &Panels,
+        packed: &Packed,
+        n: usize,
+        n_panels: usize,
+        row: impl Fn(usize, usize) -> Option<usize> + Sync,
+        workspace: &'a mut Workspace,
+    ) -> Columns<'a> {
+        let n_blocks = n_blocks(n);
+        let blocks = workspace.get::<ColumnBlock>(n_panels * n_blocks);
+        pool.rows(blocks, n_blocks, 1, &|i, out| {
+            let rows: [_; SIDE] = std::array::from_fn(|c| row(i, c).map(|row| groups(packed.row(row), n_blocks / LANES)));
+            let n_rows = rows.iter().flatten().count();
+            (panels.gather)(&rows.map(Option::unwrap_or_default)[..n_rows], out);
+        });
+        Columns { blocks, n_blocks }
+    }
+
+    /// Some panels.
+    pub(crate) fn panels(&self, range: Range<usize>) -> &[ColumnBlock] {
+        &self.blocks[range.start * self.n_blocks..range.end * self.n_blocks]
+    }
+}
+
 /// Rows of weights and how to multiply them.
 #[derive(Clone, Copy)]
 pub(crate) struct Weights<'a> {
@@ -93,18 +138,35 @@ impl<'a> Weights<'a> {
         Weights { kernel: cpu.kernel(format), bytes, row_bytes: w.row_bytes(), n_in: w.cols() }
     }
 
-    /// Rows per task when there are `n` columns: some microseconds of work.
-    pub(crate) fn grain(&self, n: usize) -> usize {
-        (TILE_BYTES / self.row_bytes).clamp(4, if n < TILE_FROM { 64 } else { 32 }).next_multiple_of(4)
+    /// Weights in a row.
+    pub(crate) fn n_in(&self) -> usize {
+        self.n_in
     }
 
-    /// `emit(o, t, w[o] . x(t))` for the rows `rows` of the weights and `n` packed rows.
+    /// Rows per task without panels: some microseconds of work.
+    pub(crate) fn grain(&self) -> usize {
+        (TILE_BYTES / self.row_bytes).clamp(4, 64).next_multiple_of(4)
+    }
+
+    /// Rows per task with panels, of `n_rows` that some threads share.
+    pub(crate) fn panel_grain(&self, n_rows: usize, n_threads: usize) -> usize {
+        let n_fit = UNPACKED_BYTES / (n_blocks(self.n_in) * size_of::<WeightBlock>());
+        let n_fair = n_rows / (SIDE * TASKS * n_threads);
+        n_fit.min(n_fair).max(1) * SIDE
+    }
+
+    /// How to multiply with `n` columns, if that is better done with panels.
+    pub(crate) fn panels(&self, n: usize) -> Option<&'a Panels> {
+        self.kernel.panels.as_ref().filter(|panels| n >= panels.from)
+    }
+
+    /// `emit(o, t, y)` with `y[0] = w[o] . x(t)`, for the rows `rows` of the weights and `n` packed rows.
     pub(crate) fn multiply<'x>(
         &self,
         rows: Range<usize>,
         n: usize,
         x: impl Fn(usize) -> &'x [u8],
-        mut emit: impl FnMut(usize, usize, f32),
+        emit: &mut dyn FnMut(usize, usize, &[f32]),
     ) {
         if let (Some(tile), TILE_FROM..) = (self.kernel.tile, n) {
             return self.multiply_tiles(tile, rows, n, x, emit);
@@ -117,10 +179,10 @@ impl<'a> Weights<'a> {
                 let mut t = block;
                 while t + 4 <= end {
                     let y = (self.kernel.dot4)(w, [x(t), x(t + 1), x(t + 2), x(t + 3)]);
-                    y.into_iter().enumerate().for_each(|(i, y)| emit(o, t + i, y));
+                    y.into_iter().enumerate().for_each(|(i, y)| emit(o, t + i, &[y]));
                     t += 4;
                 }
-                (t..end).for_each(|t| emit(o, t, (self.kernel.dot)(w, x(t))));
+                (t..end).for_each(|t| emit(o, t, &[(self.kernel.dot)(w, x(t))]));
             }
         }
     }
@@ -131,11 +193,11 @@ impl<'a> Weights<'a> {
         rows: Range<usize>,
         n: usize,
         x: impl Fn(usize) -> &'x [u8],
-        mut emit: impl FnMut(usize, usize, f32),
+        emit: &mut dyn FnMut(usize, usize, &[f32]),
     ) {
         let row_bytes = tile.row_bytes(self.n_in);
         let n_unpacked = (UNPACKED_BYTES / row_bytes / 4 * 4).clamp(4, rows.len().next_multiple_of(4));
-        UNPACKED.with_borrow_mut(|workspace| {
+        OWN.with_borrow_mut(|[workspace, _]| {
             let unpacked = workspace.get::<u8>(n_unpacked * row_bytes);
             for first in rows.clone().step_by(n_unpacked) {
                 let n_rows = n_unpacked.min(rows.end - first);
@@ -150,11 +212,42 @@ impl<'a> Weights<'a> {
                     for i in (0..n_rows).step_by(4) {
                         let y = (tile.dot)([row(i), row(i + 1), row(i + 2), row(i + 3)], columns);
                         for (i, y) in (i..n_rows).zip(y) {
-                            (t..n).zip(y).for_each(|(t, y)| emit(first + i, t, y));
+                            (t..n).zip(y).for_each(|(t, y)| emit(first + i, t, &[y]));
                         }
                     }
                 }
             }
+        });
+    }
+
+    /// `emit(o, t, y)` with `y[i] = w[o + i] . x[t]`, for the rows `rows` of the weights and `n` columns in panels.
+    pub(crate) fn multiply_panels(
+        &self,
+        panels: &Panels,
+        rows: Range<usize>,
+        n: usize,
+        columns: &[ColumnBlock],
+        emit: &mut dyn FnMut(usize, usize, &[f32]),
+    ) {
+        let n_blocks = n_blocks(self.n_in);
+        OWN.with_borrow_mut(|[unpacked, sums]| {
+            let n_panels = rows.len().div_ceil(SIDE);
+            let unpacked = unpacked.get::<WeightBlock>(n_panels * n_blocks);
+            let sums = sums.get::<[Square; LANES]>(n_panels * COLUMN_PANELS);
+            let bytes = &self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes];
+            let panel_bytes = bytes.chunks(SIDE * self.row_bytes);
+            for (bytes, out) in panel_bytes.zip(unpacked.chunks_exact_mut(n_blocks)) {
+                (panels.unpack)(bytes, self.row_bytes, out);
+            }
+            (panels.enter)();
+            for (j, columns) in columns.chunks(COLUMN_PANELS * n_blocks).enumerate() {
+                panels.multiply(self.n_in, unpacked, columns, sums, |i, k, y| {
+                    let (o, t) = (rows.start + i * SIDE, (j * COLUMN_PANELS + k) * SIDE);
+                    let n_rows = SIDE.min(rows.end - o);
+                    y.0.iter().take(n - t).enumerate().for_each(|(c, y)| emit(o, t + c, &y[..n_rows]));
+                });
+            }
+            (panels.leave)();
         });
     }
 
@@ -171,16 +264,37 @@ pub(crate) fn matmul_grouped(cpu: &Cpu, y: &Tensor, w: &Tensor, x: &Tensor, n_gr
     let access = cpu.access(&outs, &ins);
     let mut scratch = cpu.scratch.lock().unwrap_or_else(|e| e.into_inner());
     let weights = Weights::new(cpu, w, access.input(0));
+    let scratch = &mut *scratch;
     let packed = Packed::new(&cpu.pool, weights.kernel.activation, access.input(1), n_in, &mut scratch.packed);
-    let y = Shares::new(access.out::<f32>(0));
-    let (per_group, grain) = (n_out / n_group, weights.grain(n));
-    let n_tiles = per_group.div_ceil(grain);
-    cpu.pool.split(n_group * n_tiles, 1, &|tasks| {
+    let (y, per_group) = (Shares::new(access.out::<f32>(0)), n_out / n_group);
+    let columns = weights.panels(n).map(|panels| {
+        let n_panels = n.div_ceil(SIDE);
+        let row = |i: usize, c: usize| {
+            let t = i % n_panels * SIDE + c;
+            (t < n).then_some(t * n_group + i / n_panels)
+        };
+        let n_all = n_group * n_panels;
+        (panels, n_panels, Columns::new(&cpu.pool, panels, &packed, n_in, n_all, row, &mut scratch.columns))
+    });
+    let grain = match columns {
+        Some(_) => weights.panel_grain(n_out, cpu.n_threads()),
+        None => weights.grain(),
+    };
+    let n_tasks = per_group.div_ceil(grain);
+    cpu.pool.split(n_group * n_tasks, 1, &|tasks| {
         for task in tasks {
-            let (g, first) = (task / n_tiles, task % n_tiles * grain);
+            let (g, first) = (task / n_tasks, task % n_tasks * grain);
             let rows = g * per_group + first..g * per_group + (first + grain).min(per_group);
-            // SAFETY: a row of weights belongs to one tile, so its outputs are written once.
-            weights.multiply(rows, n, |t| packed.row(t * n_group + g), |o, t, v| unsafe { y.set(t * n_out + o, v) });
+            let emit = &mut |o: usize, t: usize, v: &[f32]| {
+                // SAFETY: a row of weights belongs to one task, so its outputs are written once.
+                unsafe { y.get(t * n_out + o..t * n_out + o + v.len()) }.copy_from_slice(v);
+            };
+            match &columns {
+                Some((panels, n_panels, columns)) => {
+                    weights.multiply_panels(panels, rows, n, columns.panels(g * n_panels..(g + 1) * n_panels), emit);
+                }
+                None => weights.multiply(rows, n, |t| packed.row(t * n_group + g), emit),
+            }
         }
     });
 }

@@ -2,19 +2,120 @@
 //!
 //! Two regions. The first computes `w_k * swiglu(gate, up)` for every (row, choice) into one buffer; the second
 //! multiplies with `down` and adds, expert by expert in ascending order, which is also the order of a row's choices: a
-//! row's sum does not depend on the rest of the batch.
+//! row's sum does not depend on the rest of the batch. Experts that enough rows chose are multiplied with panels of
+//! these rows, which regions of their own gather.
+
+use std::ops::Range;
 
 use compute::{Bank, Tensor, shapes};
 
 use crate::{
     Cpu,
-    matmul::{Packed, Scratch, Weights},
-    memory::borrow,
+    dot::panel::SIDE,
+    matmul::{Columns, Packed, Scratch, Weights},
+    memory::{Workspace, borrow},
     pool::Shares,
 };
 
-/// The rows that chose an expert: `(expert, [t * k + choice])`, experts ascending.
-type Groups = Vec<(usize, Vec<usize>)>;
+/// What a batch chose: `order` holds the choices `t * k + i`, those of an expert side by side, experts ascending.
+#[derive(Default)]
+pub(crate) struct Choices {
+    order: Vec<usize>,
+    experts: Vec<Chosen>,
+}
+
+/// An expert, the part of [`Choices::order`] that chose it, and the panels of those rows.
+struct Chosen {
+    expert: usize,
+    range: Range<usize>,
+    panels: Range<usize>,
+}
+
+impl Choices {
+    /// Experts that at least `from` rows chose get panels.
+    fn set(&mut self, experts: &[i32], from: usize) {
+        self.order.clear();
+        self.order.extend(0..experts.len());
+        self.order.sort_unstable_by_key(|&i| (experts[i], i));
+        self.experts.clear();
+        let (mut start, mut panel) = (0, 0);
+        for part in self.order.chunk_by(|&a, &b| experts[a] == experts[b]) {
+            let n_panels = if part.len() < from { 0 } else { part.len().div_ceil(SIDE) };
+            let (end, last) = (start + part.len(), panel + n_panels);
+            let expert = experts[part[0]] as usize;
+            self.experts.push(Chosen { expert, range: start..end, panels: panel..last });
+            (start, panel) = (end, last);
+        }
+    }
+
+    fn of(&self, chosen: &Chosen) -> &[usize] {
+        &self.order[chosen.range.clone()]
+    }
+
+    /// The choice that column `c` of panel `i` is.
+    fn at(&self, i: usize, c: usize) -> Option<usize> {
+        let chosen = &self.experts[self.experts.partition_point(|e| e.panels.end <= i)];
+        self.of(chosen).get((i - chosen.panels.start) * SIDE + c).copied()
+    }
+
+    fn n_panels(&self) -> usize {
+        self.experts.last().map_or(0, |e| e.panels.end)
+    }
+}
+
+/// One matrix of every expert, and the packed rows that it meets.
+struct Side<'a> {
+    weights: Weights<'a>,
+    packed: &'a Packed<'a>,
+    columns: Option<Columns<'a>>,
+}
+
+impl<'a> Side<'a> {
+    /// `row` says which packed row a choice is.
+    fn new(
+        cpu: &Cpu,
+        weights: Weights<'a>,
+        packed: &'a Packed<'a>,
+        choices: &Choices,
+        row: impl Fn(usize) -> usize + Sync,
+        workspace: &'a mut Workspace,
+    ) -> Side<'a> {
+        let most = choices.experts.iter().map(|e| e.range.len()).max().unwrap_or(0);
+        let columns = weights.panels(most).map(|panels| {
+            let row = |i: usize, c: usize| choices.at(i, c).map(&row);
+            Columns::new(&cpu.pool, panels, packed, weights.n_in(), choices.n_panels(), row, workspace)
+        });
+        Side { weights, packed, columns }
+    }
+
+    /// `emit(o, i, y)` as in [`Weights::multiply_panels`], for rows of the weights and the `i`-th row that chose an expert.
+    fn multiply(
+        &self,
+        rows: Range<usize>,
+        (chosen, choices): (&Chosen, &[usize]),
+        row: impl Fn(usize) -> usize,
+        emit: &mut dyn FnMut(usize, usize, &[f32]),
+    ) {
+        match (&self.columns, self.weights.panels(choices.len())) {
+            (Some(columns), Some(panels)) => {
+                let columns = columns.panels(chosen.panels.clone());
+                self.weights.multiply_panels(panels, rows, choices.len(), columns, emit);
+            }
+            _ => self.weights.multiply(rows, choices.len(), |i| self.packed.row(row(choices[i])), emit),
+        }
+    }
+
+    /// Rows per task, of the `n_rows` of each expert.
+    fn grain(&self, n_rows: usize, n_threads: usize) -> usize {
+        match self.columns {
+            Some(_) => self.weights.panel_grain(n_rows * TASKS, n_threads),
+            None => self.weights.grain(),
+        }
+    }
+}
+
+/// Experts that threads are expected to share, at least.
+const TASKS: usize = 4;
 
 /// See [`compute::Device::moe`].
 pub(crate) fn moe(
@@ -30,13 +131,15 @@ pub(crate) fn moe(
     let (outs, ins) = ([y], [x, &bank.gate, &bank.up, &bank.down, experts, weights]);
     let access = cpu.access(&outs, &ins);
     let mut scratch = cpu.scratch.lock().unwrap_or_else(|e| e.into_inner());
-    let Scratch { packed: workspace, packed_too, hidden } = &mut *scratch;
+    let Scratch { packed: workspace, packed_too, hidden, columns, columns_too, choices } = &mut *scratch;
     let (k, n_embd, n_ff) = (experts.cols(), x.cols(), bank.gate.shape()[1]);
-    let groups = group(access.input(4));
     let router_weights = access.input::<f32>(5);
     let gate = Weights::new(cpu, &bank.gate, access.input(1));
     let up = Weights::new(cpu, &bank.up, access.input(2));
     let down = Weights::new(cpu, &bank.down, access.input(3));
+    let from = [gate, up, down].iter().filter_map(|w| w.kernel.panels).map(|panels| panels.from).min();
+    choices.set(access.input(4), from.unwrap_or(usize::MAX));
+    let choices = &*choices;
 
     let hidden = hidden.get::<f32>(x.rows() * k * n_ff);
     {
@@ -46,23 +149,28 @@ pub(crate) fn moe(
         } else {
             Some(Packed::new(&cpu.pool, up.kernel.activation, access.input(0), n_embd, packed_too))
         };
-        let sides = [(gate, &packed), (up, packed_up.as_ref().unwrap_or(&packed))];
+        let row = |choice: usize| choice / k;
+        let packed_up = packed_up.as_ref().unwrap_or(&packed);
+        let gate = Side::new(cpu, gate, &packed, choices, row, columns);
+        let up = Side::new(cpu, up, packed_up, choices, row, columns_too);
         let shares = Shares::new(&mut *hidden);
-        let grain = gate.grain(x.rows());
+        let grain = gate.grain(n_ff, cpu.n_threads());
         let tiles = n_ff.div_ceil(grain);
-        cpu.pool.split(groups.len() * tiles, 1, &|tasks| {
+        cpu.pool.split(choices.experts.len() * tiles, 1, &|tasks| {
             for task in tasks {
-                let (expert, choices) = &groups[task / tiles];
+                let chosen = &choices.experts[task / tiles];
+                let of_it = choices.of(chosen);
                 let first = task % tiles * grain;
                 let n = grain.min(n_ff - first);
-                let rows = expert * n_ff + first..expert * n_ff + first + n;
-                borrow(2 * choices.len() * n, |tile| {
-                    for ((side, packed), tile) in sides.iter().zip(tile.chunks_exact_mut(choices.len() * n)) {
-                        let column = |i: usize| packed.row(choices[i] / k);
-                        side.multiply(rows.clone(), choices.len(), column, |o, i, v| tile[i * n + o - rows.start] = v);
+                let rows = chosen.expert * n_ff + first..chosen.expert * n_ff + first + n;
+                borrow(2 * of_it.len() * n, |tile| {
+                    let (gates, ups) = tile.split_at_mut(of_it.len() * n);
+                    for (side, tile) in [(&gate, &mut *gates), (&up, &mut *ups)] {
+                        side.multiply(rows.clone(), (chosen, of_it), row, &mut |o, i, v| {
+                            tile[i * n + o - rows.start..][..v.len()].copy_from_slice(v);
+                        });
                     }
-                    let (gate, up) = tile.split_at_mut(choices.len() * n);
-                    for ((&choice, gate), up) in choices.iter().zip(gate.chunks_exact_mut(n)).zip(up.chunks_exact(n)) {
+                    for ((&choice, gate), up) in of_it.iter().zip(gates.chunks_exact_mut(n)).zip(ups.chunks_exact(n)) {
                         (cpu.vector.swiglu)(gate, up, limit.unwrap_or(f32::INFINITY), router_weights[choice]);
                         // SAFETY: this choice and these columns belong to this task alone.
                         unsafe { shares.get(choice * n_ff + first..choice * n_ff + first + n) }.copy_from_slice(gate);
@@ -73,24 +181,20 @@ pub(crate) fn moe(
     }
 
     let packed = Packed::new(&cpu.pool, down.kernel.activation, hidden, n_ff, workspace);
+    let down = Side::new(cpu, down, &packed, choices, |choice| choice, columns);
     let y_rows = access.out::<f32>(0);
     y_rows.fill(0.0);
     let y_rows = Shares::new(y_rows);
-    cpu.pool.split(n_embd, down.grain(x.rows()), &|rows| {
-        for (expert, choices) in &groups {
-            let expert_rows = expert * n_embd + rows.start..expert * n_embd + rows.end;
-            let column = |i: usize| packed.row(choices[i]);
-            down.multiply(expert_rows, choices.len(), column, |o, i, v| {
-                let at = choices[i] / k * n_embd + o - expert * n_embd;
+    cpu.pool.split(n_embd, down.grain(n_embd, cpu.n_threads()), &|rows| {
+        for chosen in &choices.experts {
+            let of_it = choices.of(chosen);
+            let first = chosen.expert * n_embd;
+            down.multiply(first + rows.start..first + rows.end, (chosen, of_it), |choice| choice, &mut |o, i, v| {
+                let at = of_it[i] / k * n_embd + o - first;
                 // SAFETY: these columns of the output belong to this task alone.
-                unsafe { y_rows.get(at..at + 1)[0] += v };
+                let y = unsafe { y_rows.get(at..at + v.len()) };
+                y.iter_mut().zip(v).for_each(|(y, v)| *y += v);
             });
         }
     });
-}
-
-fn group(experts: &[i32]) -> Groups {
-    let mut order: Vec<usize> = (0..experts.len()).collect();
-    order.sort_by_key(|&i| experts[i]);
-    order.chunk_by(|&a, &b| experts[a] == experts[b]).map(|c| (experts[c[0]] as usize, c.to_vec())).collect()
 }

@@ -42,7 +42,7 @@ impl Vector {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::VECTOR,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::VECTOR,
+            Isa::Avx512 | Isa::Amx => avx512::VECTOR,
             _ => scalar::VECTOR,
         }
     }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `scalar/` | nothing |
 //! | `avx2/` | AVX2, FMA, F16C: x86 since 2013 |
-//! | `avx512/` | AVX-512 with VNNI, VBMI and GFNI: Intel since Ice Lake, AMD since Zen 4 |
+//! | `avx512/` | AVX-512 with VNNI, VBMI and GFNI: Intel since Ice Lake, AMD since Zen 4; there, for batches, AMX: Xeons since Sapphire Rapids |
 //!
 //! To add a format: its levels in `scalar/`, a line in [`scalar_kernel`]; where it should be fast, a decoder in
 //! `avx2/` and `avx512/` and a line in their tables. A format without any of these is decoded by `quant`.
@@ -17,11 +17,13 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod panel;
 mod scalar;
 mod tables;
 #[cfg(test)]
 mod tests;
 
+use panel::{Panels, SIDE};
 use quant::Format;
 
 use crate::activation::Activation;
@@ -39,8 +41,22 @@ pub(crate) struct Kernel {
     pub(crate) dot: fn(w: &[u8], x: &[u8]) -> f32,
     /// Four times `dot`, bit for bit, for the price of unpacking the weights once.
     pub(crate) dot4: fn(w: &[u8], x: [&[u8]; 4]) -> [f32; 4],
-    /// What is faster from some eight columns on, where there is such a thing.
+    /// What is faster from some eight columns on, where there is such a thing: for floats,
     pub(crate) tile: Option<Tile>,
+    /// and for bytes.
+    pub(crate) panels: Option<Panels>,
+}
+
+/// Sums that a dot product keeps apart until its end: one per block of 32 in a group of 256.
+pub(crate) const LANES: usize = 8;
+
+/// Products of 16 rows with 16 columns.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub(crate) struct Square(pub(crate) [[f32; SIDE]; SIDE]);
+
+impl Square {
+    pub(crate) const ZERO: Square = Square([[0.0; SIDE]; SIDE]);
 }
 
 /// Products of many rows with many columns: each row of weights is unpacked once.
@@ -76,6 +92,8 @@ pub enum Isa {
     Avx2,
     /// AVX-512 with VNNI, VBMI and GFNI.
     Avx512,
+    /// The same, and AMX with bytes.
+    Amx,
 }
 
 impl Isa {
@@ -86,7 +104,7 @@ impl Isa {
 
     /// All that this machine has, the best one last.
     pub fn available() -> impl DoubleEndedIterator<Item = Isa> {
-        [Isa::Scalar, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.is_available())
+        [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx].into_iter().filter(|isa| isa.is_available())
     }
 
     /// As messages spell it.
@@ -95,6 +113,7 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "AVX2",
             Isa::Avx512 => "AVX-512",
+            Isa::Amx => "AMX",
         }
     }
 
@@ -104,6 +123,7 @@ impl Isa {
             Isa::Scalar => true,
             Isa::Avx2 => avx2::is_available(),
             Isa::Avx512 => avx512::is_available() && avx2::is_available(),
+            Isa::Amx => Isa::Avx512.is_available() && avx512::has_amx(),
         }
     }
 
@@ -124,7 +144,7 @@ pub(crate) fn kernel(format: Format, isa: Isa) -> Kernel {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::kernel(format),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => avx512::kernel(format).or_else(|| avx2::kernel(format)),
+        Isa::Avx512 | Isa::Amx => avx512::kernel(format, isa == Isa::Amx).or_else(|| avx2::kernel(format)),
         #[cfg(not(target_arch = "x86_64"))]
         _ => None,
     };
@@ -140,6 +160,7 @@ macro_rules! safe {
             dot: |w, x| f::<1>(w, [x])[0],
             dot4: |w, x| f::<4>(w, x),
             tile: None,
+            panels: None,
         }
     }};
 }
@@ -156,6 +177,7 @@ macro_rules! simd {
             // SAFETY: as above.
             dot4: |w, x| unsafe { f::<4>(w, x) },
             tile: None,
+            panels: None,
         }
     }};
 }
@@ -170,6 +192,7 @@ macro_rules! decoded {
             dot: |w, x| scalar::by_decoding($format, w, [x], scalar::f32::<1>)[0],
             dot4: |w, x| scalar::by_decoding($format, w, x, scalar::f32::<4>),
             tile: None,
+            panels: None,
         }
     };
 }

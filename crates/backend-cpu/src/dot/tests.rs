@@ -2,7 +2,10 @@
 
 use quant::{FORMATS, Format};
 
-use super::{Isa, Kernel, Tile, kernel};
+use super::{
+    Isa, Kernel, LANES, Square, Tile, kernel,
+    panel::{ColumnBlock, WeightBlock, n_blocks},
+};
 use crate::activation::{Activation, Group};
 
 #[test]
@@ -48,6 +51,36 @@ fn tiles_are_sixteen_times_one_column() {
                 let one_by_one = rows.each_ref().map(|row| columns.map(|x| dot(&row.w, x).to_bits()));
                 let tiled = (tile.dot)(unpacked, columns).map(|row| row.map(f32::to_bits));
                 assert_eq!(tiled, one_by_one, "{format:?} {isa:?} {n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn panels_are_many_times_one_column() {
+    for &format in FORMATS {
+        for n in lengths(format) {
+            for n_rows in [1, 5, 16] {
+                let rows: Vec<Case> = (0..n_rows).map(|seed| Case::seeded(format, n, seed)).collect();
+                let bytes: Vec<u8> = rows.iter().flat_map(|row| row.w.iter().copied()).collect();
+                for isa in Isa::available() {
+                    let Kernel { dot, panels: Some(panels), .. } = kernel(format, isa) else { continue };
+                    let (mut w, mut x) = (vec![WeightBlock::ZERO; n_blocks(n)], vec![ColumnBlock::ZERO; n_blocks(n)]);
+                    (panels.unpack)(&bytes, rows[0].w.len(), &mut w);
+                    let columns: Vec<&[Group]> = rows[0].packed.iter().map(|x| &x[..]).collect();
+                    (panels.gather)(&columns, &mut x);
+                    let mut sums = [[Square::ZERO; LANES]];
+                    (panels.enter)();
+                    panels.multiply(n, &w, &x, &mut sums, |_, _, y| {
+                        for (r, row) in rows.iter().enumerate() {
+                            for c in 0..columns.len() {
+                                let one = dot(&row.w, rows[0].row(c));
+                                assert_eq!(y.0[c][r].to_bits(), one.to_bits(), "{format:?} {isa:?} {n} {r} {c}");
+                            }
+                        }
+                    });
+                    (panels.leave)();
+                }
             }
         }
     }

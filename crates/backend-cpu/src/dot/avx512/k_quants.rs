@@ -42,7 +42,8 @@ pub(super) fn q3_k(w: &[u8; 110]) -> Weights {
         let bits = _mm512_permutexvar_epi64(eight(|b| b / 4 * 4 + p), qs);
         let low = _mm512_and_si512(_mm512_srlv_epi64(bits, fields), _mm512_set1_epi8(3));
         let high = _mm512_rorv_epi64(_mm512_permutexvar_epi64(_mm512_set1_epi64(p), high), highs);
-        and_or(high, _mm512_set1_epi8(4), low)
+        // A level of 4 stands for 0, and 128 is added to signed levels.
+        _mm512_add_epi8(and_or(high, _mm512_set1_epi8(4), low), _mm512_set1_epi8(124))
     });
     // Twelve bytes: low nibbles of scales 0..8, high nibbles for 8..16, then two more bits of each.
     let packed = _mm_setr_epi32(word(w, 96), word(w, 100), word(w, 104), 0);
@@ -51,7 +52,7 @@ pub(super) fn q3_k(w: &[u8; 110]) -> Weights {
     let high = _mm_slli_epi16::<4>(_mm_and_si128(high, _mm_set1_epi8(3)));
     let scales = _mm_sub_epi8(_mm_or_si128(low, high), _mm_set1_epi8(32));
     let a = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(scales)), half_at(w, 108));
-    Weights { q, a, b: _mm512_mul_ps(a, _mm512_set1_ps(4.0)) }
+    Weights::signed(q, a)
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
@@ -88,11 +89,13 @@ pub(super) fn q6_k(w: &[u8; 210]) -> Weights {
         let low = _mm512_srlv_epi64(bits, nibbles);
         let bits = _mm512_permutexvar_epi64(eight(|b| b / 4 * 4 + p), high);
         let high = _mm512_rorv_epi64(bits, highs);
-        and_or(low, _mm512_set1_epi8(15), _mm512_and_si512(high, _mm512_set1_epi8(48)))
+        let levels = and_or(low, _mm512_set1_epi8(15), _mm512_and_si512(high, _mm512_set1_epi8(48)));
+        // A level of 32 stands for 0, and 128 is added to signed levels.
+        _mm512_add_epi8(levels, _mm512_set1_epi8(96))
     });
     let scales = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(w, 192)));
     let a = _mm512_mul_ps(scales, half_at(w, 208));
-    Weights { q, a, b: _mm512_mul_ps(a, _mm512_set1_ps(32.0)) }
+    Weights::signed(q, a)
 }
 
 /// 128 bytes, of which each 32 hold one block in the low nibbles and the next in the high ones.

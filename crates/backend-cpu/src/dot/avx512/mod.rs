@@ -10,24 +10,26 @@
 //! | `q8_0.rs`, `nibbles.rs` | blocks of 32 |
 //! | `k_quants.rs` | `Q2_K` to `Q6_K` |
 //! | `iq.rs` | `IQ2_XXS`, `IQ3_XXS`, `IQ4_XS` |
-//! | `tile.rs` | all but floats, for batches |
+//! | `panel.rs`, `amx.rs` | all but floats, for batches: with vectors, and with matrix registers |
 
 //!
 //! Every function names all features, needed or not: what has fewer than the closures it takes cannot inline them.
 
+mod amx;
 mod float;
 mod iq;
 mod k_quants;
 mod nibbles;
+mod panel;
 mod q8_0;
-mod tile;
 
 use std::arch::x86_64::*;
 
 use quant::Format;
 
-use super::{Kernel, Tile, simd};
-use crate::activation::{Activation, GROUP, Group, groups};
+use super::{Kernel, panel::WeightBlock, simd};
+use crate::activation::{Activation, Group, groups};
+pub(super) use amx::is_available as has_amx;
 
 /// Whether this machine can run these kernels.
 pub(super) fn is_available() -> bool {
@@ -42,50 +44,46 @@ pub(super) fn is_available() -> bool {
 
 /// The kernel of an integer format, given how its levels lie and what unpacks 256 weights.
 macro_rules! integer {
-    ($activation:ident, $form:ident, $decode:path) => {{
+    ($amx:expr, $activation:ident, $form:ident, $decode:path) => {{
         use $decode as decode;
         #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
         fn dot<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
             super::avx512::dot::<N, _, $form>(w, x, |w| decode(w))
         }
         #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-        fn unpack(w: &[u8], out: &mut [u8]) {
-            tile::unpack(w, out, |w| decode(w));
+        fn unpack<const START: bool>(w: &[u8], row_bytes: usize, out: &mut [WeightBlock]) {
+            panel::unpack::<_, $form, START>(w, row_bytes, out, |w| decode(w));
         }
-        Kernel {
-            tile: Some(Tile {
-                // SAFETY: `super::kernel` refuses instruction sets that this machine lacks.
-                unpack: |w, out| unsafe { unpack(w, out) },
-                // SAFETY: as above.
-                dot: |w, x| unsafe { tile::dot::<$form>(w, x) },
-                block: (GROUP, size_of::<tile::Unpacked>()),
-            }),
-            ..simd!($activation, dot)
-        }
+        // SAFETY: `super::kernel` refuses instruction sets that this machine lacks.
+        let vectors = |w: &[u8], row_bytes: usize, out: &mut [WeightBlock]| unsafe { unpack::<true>(w, row_bytes, out) };
+        // SAFETY: as above.
+        let tiles = |w: &[u8], row_bytes: usize, out: &mut [WeightBlock]| unsafe { unpack::<false>(w, row_bytes, out) };
+        let panels = if $amx { amx::panels::<$form>(tiles) } else { panel::panels::<$form>(vectors) };
+        Kernel { panels: Some(panels), ..simd!($activation, dot) }
     }};
 }
 
-/// The kernel for `format`, if there is one; only for machines where [`is_available`].
-pub(super) fn kernel(format: Format) -> Option<Kernel> {
+/// The kernel for `format`, if there is one; only for machines where [`is_available`], and [`has_amx`] if `amx`.
+pub(super) fn kernel(format: Format, amx: bool) -> Option<Kernel> {
     Some(match format {
         Format::F32 => float::f32(),
         Format::F16 => float::f16(),
         Format::BF16 => float::bf16(),
-        Format::Q8_0 => integer!(Q8_0, SIGNED, q8_0::q8_0),
-        Format::Q4_0 => integer!(Q8_0, SIGNED, nibbles::q4_0),
-        Format::Q4_1 => integer!(Q8_1, MINS, nibbles::q4_1),
-        Format::Q5_0 => integer!(Q8_0, SIGNED, nibbles::q5_0),
-        Format::Q5_1 => integer!(Q8_1, MINS, nibbles::q5_1),
-        Format::IQ4_NL => integer!(Q8_0, SIGNED, nibbles::iq4_nl),
-        Format::MXFP4 => integer!(Q8_0, SIGNED, nibbles::mxfp4),
-        Format::Q2_K => integer!(Q8_K, MINS, k_quants::q2_k),
-        Format::Q3_K => integer!(Q8_K, BY_16, k_quants::q3_k),
-        Format::Q4_K => integer!(Q8_K, MINS, k_quants::q4_k),
-        Format::Q5_K => integer!(Q8_K, MINS, k_quants::q5_k),
-        Format::Q6_K => integer!(Q8_K, BY_16, k_quants::q6_k),
-        Format::IQ2_XXS => integer!(Q8_K, SIGNED, iq::iq2_xxs),
-        Format::IQ3_XXS => integer!(Q8_K, SIGNED, iq::iq3_xxs),
-        Format::IQ4_XS => integer!(Q8_K, SIGNED, iq::iq4_xs),
+        Format::Q8_0 => integer!(amx, Q8_0, SIGNED, q8_0::q8_0),
+        Format::Q4_0 => integer!(amx, Q8_0, SIGNED, nibbles::q4_0),
+        Format::Q4_1 => integer!(amx, Q8_1, MINS, nibbles::q4_1),
+        Format::Q5_0 => integer!(amx, Q8_0, SIGNED, nibbles::q5_0),
+        Format::Q5_1 => integer!(amx, Q8_1, MINS, nibbles::q5_1),
+        Format::IQ4_NL => integer!(amx, Q8_0, SIGNED, nibbles::iq4_nl),
+        Format::MXFP4 => integer!(amx, Q8_0, SIGNED, nibbles::mxfp4),
+        Format::Q2_K => integer!(amx, Q8_K, MINS_16, k_quants::q2_k),
+        Format::Q3_K => integer!(amx, Q8_K, BY_16, k_quants::q3_k),
+        Format::Q4_K => integer!(amx, Q8_K, MINS, k_quants::q4_k),
+        Format::Q5_K => integer!(amx, Q8_K, MINS, k_quants::q5_k),
+        Format::Q6_K => integer!(amx, Q8_K, BY_16, k_quants::q6_k),
+        Format::IQ2_XXS => integer!(amx, Q8_K, SIGNED, iq::iq2_xxs),
+        Format::IQ3_XXS => integer!(amx, Q8_K, SIGNED, iq::iq3_xxs),
+        Format::IQ4_XS => integer!(amx, Q8_K, SIGNED, iq::iq4_xs),
         _ => return float::decoded(format),
     })
 }
@@ -93,12 +91,14 @@ pub(super) fn kernel(format: Format) -> Option<Kernel> {
 /// How far ahead of the arithmetic weights are asked for, in bytes.
 const AHEAD: usize = 1536;
 
-/// Levels are signed, with 128 added to them; there is no `b`.
+/// Levels are signed, with 128 added to them, and `w = a * level`.
 const SIGNED: u8 = 0;
-/// Levels are unsigned; `a` is the same for both halves of a block of 32.
-const MINS: u8 = 1;
-/// Levels are unsigned; the halves of a block of 32 have an `a` of their own.
-const BY_16: u8 = 2;
+/// The same, but the halves of a block of 32 have an `a` of their own.
+const BY_16: u8 = 1;
+/// Levels are unsigned, and `w = a * level - b`.
+const MINS: u8 = 2;
+/// The same, but the halves of a block of 32 have a `b` of their own.
+const MINS_16: u8 = 3;
 
 /// 256 weights. Levels lie as in [`Group`]; lane `i` of `a` and `b` holds the factors of weights `16 i .. 16 i + 16`.
 struct Weights {
@@ -153,39 +153,57 @@ fn dot<const N: usize, const BYTES: usize, const FORM: u8>(
             g += 1;
         }
     }
-    sums.map(|sum| _mm512_reduce_add_ps(sum))
+    sums.map(|sum| reduce(sum))
 }
 
-/// `sum + scale * (a * (q . x) - b * (1 . x))`, lane by lane
+/// The sum of what pairs of lanes both hold, in the order of `panel::sum`.
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn reduce(pairs: __m512) -> f32 {
+    let four = _mm256_add_ps(_mm512_castps512_ps256(pairs), _mm512_extractf32x8_ps::<1>(pairs));
+    let two = _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps::<1>(four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehl_ps(two, two)))
+}
+
+/// `sum + scale * (a * (q . x) - b * (1 . x))`, where a pair of lanes has a block
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn add_group<const FORM: u8>(sum: __m512, w: &Weights, x: &Group) -> __m512 {
-    let mut products = [start::<FORM>(x), _mm512_setzero_si512()];
+    let mut products = start::<FORM>(x);
     for p in 0..4 {
         let half = if FORM == BY_16 { p / 2 } else { 0 };
         products[half] = _mm512_dpbusd_epi32(products[half], w.q[p], load_i8(&x.q[p]));
     }
-    finish::<FORM>(sum, products, w.a, w.b, x)
-}
-
-/// What the sum of products starts from.
-#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-#[inline]
-fn start<const FORM: u8>(x: &Group) -> __m512i {
-    if FORM == SIGNED { load_i32(&x.start) } else { _mm512_setzero_si512() }
-}
-
-/// From sums of products to [`add_group`]; those of the second halves of blocks are apart if [`BY_16`].
-#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-#[inline]
-fn finish<const FORM: u8>(sum: __m512, products: [__m512i; 2], a: __m512, b: __m512, x: &Group) -> __m512 {
-    let [first, second] = products.map(|products| _mm512_cvtepi32_ps(products));
-    let scaled = match FORM {
-        BY_16 => _mm512_fmadd_ps(first, _mm512_moveldup_ps(a), _mm512_mul_ps(second, _mm512_movehdup_ps(a))),
-        _ => _mm512_mul_ps(first, a),
+    let [first, second] = products.map(|products| _mm512_cvtepi32_ps(pairs(products)));
+    let total = match FORM {
+        SIGNED => _mm512_mul_ps(first, w.a),
+        BY_16 => _mm512_fmadd_ps(first, _mm512_moveldup_ps(w.a), _mm512_mul_ps(second, _mm512_movehdup_ps(w.a))),
+        MINS => _mm512_fnmadd_ps(load_f32(&x.totals), w.b, _mm512_mul_ps(first, w.a)),
+        _ => {
+            let halves = _mm512_mul_ps(load_f32(&x.sums), w.b);
+            _mm512_fmsub_ps(first, w.a, _mm512_add_ps(halves, _mm512_permute_ps::<0xb1>(halves)))
+        }
     };
-    let total = if FORM == SIGNED { scaled } else { _mm512_fnmadd_ps(load_f32(&x.sums), b, scaled) };
     _mm512_fmadd_ps(total, load_f32(&x.scale), sum)
+}
+
+/// What the sums of products start from; those of the second halves of blocks are apart if [`BY_16`].
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn start<const FORM: u8>(x: &Group) -> [__m512i; 2] {
+    let start = load_i32(&x.start);
+    match FORM {
+        SIGNED => [start, _mm512_setzero_si512()],
+        BY_16 => [_mm512_maskz_mov_epi32(0x5555, start), _mm512_maskz_mov_epi32(0xaaaa, start)],
+        _ => [_mm512_setzero_si512(); 2],
+    }
+}
+
+/// The sums of pairs of lanes, in both.
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn pairs(lanes: __m512i) -> __m512i {
+    _mm512_add_epi32(lanes, _mm512_shuffle_epi32::<0xb1>(lanes))
 }
 
 /// `bytes`, and zeros behind them.

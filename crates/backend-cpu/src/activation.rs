@@ -56,7 +56,8 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    pub(crate) const ZERO: Group = Group { q: [[0; 64]; 4], scale: [0.0; 16], sums: [0.0; 16], totals: [0.0; 16], start: [0; 16] };
+    pub(crate) const ZERO: Group =
+        Group { q: [[0; 64]; 4], scale: [0.0; 16], sums: [0.0; 16], totals: [0.0; 16], start: [0; 16] };
 
     /// Byte `i` of the values in their order, for code that is in no hurry.
     pub(crate) fn value(&self, i: usize) -> i8 {

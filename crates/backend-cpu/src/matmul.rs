@@ -21,7 +21,7 @@ use crate::{
     activation::{Activation, groups},
     dot::{
         Kernel, LANES, Square, Tile,
-        panel::{ColumnBlock, Panels, SIDE, WeightBlock, n_blocks},
+        panel::{COLUMN_PANELS, ColumnBlock, Panels, SIDE, WeightBlock, n_blocks},
     },
     memory::Workspace,
     moe::Choices,
@@ -36,8 +36,6 @@ const TILE_BYTES: usize = 64 << 10;
 const TILE_FROM: usize = 8;
 /// Bytes of unpacked weights: part of the second-level cache.
 const UNPACKED_BYTES: usize = 512 << 10;
-/// Panels of columns that meet one lane of a panel of weights: with it, they fit the first-level cache.
-const COLUMN_PANELS: usize = 2;
 /// Tasks per thread, if there are enough rows: so that threads end together.
 const TASKS: usize = 8;
 
@@ -110,7 +108,8 @@ impl<'a> Columns<'a> {
         let n_blocks = n_blocks(n);
         let blocks = workspace.get::<ColumnBlock>(n_panels * n_blocks);
         pool.rows(blocks, n_blocks, 1, &|i, out| {
-            let rows: [_; SIDE] = std::array::from_fn(|c| row(i, c).map(|row| groups(packed.row(row), n_blocks / LANES)));
+            let rows: [_; SIDE] =
+                std::array::from_fn(|c| row(i, c).map(|row| groups(packed.row(row), n_blocks / LANES)));
             let n_rows = rows.iter().flatten().count();
             (panels.gather)(&rows.map(Option::unwrap_or_default)[..n_rows], out);
         });
@@ -233,7 +232,7 @@ impl<'a> Weights<'a> {
         OWN.with_borrow_mut(|[unpacked, sums]| {
             let n_panels = rows.len().div_ceil(SIDE);
             let unpacked = unpacked.get::<WeightBlock>(n_panels * n_blocks);
-            let sums = sums.get::<[Square; LANES]>(n_panels * COLUMN_PANELS);
+            let sums = sums.get::<[[Square; LANES]; COLUMN_PANELS]>(n_panels);
             let bytes = &self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes];
             let panel_bytes = bytes.chunks(SIDE * self.row_bytes);
             for (bytes, out) in panel_bytes.zip(unpacked.chunks_exact_mut(n_blocks)) {
@@ -253,6 +252,14 @@ impl<'a> Weights<'a> {
 
     fn row(&self, o: usize) -> &'a [u8] {
         &self.bytes[o * self.row_bytes..][..self.row_bytes]
+    }
+}
+
+/// Copies what is mostly 16 products, in registers then.
+pub(crate) fn copy(out: &mut [f32], v: &[f32]) {
+    match (<&mut [f32; SIDE]>::try_from(&mut *out), <&[f32; SIDE]>::try_from(v)) {
+        (Ok(out), Ok(v)) => *out = *v,
+        _ => out.copy_from_slice(v),
     }
 }
 
@@ -287,7 +294,7 @@ pub(crate) fn matmul_grouped(cpu: &Cpu, y: &Tensor, w: &Tensor, x: &Tensor, n_gr
             let rows = g * per_group + first..g * per_group + (first + grain).min(per_group);
             let emit = &mut |o: usize, t: usize, v: &[f32]| {
                 // SAFETY: a row of weights belongs to one task, so its outputs are written once.
-                unsafe { y.get(t * n_out + o..t * n_out + o + v.len()) }.copy_from_slice(v);
+                copy(unsafe { y.get(t * n_out + o..t * n_out + o + v.len()) }, v);
             };
             match &columns {
                 Some((panels, n_panels, columns)) => {

@@ -12,7 +12,7 @@ use compute::{Bank, Tensor, shapes};
 use crate::{
     Cpu,
     dot::panel::SIDE,
-    matmul::{Columns, Packed, Scratch, Weights},
+    matmul::{Columns, Packed, Scratch, Weights, copy},
     memory::{Workspace, borrow},
     pool::Shares,
 };
@@ -167,7 +167,7 @@ pub(crate) fn moe(
                     let (gates, ups) = tile.split_at_mut(of_it.len() * n);
                     for (side, tile) in [(&gate, &mut *gates), (&up, &mut *ups)] {
                         side.multiply(rows.clone(), (chosen, of_it), row, &mut |o, i, v| {
-                            tile[i * n + o - rows.start..][..v.len()].copy_from_slice(v);
+                            copy(&mut tile[i * n + o - rows.start..][..v.len()], v);
                         });
                     }
                     for ((&choice, gate), up) in of_it.iter().zip(gates.chunks_exact_mut(n)).zip(ups.chunks_exact(n)) {

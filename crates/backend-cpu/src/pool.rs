@@ -258,7 +258,7 @@ pub(crate) struct Shares<'a, T> {
     _life: std::marker::PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it is a `&mut [T]` in disguise; `get` and `set` leave the disjointness to their callers.
+// SAFETY: it is a `&mut [T]` in disguise; `get` leaves the disjointness to its callers.
 unsafe impl<T: Send> Send for Shares<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Shares<'_, T> {}
@@ -276,16 +276,6 @@ impl<'a, T> Shares<'a, T> {
         assert!(range.start <= range.end && range.end <= self.len, "part {range:?} of {}", self.len);
         // SAFETY: inside the slice this was made from; unaliased as the caller promises.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
-    }
-
-    /// Writes element `i`.
-    ///
-    /// # Safety
-    /// No other thread touches it meanwhile.
-    pub(crate) unsafe fn set(&self, i: usize, value: T) {
-        assert!(i < self.len);
-        // SAFETY: inside the slice this was made from; unaliased as the caller promises.
-        unsafe { self.start.add(i).write(value) }
     }
 }
 

@@ -26,6 +26,8 @@ use crate::{
 
 /// Rows in a panel of weights, columns in a panel of activations.
 pub(crate) const SIDE: usize = 16;
+/// Panels of columns that meet one lane of a panel of weights: with it, they fit the first-level cache.
+pub(crate) const COLUMN_PANELS: usize = 2;
 
 /// 32 neighbours of 16 rows of weights.
 #[repr(C, align(64))]
@@ -63,8 +65,10 @@ pub(crate) struct Panels {
     pub(crate) unpack: fn(w: &[u8], row_bytes: usize, out: &mut [WeightBlock]),
     /// Turns up to 16 packed rows into columns; what is missing of 16 is zeros.
     pub(crate) gather: fn(x: &[&[Group]], out: &mut [ColumnBlock]),
-    /// `out[r][c] = sum_g ...` along a lane, for row `r` and column `c`.
+    /// Sums along a lane, `out[r][c]` for row `r` and column `c`.
     pub(crate) chain: fn(w: &[WeightBlock], x: &[ColumnBlock], out: &mut Square),
+    /// The same for two panels of columns.
+    pub(crate) chain2: fn(w: &[WeightBlock], x: [&[ColumnBlock]; 2], out: [&mut Square; 2]),
     /// Adds up the lanes: `out[c][r]` is the product of row `r` and column `c`.
     pub(crate) sum: fn(lanes: &[Square; LANES], out: &mut Square),
     /// What a thread does before its first product, and after its last.
@@ -92,7 +96,7 @@ impl Pod for ColumnBlock {
     }
 }
 
-impl Pod for [Square; LANES] {
+impl Pod for [[Square; LANES]; COLUMN_PANELS] {
     fn suits(_: Kind) -> bool {
         false
     }
@@ -104,32 +108,33 @@ pub(crate) fn n_blocks(n: usize) -> usize {
 }
 
 impl Panels {
-    /// Products of some panels of weights with some of columns, of `n` values each: `emit(i, j, y)` with `y[c][r]` the
-    /// product of row `r` of panel `i` and column `c` of panel `j`.
+    /// Products of some panels of weights with one or two of columns, of `n` values each: `emit(i, j, y)` with `y[c][r]`
+    /// the product of row `r` of panel `i` and column `c` of panel `j`.
     pub(crate) fn multiply(
         &self,
         n: usize,
         w: &[WeightBlock],
         x: &[ColumnBlock],
-        sums: &mut [[Square; LANES]],
+        sums: &mut [[[Square; LANES]; COLUMN_PANELS]],
         mut emit: impl FnMut(usize, usize, &Square),
     ) {
         let (n_blocks, n_groups) = (n_blocks(n), n.div_ceil(GROUP));
-        let n_columns = x.len() / n_blocks;
         for lane in 0..LANES {
             // The last group may end before this lane.
             let n_used = n.div_ceil(GROUP / LANES).saturating_sub(lane).div_ceil(LANES);
             let part = lane * n_groups..lane * n_groups + n_used;
-            for (i, w) in w.chunks_exact(n_blocks).enumerate() {
-                for (j, x) in x.chunks_exact(n_blocks).enumerate() {
-                    (self.chain)(&w[part.clone()], &x[part.clone()], &mut sums[i * n_columns + j][lane]);
+            for (w, [first, second]) in w.chunks_exact(n_blocks).zip(&mut *sums) {
+                let (w, out) = (&w[part.clone()], [&mut first[lane], &mut second[lane]]);
+                match x.split_at(n_blocks) {
+                    (x, []) => (self.chain)(w, &x[part.clone()], out[0]),
+                    (x, y) => (self.chain2)(w, [&x[part.clone()], &y[part.clone()]], out),
                 }
             }
         }
         let mut y = Square::ZERO;
-        for i in 0..w.len() / n_blocks {
-            for j in 0..n_columns {
-                (self.sum)(&sums[i * n_columns + j], &mut y);
+        for (i, sums) in sums.iter().enumerate() {
+            for (j, lanes) in sums.iter().take(x.len() / n_blocks).enumerate() {
+                (self.sum)(lanes, &mut y);
                 emit(i, j, &y);
             }
         }

@@ -4,7 +4,7 @@ use quant::{FORMATS, Format};
 
 use super::{
     Isa, Kernel, LANES, Square, Tile, kernel,
-    panel::{ColumnBlock, WeightBlock, n_blocks},
+    panel::{COLUMN_PANELS, ColumnBlock, WeightBlock, n_blocks},
 };
 use crate::activation::{Activation, Group};
 
@@ -60,16 +60,18 @@ fn tiles_are_sixteen_times_one_column() {
 fn panels_are_many_times_one_column() {
     for &format in FORMATS {
         for n in lengths(format) {
-            for n_rows in [1, 5, 16] {
-                let rows: Vec<Case> = (0..n_rows).map(|seed| Case::seeded(format, n, seed)).collect();
+            for n_rows in [1usize, 5, 16] {
+                let rows: Vec<Case> = (0..n_rows).map(|seed| Case::seeded(format, n, seed as u64)).collect();
                 let bytes: Vec<u8> = rows.iter().flat_map(|row| row.w.iter().copied()).collect();
                 for isa in Isa::available() {
                     let Kernel { dot, panels: Some(panels), .. } = kernel(format, isa) else { continue };
-                    let (mut w, mut x) = (vec![WeightBlock::ZERO; n_blocks(n)], vec![ColumnBlock::ZERO; n_blocks(n)]);
+                    let mut w = vec![WeightBlock::ZERO; n_blocks(n)];
                     (panels.unpack)(&bytes, rows[0].w.len(), &mut w);
                     let columns: Vec<&[Group]> = rows[0].packed.iter().map(|x| &x[..]).collect();
-                    (panels.gather)(&columns, &mut x);
-                    let mut sums = [[Square::ZERO; LANES]];
+                    let n_panels = 1 + n_rows % 2;
+                    let mut x = vec![ColumnBlock::ZERO; n_panels * n_blocks(n)];
+                    x.chunks_exact_mut(n_blocks(n)).for_each(|x| (panels.gather)(&columns, x));
+                    let mut sums = [[[Square::ZERO; LANES]; COLUMN_PANELS]];
                     (panels.enter)();
                     panels.multiply(n, &w, &x, &mut sums, |_, _, y| {
                         for (r, row) in rows.iter().enumerate() {

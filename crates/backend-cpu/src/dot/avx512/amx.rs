@@ -6,7 +6,7 @@
 
 use std::{
     arch::{asm, x86_64::*},
-    cell::UnsafeCell,
+    mem::MaybeUninit,
     sync::OnceLock,
 };
 
@@ -54,6 +54,8 @@ pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [WeightBlock]
         // SAFETY: as above; `enter` comes first.
         chain: |w, x, out| unsafe { chain::<FORM>(w, x, out) },
         // SAFETY: as above.
+        chain2: |w, x, out| x.into_iter().zip(out).for_each(|(x, out)| unsafe { chain::<FORM>(w, x, out) }),
+        // SAFETY: as above.
         sum: |lanes, out| unsafe { panel::sum(lanes, out) },
         enter: enter::<FORM>,
         leave,
@@ -71,12 +73,15 @@ struct Config {
     rows: [u8; 16],
 }
 
-/// Registers 0 and 1: sums. 2 and 3: rows of levels, 4 and 5: quads of columns; if [`BY_16`], of half a block.
+/// Registers 0 to 3: sums. 4 and 5: rows of levels, 6 and 7: quads of columns; if [`BY_16`], of half a block.
 fn enter<const FORM: u8>() {
-    let n_halves = if FORM == BY_16 { 2 } else { 1 };
-    let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-    config.row_bytes[..6].copy_from_slice(&[64, 64, 32 / n_halves, 32 / n_halves, 64, 64]);
-    config.rows[..6].copy_from_slice(&[16, 16, 16, 16, 8 / n_halves as u8, 8 / n_halves as u8]);
+    let n_halves: u8 = if FORM == BY_16 { 2 } else { 1 };
+    let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [64; 16], rows: [16; 16] };
+    config.row_bytes[4..6].fill(32 / u16::from(n_halves));
+    config.rows[6..8].fill(8 / n_halves);
+    // The registers that there are not.
+    config.row_bytes[8..].fill(0);
+    config.rows[8..].fill(0);
     // SAFETY: a valid description; nothing else on this thread uses these registers.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
 }
@@ -90,24 +95,33 @@ fn leave() {
 #[repr(C, align(64))]
 struct Sums([[i32; SIDE]; SIDE]);
 
+/// Blocks under way: a block's sums are stored long before they are read, as all of loading, multiplying and storing
+/// takes more than a hundred cycles.
+const AHEAD: usize = 4;
+
 /// See [`Panels::chain`].
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 fn chain<const FORM: u8>(w: &[WeightBlock], x: &[ColumnBlock], out: &mut Square) {
-    // Two, so that one is written while the other is read.
-    let products = UnsafeCell::new([const { [const { Sums([[0; SIDE]; SIDE]) }; 2] }; 2]);
+    let mut products = [const { [const { MaybeUninit::<Sums>::uninit() }; 2] }; AHEAD];
+    let products = products.as_mut_ptr();
     let mut sums = [_mm512_setzero_ps(); SIDE];
     let n = w.len().min(x.len());
-    for g in 0..=n {
+    for g in 0..n + AHEAD - 1 {
         if g < n {
-            // SAFETY: nothing refers to the sums now.
-            multiply::<FORM>(&w[g], &x[g], unsafe { &mut (*products.get())[g % 2] });
+            // SAFETY: one of the sums; nothing refers to it now.
+            let out = unsafe { &mut *products.add(g % AHEAD) };
+            match g % 2 {
+                0 => multiply::<FORM, 0>(&w[g], &x[g], out),
+                _ => multiply::<FORM, 1>(&w[g], &x[g], out),
+            }
         }
-        if g > 0 {
-            // SAFETY: as above.
-            let products = unsafe { &(*products.get())[(g - 1) % 2] };
+        if let Some(g) = g.checked_sub(AHEAD - 1) {
+            // SAFETY: written when `g` was multiplied, but for the second if not `BY_16`, which is not read then.
+            let products = unsafe { (*products.add(g % AHEAD)).each_ref().map(|p| &*p.as_ptr()) };
             for r in 0..SIDE {
-                let products = products.each_ref().map(|p| load_i32(&p.0[r]));
-                sums[r] = finish::<FORM>(sums[r], products, &w[g - 1], r, &x[g - 1]);
+                let second = products[if FORM == BY_16 { 1 } else { 0 }];
+                let products = [load_i32(&products[0].0[r]), load_i32(&second.0[r])];
+                sums[r] = finish::<FORM>(sums[r], products, &w[g], r, &x[g]);
             }
         }
     }
@@ -116,33 +130,36 @@ fn chain<const FORM: u8>(w: &[WeightBlock], x: &[ColumnBlock], out: &mut Square)
     }
 }
 
-/// The products of a block; those of the second halves are apart if [`BY_16`].
+/// The products of 16 rows of `$w` and 16 columns of `$x` to `$out`, by way of some registers.
+macro_rules! product {
+    ($w:expr, $x:expr, $out:expr, $sum:tt, $row:tt, $column:tt) => {
+        asm!(
+            concat!("tilezero ", $sum),
+            concat!("tileloadd ", $row, ", [{w} + {stride_w}]"),
+            concat!("tileloadd ", $column, ", [{x} + {stride}]"),
+            concat!("tdpbssd ", $sum, ", ", $row, ", ", $column),
+            concat!("tilestored [{out} + {stride}], ", $sum),
+            w = in(reg) $w, stride_w = in(reg) 32usize, x = in(reg) $x, stride = in(reg) 64usize,
+            out = in(reg) $out, out($sum) _, out($row) _, out($column) _, options(nostack),
+        )
+    };
+}
+
+/// The products of a block; those of the second halves are apart if [`BY_16`]. `TURN` takes other registers.
 #[inline]
-fn multiply<const FORM: u8>(w: &WeightBlock, x: &ColumnBlock, out: &mut [Sums; 2]) {
-    let [first, second] = out;
+fn multiply<const FORM: u8, const TURN: u8>(w: &WeightBlock, x: &ColumnBlock, out: &mut [MaybeUninit<Sums>; 2]) {
+    let (w, [first, second]) = (w.q.as_ptr().cast::<u8>(), out.each_mut().map(|out| out.as_mut_ptr()));
     // SAFETY: `enter` gave the registers their shapes, so that 16 rows of 32 (or 16) bytes, 32 apart, and 8 (or 4) rows of
     // 64 are read, 16 of 64 written. Compilers do not use these registers.
     unsafe {
-        asm!(
-            "tilezero tmm0",
-            "tileloadd tmm2, [{w} + {stride_w}]",
-            "tileloadd tmm4, [{x} + {stride}]",
-            "tdpbssd tmm0, tmm2, tmm4",
-            "tilestored [{out} + {stride}], tmm0",
-            w = in(reg) &w.q, stride_w = in(reg) 32usize, x = in(reg) &x.x, stride = in(reg) 64usize,
-            out = in(reg) first, out("tmm0") _, out("tmm2") _, out("tmm4") _, options(nostack),
-        );
-        if FORM == BY_16 {
-            asm!(
-                "tilezero tmm1",
-                "tileloadd tmm3, [{w} + {stride_w}]",
-                "tileloadd tmm5, [{x} + {stride}]",
-                "tdpbssd tmm1, tmm3, tmm5",
-                "tilestored [{out} + {stride}], tmm1",
-                w = in(reg) w.q.as_ptr().cast::<u8>().add(16), stride_w = in(reg) 32usize, x = in(reg) &x.x[4],
-                stride = in(reg) 64usize, out = in(reg) second, out("tmm1") _, out("tmm3") _, out("tmm5") _,
-                options(nostack),
-            );
+        match TURN {
+            0 => product!(w, &x.x, first, "tmm0", "tmm4", "tmm6"),
+            _ => product!(w, &x.x, first, "tmm1", "tmm5", "tmm7"),
+        }
+        match (FORM, TURN) {
+            (BY_16, 0) => product!(w.add(16), &x.x[4], second, "tmm2", "tmm4", "tmm6"),
+            (BY_16, _) => product!(w.add(16), &x.x[4], second, "tmm3", "tmm5", "tmm7"),
+            _ => {}
         }
     }
 }

@@ -55,7 +55,8 @@ macro_rules! integer {
             panel::unpack::<_, $form, START>(w, row_bytes, out, |w| decode(w));
         }
         // SAFETY: `super::kernel` refuses instruction sets that this machine lacks.
-        let vectors = |w: &[u8], row_bytes: usize, out: &mut [WeightBlock]| unsafe { unpack::<true>(w, row_bytes, out) };
+        let vectors =
+            |w: &[u8], row_bytes: usize, out: &mut [WeightBlock]| unsafe { unpack::<true>(w, row_bytes, out) };
         // SAFETY: as above.
         let tiles = |w: &[u8], row_bytes: usize, out: &mut [WeightBlock]| unsafe { unpack::<false>(w, row_bytes, out) };
         let panels = if $amx { amx::panels::<$form>(tiles) } else { panel::panels::<$form>(vectors) };

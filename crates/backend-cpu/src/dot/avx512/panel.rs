@@ -14,9 +14,6 @@ use crate::{
     },
 };
 
-/// Rows whose sums and products have registers.
-const ROWS: usize = 8;
-
 /// Panels whose products are made here, given what unpacks weights.
 pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [WeightBlock])) -> Panels {
     Panels {
@@ -24,7 +21,9 @@ pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [WeightBlock]
         // SAFETY: `dot::kernel` refuses instruction sets that this machine lacks.
         gather: |x, out| unsafe { gather::<128>(x, out) },
         // SAFETY: as above.
-        chain: |w, x, out| unsafe { chain::<FORM>(w, x, out) },
+        chain: |w, x, out| unsafe { chain::<FORM, 8, 1>(w, [x], [out]) },
+        // SAFETY: as above.
+        chain2: |w, x, out| unsafe { chain::<FORM, 4, 2>(w, x, out) },
         // SAFETY: as above.
         sum: |lanes, out| unsafe { sum(lanes, out) },
         enter: || (),
@@ -163,34 +162,50 @@ pub(super) fn gather<const OFFSET: u8>(x: &[&[Group]], out: &mut [ColumnBlock]) 
     }
 }
 
-/// See [`Panels::chain`].
+/// See [`Panels::chain`] and [`Panels::chain2`]: `R` rows and `C` panels of columns at a time, whose sums and products
+/// have registers.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-fn chain<const FORM: u8>(w: &[WeightBlock], x: &[ColumnBlock], out: &mut Square) {
-    for first in (0..SIDE).step_by(ROWS) {
-        let mut sums = [_mm512_setzero_ps(); ROWS];
-        for (w, x) in w.iter().zip(x) {
-            let mut products = [[_mm512_setzero_si512(); 2]; ROWS];
-            for r in 0..ROWS {
-                products[r][0] = _mm512_set1_epi32(w.start[0][first + r]);
-                if FORM == BY_16 {
-                    products[r][1] = _mm512_set1_epi32(w.start[1][first + r]);
+fn chain<const FORM: u8, const R: usize, const C: usize>(
+    w: &[WeightBlock],
+    x: [&[ColumnBlock]; C],
+    mut out: [&mut Square; C],
+) {
+    let x = x.map(|x| &x[..w.len()]);
+    for first in (0..SIDE).step_by(R) {
+        let mut sums = [[_mm512_setzero_ps(); C]; R];
+        for (g, w) in w.iter().enumerate() {
+            // SAFETY: as many as of weights.
+            let x = x.map(|x| unsafe { x.get_unchecked(g) });
+            let mut products = [[[_mm512_setzero_si512(); 2]; C]; R];
+            for r in 0..R {
+                for c in 0..C {
+                    products[r][c][0] = _mm512_set1_epi32(w.start[0][first + r]);
+                    if FORM == BY_16 {
+                        products[r][c][1] = _mm512_set1_epi32(w.start[1][first + r]);
+                    }
                 }
             }
             for j in 0..8 {
-                let x = load_64(&x.x[j], 0);
+                let x = x.map(|x| load_64(&x.x[j], 0));
                 let half = if FORM == BY_16 { j / 4 } else { 0 };
-                for r in 0..ROWS {
-                    let four = &w.q[first + r].as_chunks::<4>().0[j];
-                    let four = _mm512_set1_epi32(i32::from_ne_bytes(four.map(|q| q as u8)));
-                    products[r][half] = _mm512_dpbusd_epi32(products[r][half], x, four);
+                for r in 0..R {
+                    let four = w.q[first + r].as_chunks::<4>().0[j].map(|q| q as u8);
+                    let four = _mm512_set1_epi32(i32::from_ne_bytes(four));
+                    for c in 0..C {
+                        products[r][c][half] = _mm512_dpbusd_epi32(products[r][c][half], x[c], four);
+                    }
                 }
             }
-            for r in 0..ROWS {
-                sums[r] = finish::<FORM>(sums[r], products[r], w, first + r, x);
+            for r in 0..R {
+                for c in 0..C {
+                    sums[r][c] = finish::<FORM>(sums[r][c], products[r][c], w, first + r, x[c]);
+                }
             }
         }
-        for r in 0..ROWS {
-            store(&mut out.0[first + r], sums[r]);
+        for r in 0..R {
+            for c in 0..C {
+                store(&mut out[c].0[first + r], sums[r][c]);
+            }
         }
     }
 }

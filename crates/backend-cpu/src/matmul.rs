@@ -219,13 +219,20 @@ impl<'a> Weights<'a> {
         });
     }
 
+    /// The packed bytes of some rows; none of rows that there are not.
+    pub(crate) fn rows(&self, rows: Range<usize>) -> &'a [u8] {
+        self.bytes.get(rows.start * self.row_bytes..rows.end * self.row_bytes).unwrap_or_default()
+    }
+
     /// `emit(o, t, y)` with `y[i] = w[o + i] . x[t]`, for the rows `rows` of the weights and `n` columns in panels.
+    /// `next` are weights that this thread is expected to need next.
     pub(crate) fn multiply_panels(
         &self,
         panels: &Panels,
         rows: Range<usize>,
         n: usize,
         columns: &[ColumnBlock],
+        next: &[u8],
         emit: &mut dyn FnMut(usize, usize, &[f32]),
     ) {
         let n_blocks = n_blocks(self.n_in);
@@ -233,14 +240,16 @@ impl<'a> Weights<'a> {
             let n_panels = rows.len().div_ceil(SIDE);
             let unpacked = unpacked.get::<WeightBlock>(n_panels * n_blocks);
             let sums = sums.get::<[[Square; LANES]; COLUMN_PANELS]>(n_panels);
-            let bytes = &self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes];
-            let panel_bytes = bytes.chunks(SIDE * self.row_bytes);
-            for (bytes, out) in panel_bytes.zip(unpacked.chunks_exact_mut(n_blocks)) {
-                (panels.unpack)(bytes, self.row_bytes, out);
+            for (first, out) in rows.clone().step_by(SIDE).zip(unpacked.chunks_exact_mut(n_blocks)) {
+                (panels.unpack)(self.rows(first..rows.end), self.row_bytes, out);
             }
             (panels.enter)();
-            for (j, columns) in columns.chunks(COLUMN_PANELS * n_blocks).enumerate() {
-                panels.multiply(self.n_in, unpacked, columns, sums, |i, k, y| {
+            let pairs = columns.chunks(COLUMN_PANELS * n_blocks);
+            let next = &next[..next.len().min(SIDE * self.row_bytes)];
+            let mut next = next.chunks(next.len().div_ceil(pairs.len()).max(1));
+            for (j, columns) in pairs.enumerate() {
+                let next = next.next().unwrap_or_default();
+                panels.multiply(self.n_in, unpacked, columns, sums, next, |i, k, y| {
                     let (o, t) = (rows.start + i * SIDE, (j * COLUMN_PANELS + k) * SIDE);
                     let n_rows = SIDE.min(rows.end - o);
                     y.0.iter().take(n - t).enumerate().for_each(|(c, y)| emit(o, t + c, &y[..n_rows]));
@@ -298,7 +307,10 @@ pub(crate) fn matmul_grouped(cpu: &Cpu, y: &Tensor, w: &Tensor, x: &Tensor, n_gr
             };
             match &columns {
                 Some((panels, n_panels, columns)) => {
-                    weights.multiply_panels(panels, rows, n, columns.panels(g * n_panels..(g + 1) * n_panels), emit);
+                    let columns = columns.panels(g * n_panels..(g + 1) * n_panels);
+                    let ahead = grain * cpu.n_threads();
+                    let next = weights.rows(rows.start + ahead..rows.end + ahead);
+                    weights.multiply_panels(panels, rows, n, columns, next, emit);
                 }
                 None => weights.multiply(rows, n, |t| packed.row(t * n_group + g), emit),
             }

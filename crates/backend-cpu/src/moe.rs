@@ -88,18 +88,20 @@ impl<'a> Side<'a> {
         Side { weights, packed, columns }
     }
 
-    /// `emit(o, i, y)` as in [`Weights::multiply_panels`], for rows of the weights and the `i`-th row that chose an expert.
+    /// `emit(o, i, y)` as in [`Weights::multiply_panels`], for rows of the weights and the `i`-th row that chose an
+    /// expert; `next` as there.
     fn multiply(
         &self,
         rows: Range<usize>,
         (chosen, choices): (&Chosen, &[usize]),
         row: impl Fn(usize) -> usize,
+        next: &[u8],
         emit: &mut dyn FnMut(usize, usize, &[f32]),
     ) {
         match (&self.columns, self.weights.panels(choices.len())) {
             (Some(columns), Some(panels)) => {
                 let columns = columns.panels(chosen.panels.clone());
-                self.weights.multiply_panels(panels, rows, choices.len(), columns, emit);
+                self.weights.multiply_panels(panels, rows, choices.len(), columns, next, emit);
             }
             _ => self.weights.multiply(rows, choices.len(), |i| self.packed.row(row(choices[i])), emit),
         }
@@ -163,10 +165,14 @@ pub(crate) fn moe(
                 let first = task % tiles * grain;
                 let n = grain.min(n_ff - first);
                 let rows = chosen.expert * n_ff + first..chosen.expert * n_ff + first + n;
+                let later = task + cpu.n_threads();
+                let later = choices.experts.get(later / tiles).map(|e| e.expert * n_ff + later % tiles * grain);
+                let next =
+                    [up.weights.rows(rows.clone()), later.map_or(&[], |first| gate.weights.rows(first..first + n))];
                 borrow(2 * of_it.len() * n, |tile| {
                     let (gates, ups) = tile.split_at_mut(of_it.len() * n);
-                    for (side, tile) in [(&gate, &mut *gates), (&up, &mut *ups)] {
-                        side.multiply(rows.clone(), (chosen, of_it), row, &mut |o, i, v| {
+                    for (side, tile, next) in [(&gate, &mut *gates, next[0]), (&up, &mut *ups, next[1])] {
+                        side.multiply(rows.clone(), (chosen, of_it), row, next, &mut |o, i, v| {
                             copy(&mut tile[i * n + o - rows.start..][..v.len()], v);
                         });
                     }
@@ -186,10 +192,12 @@ pub(crate) fn moe(
     y_rows.fill(0.0);
     let y_rows = Shares::new(y_rows);
     cpu.pool.split(n_embd, down.grain(n_embd, cpu.n_threads()), &|rows| {
-        for chosen in &choices.experts {
+        for (i, chosen) in choices.experts.iter().enumerate() {
             let of_it = choices.of(chosen);
+            let rows_of = |e: &Chosen| e.expert * n_embd + rows.start..e.expert * n_embd + rows.end;
             let first = chosen.expert * n_embd;
-            down.multiply(first + rows.start..first + rows.end, (chosen, of_it), |choice| choice, &mut |o, i, v| {
+            let next = choices.experts.get(i + 1).map_or(&[][..], |e| down.weights.rows(rows_of(e)));
+            down.multiply(rows_of(chosen), (chosen, of_it), |choice| choice, next, &mut |o, i, v| {
                 let at = of_it[i] / k * n_embd + o - first;
                 // SAFETY: these columns of the output belong to this task alone.
                 let y = unsafe { y_rows.get(at..at + v.len()) };

@@ -21,7 +21,7 @@ use compute::Kind;
 use super::{LANES, Square};
 use crate::{
     activation::{GROUP, Group},
-    memory::Pod,
+    memory::{Pod, prefetch_early},
 };
 
 /// Rows in a panel of weights, columns in a panel of activations.
@@ -61,7 +61,8 @@ pub(crate) struct ColumnBlock {
 /// How to make panels and to multiply them.
 #[derive(Clone, Copy)]
 pub(crate) struct Panels {
-    /// Unpacks up to 16 rows of weights, `row_bytes` each; what is missing of 16 is left as it was.
+    /// Unpacks the first 16 rows of `w`, or all, `row_bytes` each; what is missing of 16 is left as it was. Meanwhile memory
+    /// gets the next 16 ready.
     pub(crate) unpack: fn(w: &[u8], row_bytes: usize, out: &mut [WeightBlock]),
     /// Turns up to 16 packed rows into columns; what is missing of 16 is zeros.
     pub(crate) gather: fn(x: &[&[Group]], out: &mut [ColumnBlock]),
@@ -109,21 +110,24 @@ pub(crate) fn n_blocks(n: usize) -> usize {
 
 impl Panels {
     /// Products of some panels of weights with one or two of columns, of `n` values each: `emit(i, j, y)` with `y[c][r]`
-    /// the product of row `r` of panel `i` and column `c` of panel `j`.
+    /// the product of row `r` of panel `i` and column `c` of panel `j`. Meanwhile memory gets the bytes `next` ready.
     pub(crate) fn multiply(
         &self,
         n: usize,
         w: &[WeightBlock],
         x: &[ColumnBlock],
         sums: &mut [[[Square; LANES]; COLUMN_PANELS]],
+        next: &[u8],
         mut emit: impl FnMut(usize, usize, &Square),
     ) {
         let (n_blocks, n_groups) = (n_blocks(n), n.div_ceil(GROUP));
+        let mut next = next.chunks(next.len().div_ceil(LANES * sums.len()).max(1));
         for lane in 0..LANES {
             // The last group may end before this lane.
             let n_used = n.div_ceil(GROUP / LANES).saturating_sub(lane).div_ceil(LANES);
             let part = lane * n_groups..lane * n_groups + n_used;
             for (w, [first, second]) in w.chunks_exact(n_blocks).zip(&mut *sums) {
+                next.next().into_iter().for_each(prefetch_early);
                 let (w, out) = (&w[part.clone()], [&mut first[lane], &mut second[lane]]);
                 match x.split_at(n_blocks) {
                     (x, []) => (self.chain)(w, &x[part.clone()], out[0]),

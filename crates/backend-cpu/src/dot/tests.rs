@@ -73,7 +73,7 @@ fn panels_are_many_times_one_column() {
                     x.chunks_exact_mut(n_blocks(n)).for_each(|x| (panels.gather)(&columns, x));
                     let mut sums = [[[Square::ZERO; LANES]; COLUMN_PANELS]];
                     (panels.enter)();
-                    panels.multiply(n, &w, &x, &mut sums, |_, _, y| {
+                    panels.multiply(n, &w, &x, &mut sums, &[], |_, _, y| {
                         for (r, row) in rows.iter().enumerate() {
                             for c in 0..columns.len() {
                                 let one = dot(&row.w, rows[0].row(c));

@@ -12,6 +12,7 @@ use crate::{
         LANES, Square,
         panel::{ColumnBlock, Panels, SIDE, WeightBlock},
     },
+    memory::prefetch_early,
 };
 
 /// Panels whose products are made here, given what unpacks weights.
@@ -42,11 +43,13 @@ pub(super) fn unpack<const BYTES: usize, const FORM: u8, const START: bool>(
     decode: impl Fn(&[u8; BYTES]) -> Weights,
 ) {
     let n_groups = out.len() / LANES;
-    assert!(w.len() <= SIDE * row_bytes && n_groups == row_bytes.div_ceil(BYTES), "rows of a panel");
+    let n_rows = (w.len() / row_bytes).min(SIDE);
+    assert!(out.len() == LANES * n_groups && n_groups == row_bytes.div_ceil(BYTES), "rows of a panel");
     let zero = _mm512_setzero_ps();
     let [mut a, mut b, mut start] = [[zero; SIDE]; 3];
     for g in 0..n_groups {
-        for (r, row) in w.chunks_exact(row_bytes).enumerate() {
+        for r in 0..n_rows {
+            let row = &w[r * row_bytes..][..row_bytes];
             let padded;
             let bytes = match row[g * BYTES..].first_chunk() {
                 Some(bytes) => bytes,
@@ -55,7 +58,9 @@ pub(super) fn unpack<const BYTES: usize, const FORM: u8, const START: bool>(
                     &padded
                 }
             };
-            prefetch(bytes, row_bytes);
+            if let Some(later) = w.get((SIDE + r) * row_bytes + g * BYTES..) {
+                prefetch_early(&later[..BYTES.min(later.len())]);
+            }
             let w = decode(bytes);
             (a[r], b[r]) = (w.a, w.b);
             let q = match FORM {
@@ -65,9 +70,12 @@ pub(super) fn unpack<const BYTES: usize, const FORM: u8, const START: bool>(
             if START {
                 start[r] = _mm512_castsi512_ps(starts::<FORM>(&q));
             }
-            for (b, block) in blocks(q).into_iter().enumerate() {
-                // SAFETY: 32 writable bytes; `storeu` has no alignment requirement.
-                unsafe { _mm256_storeu_si256(out[b * n_groups + g].q[r].as_mut_ptr().cast(), block) };
+            for (lane, block) in blocks(q).into_iter().enumerate() {
+                // SAFETY: there are as many lanes of groups, and 32 writable bytes; `storeu` has no alignment requirement.
+                unsafe {
+                    let out = &mut out.get_unchecked_mut(lane * n_groups + g).q[r];
+                    _mm256_storeu_si256(out.as_mut_ptr().cast(), block);
+                }
             }
         }
         let (a, b) = (transpose(a), transpose(b));
@@ -90,16 +98,6 @@ pub(super) fn unpack<const BYTES: usize, const FORM: u8, const START: bool>(
                 store_i32(&mut out.start[1], start[second]);
             }
         }
-    }
-}
-
-/// Asks for the same part of the panel after this one.
-#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-#[inline]
-fn prefetch<const BYTES: usize>(bytes: &[u8; BYTES], row_bytes: usize) {
-    for line in 0..BYTES.div_ceil(64) {
-        let at = bytes.as_ptr().wrapping_add(SIDE * row_bytes + 64 * line);
-        _mm_prefetch::<_MM_HINT_T1>(at.cast());
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     Cpu,
     activation::{Activation, groups},
     dot::{
-        Kernel, LANES, Square, Tile,
+        Kernel, LANES, Square, Tile, TileSums,
         panel::{COLUMN_PANELS, ColumnBlock, Panels, SIDE, WeightBlock, n_blocks},
     },
     memory::Workspace,
@@ -34,6 +34,9 @@ const BLOCK_BYTES: usize = 256 << 10;
 const TILE_BYTES: usize = 64 << 10;
 /// Columns from which tiles are worth unpacking weights to memory.
 const TILE_FROM: usize = 8;
+/// Columns whose parts of so many bytes the first-level cache holds, and four rows of weights.
+const TILE_COLUMNS: usize = 16;
+const TILE_PART: usize = 2 << 10;
 /// Bytes of unpacked weights: part of the second-level cache.
 const UNPACKED_BYTES: usize = 512 << 10;
 /// Tasks per thread, if there are enough rows: so that threads end together.
@@ -196,7 +199,7 @@ impl<'a> Weights<'a> {
     ) {
         let row_bytes = tile.row_bytes(self.n_in);
         let n_unpacked = (UNPACKED_BYTES / row_bytes / 4 * 4).clamp(4, rows.len().next_multiple_of(4));
-        OWN.with_borrow_mut(|[workspace, _]| {
+        OWN.with_borrow_mut(|[workspace, sums]| {
             let unpacked = workspace.get::<u8>(n_unpacked * row_bytes);
             for first in rows.clone().step_by(n_unpacked) {
                 let n_rows = n_unpacked.min(rows.end - first);
@@ -205,13 +208,23 @@ impl<'a> Weights<'a> {
                 }
                 // What is missing from the last four is computed of the last one again, and left out.
                 let row = |i: usize| &unpacked[i.min(n_rows - 1) * row_bytes..][..row_bytes];
-                let column = |t: usize| x(t.min(n - 1));
-                for t in (0..n).step_by(4) {
-                    let columns = [column(t), column(t + 1), column(t + 2), column(t + 3)];
-                    for i in (0..n_rows).step_by(4) {
-                        let y = (tile.dot)([row(i), row(i + 1), row(i + 2), row(i + 3)], columns);
-                        for (i, y) in (i..n_rows).zip(y) {
-                            (t..n).zip(y).for_each(|(t, y)| emit(first + i, t, &[y]));
+                for t in (0..n).step_by(TILE_COLUMNS) {
+                    let columns: [&[u8]; TILE_COLUMNS] = std::array::from_fn(|c| x((t + c).min(n - 1)));
+                    let sums = sums.get::<TileSums>(n_rows.div_ceil(4) * TILE_COLUMNS / 4);
+                    sums.fill([[[0.0; 16]; 4]; 4]);
+                    for start in (0..row_bytes).step_by(TILE_PART) {
+                        let part = start..(start + TILE_PART).min(row_bytes);
+                        let columns = columns.map(|column| &column[part.clone()]);
+                        for (i, sums) in sums.chunks_exact_mut(TILE_COLUMNS / 4).enumerate() {
+                            let rows = [0, 1, 2, 3].map(|r| &row(4 * i + r)[part.clone()]);
+                            let fours = columns.as_chunks().0.iter().zip(sums);
+                            fours.for_each(|(columns, sums)| (tile.add)(rows, *columns, sums));
+                        }
+                    }
+                    for i in 0..n_rows {
+                        for c in 0..TILE_COLUMNS.min(n - t) {
+                            let sums = &sums[i / 4 * (TILE_COLUMNS / 4) + c / 4];
+                            emit(first + i, t + c, &[(tile.sum)(&sums[i % 4][c % 4])]);
                         }
                     }
                 }

@@ -59,19 +59,23 @@ impl Square {
     pub(crate) const ZERO: Square = Square([[0.0; SIDE]; SIDE]);
 }
 
-/// Products of many rows with many columns: each row of weights is unpacked once.
-///
-/// Four columns fit the first-level cache with some room; so they should meet all unpacked rows of a tile, which the
-/// second level holds, before the next four.
+/// Products of many rows of floats with many columns: each row of weights is unpacked once.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile {
     /// Unpacks a row of weights into `out`, [`Tile::row_bytes`] long and on a cache line.
     pub(crate) unpack: fn(w: &[u8], out: &mut [u8]),
     /// `[r][c]` is [`Kernel::dot`] of row `r`, which is unpacked here, and column `c`, bit for bit.
     pub(crate) dot: FourByFour,
+    /// The same for a part of the rows and columns, whole registers: adds to what has been found before.
+    pub(crate) add: fn(w: [&[u8]; 4], x: [&[u8]; 4], sums: &mut TileSums),
+    /// What the parts of a product come to.
+    pub(crate) sum: fn(&[f32; 16]) -> f32,
     /// Unpacked rows come in blocks of so many weights, and as many bytes.
     pub(crate) block: (usize, usize),
 }
+
+/// Unfinished products of four rows with four columns, a register each.
+pub(crate) type TileSums = [[[f32; 16]; 4]; 4];
 
 /// Four rows of weights, four columns, their products.
 pub(crate) type FourByFour = fn(w: [&[u8]; 4], x: [&[u8]; 4]) -> [[f32; 4]; 4];

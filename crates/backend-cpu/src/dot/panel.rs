@@ -18,7 +18,7 @@
 
 use compute::Kind;
 
-use super::{LANES, Square};
+use super::{LANES, Square, TileSums};
 use crate::{
     activation::{GROUP, Group},
     memory::{Pod, prefetch_early},
@@ -92,6 +92,12 @@ impl Pod for WeightBlock {
 }
 
 impl Pod for ColumnBlock {
+    fn suits(_: Kind) -> bool {
+        false
+    }
+}
+
+impl Pod for TileSums {
     fn suits(_: Kind) -> bool {
         false
     }

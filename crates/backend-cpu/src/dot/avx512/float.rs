@@ -68,8 +68,16 @@ pub(super) fn decoded(format: Format) -> Option<Kernel> {
 
 /// Products of singles, four rows by four columns.
 fn tile(unpack: fn(&[u8], &mut [u8])) -> Tile {
-    // SAFETY: `dot::kernel` refuses instruction sets that this machine lacks.
-    Tile { unpack, dot: |w, x| unsafe { four_by_four(w, x) }, block: (REGISTER / 4, REGISTER) }
+    Tile {
+        unpack,
+        // SAFETY: `dot::kernel` refuses instruction sets that this machine lacks.
+        dot: |w, x| unsafe { four_by_four(w, x) },
+        // SAFETY: as above.
+        add: |w, x, sums| unsafe { add(w, x, sums) },
+        // SAFETY: as above.
+        sum: |sums| unsafe { _mm512_reduce_add_ps(load_sums(sums)) },
+        block: (REGISTER / 4, REGISTER),
+    }
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
@@ -105,6 +113,21 @@ fn unpack<const BYTES: usize>(w: &[u8], out: &mut [u8], decode: impl Fn(&[u8; BY
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn four_by_four(w: [&[u8]; 4], x: [&[u8]; 4]) -> [[f32; 4]; 4] {
+    let mut sums = [[[0.0; 16]; 4]; 4];
+    add(w, x, &mut sums);
+    let mut y = [[0.0; 4]; 4];
+    for r in 0..4 {
+        for c in 0..4 {
+            y[r][c] = _mm512_reduce_add_ps(load_sums(&sums[r][c]));
+        }
+    }
+    y
+}
+
+/// See [`Tile::add`].
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn add(w: [&[u8]; 4], x: [&[u8]; 4], out: &mut [[[f32; 16]; 4]; 4]) {
     let n = w[0].len() / REGISTER;
     let (mut rows, mut columns): ([&[[u8; REGISTER]]; 4], [&[[u8; REGISTER]]; 4]) = ([&[]; 4], [&[]; 4]);
     for i in 0..4 {
@@ -112,6 +135,11 @@ fn four_by_four(w: [&[u8]; 4], x: [&[u8]; 4]) -> [[f32; 4]; 4] {
         columns[i] = &x[i].as_chunks().0[..n];
     }
     let mut sums = [[_mm512_setzero_ps(); 4]; 4];
+    for r in 0..4 {
+        for c in 0..4 {
+            sums[r][c] = load_sums(&out[r][c]);
+        }
+    }
     for i in 0..n {
         let mut values = [_mm512_setzero_ps(); 4];
         for c in 0..4 {
@@ -124,13 +152,19 @@ fn four_by_four(w: [&[u8]; 4], x: [&[u8]; 4]) -> [[f32; 4]; 4] {
             }
         }
     }
-    let mut y = [[0.0; 4]; 4];
     for r in 0..4 {
         for c in 0..4 {
-            y[r][c] = _mm512_reduce_add_ps(sums[r][c]);
+            // SAFETY: 64 writable bytes; `storeu` has no alignment requirement.
+            unsafe { _mm512_storeu_ps(out[r][c].as_mut_ptr(), sums[r][c]) };
         }
     }
-    y
+}
+
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn load_sums(sums: &[f32; 16]) -> __m512 {
+    // SAFETY: 64 readable bytes; `loadu` has no alignment requirement.
+    unsafe { _mm512_loadu_ps(sums.as_ptr()) }
 }
 
 /// The dot products of a row of weights, `BYTES` per register, with the rows `x`. A register that the row does not fill

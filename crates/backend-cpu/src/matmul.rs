@@ -18,10 +18,10 @@ use compute::{Kind, Tensor, shapes};
 
 use crate::{
     Cpu,
-    activation::{Activation, groups},
+    activation::{Activation, GROUP, groups},
     dot::{
-        Kernel, LANES, Square, Tile, TileSums,
-        panel::{COLUMN_PANELS, ColumnBlock, Panels, SIDE, WeightBlock, n_blocks},
+        Kernel, Tile, TileSums,
+        panel::{COLUMN_PANELS, Panels, SIDE, Sums},
     },
     memory::Workspace,
     moe::Choices,
@@ -93,8 +93,8 @@ impl<'a> Packed<'a> {
 
 /// Packed rows as panels of columns.
 pub(crate) struct Columns<'a> {
-    blocks: &'a [ColumnBlock],
-    n_blocks: usize,
+    bytes: &'a [u8],
+    panel_bytes: usize,
 }
 
 impl<'a> Columns<'a> {
@@ -108,20 +108,20 @@ impl<'a> Columns<'a> {
         row: impl Fn(usize, usize) -> Option<usize> + Sync,
         workspace: &'a mut Workspace,
     ) -> Columns<'a> {
-        let n_blocks = n_blocks(n);
-        let blocks = workspace.get::<ColumnBlock>(n_panels * n_blocks);
-        pool.rows(blocks, n_blocks, 1, &|i, out| {
+        let panel_bytes = panels.column_bytes(n);
+        let bytes = workspace.get::<u8>(n_panels * panel_bytes);
+        pool.rows(bytes, panel_bytes, 1, &|i, out| {
             let rows: [_; SIDE] =
-                std::array::from_fn(|c| row(i, c).map(|row| groups(packed.row(row), n_blocks / LANES)));
+                std::array::from_fn(|c| row(i, c).map(|row| groups(packed.row(row), n.div_ceil(GROUP))));
             let n_rows = rows.iter().flatten().count();
-            (panels.gather)(&rows.map(Option::unwrap_or_default)[..n_rows], out);
+            panels.gather(&rows.map(Option::unwrap_or_default)[..n_rows], out);
         });
-        Columns { blocks, n_blocks }
+        Columns { bytes, panel_bytes }
     }
 
     /// Some panels.
-    pub(crate) fn panels(&self, range: Range<usize>) -> &[ColumnBlock] {
-        &self.blocks[range.start * self.n_blocks..range.end * self.n_blocks]
+    pub(crate) fn panels(&self, range: Range<usize>) -> &[u8] {
+        &self.bytes[range.start * self.panel_bytes..range.end * self.panel_bytes]
     }
 }
 
@@ -151,15 +151,15 @@ impl<'a> Weights<'a> {
     }
 
     /// Rows per task with panels, of `n_rows` that some threads share.
-    pub(crate) fn panel_grain(&self, n_rows: usize, n_threads: usize) -> usize {
-        let n_fit = UNPACKED_BYTES / (n_blocks(self.n_in) * size_of::<WeightBlock>());
+    pub(crate) fn panel_grain(&self, panels: &Panels, n_rows: usize, n_threads: usize) -> usize {
+        let n_fit = UNPACKED_BYTES / panels.weight_bytes(self.n_in);
         let n_fair = n_rows / (SIDE * TASKS * n_threads);
         n_fit.min(n_fair).max(1) * SIDE
     }
 
     /// How to multiply with `n` columns, if that is better done with panels.
     pub(crate) fn panels(&self, n: usize) -> Option<&'a Panels> {
-        self.kernel.panels.as_ref().filter(|panels| n >= panels.from)
+        self.kernel.panels.as_ref().filter(|panels| n >= panels.from())
     }
 
     /// `emit(o, t, y)` with `y[0] = w[o] . x(t)`, for the rows `rows` of the weights and `n` packed rows.
@@ -244,20 +244,19 @@ impl<'a> Weights<'a> {
         panels: &Panels,
         rows: Range<usize>,
         n: usize,
-        columns: &[ColumnBlock],
+        columns: &[u8],
         next: &[u8],
         emit: &mut dyn FnMut(usize, usize, &[f32]),
     ) {
-        let n_blocks = n_blocks(self.n_in);
+        let panel_bytes = panels.weight_bytes(self.n_in);
         OWN.with_borrow_mut(|[unpacked, sums]| {
             let n_panels = rows.len().div_ceil(SIDE);
-            let unpacked = unpacked.get::<WeightBlock>(n_panels * n_blocks);
-            let sums = sums.get::<[[Square; LANES]; COLUMN_PANELS]>(n_panels);
-            for (first, out) in rows.clone().step_by(SIDE).zip(unpacked.chunks_exact_mut(n_blocks)) {
-                (panels.unpack)(self.rows(first..rows.end), self.row_bytes, out);
+            let unpacked = unpacked.get::<u8>(n_panels * panel_bytes);
+            let sums = sums.get::<Sums>(n_panels);
+            for (first, out) in rows.clone().step_by(SIDE).zip(unpacked.chunks_exact_mut(panel_bytes)) {
+                panels.unpack(self.rows(first..rows.end), self.row_bytes, out);
             }
-            (panels.enter)();
-            let pairs = columns.chunks(COLUMN_PANELS * n_blocks);
+            let pairs = columns.chunks(COLUMN_PANELS * panels.column_bytes(self.n_in));
             let next = &next[..next.len().min(SIDE * self.row_bytes)];
             let mut next = next.chunks(next.len().div_ceil(pairs.len()).max(1));
             for (j, columns) in pairs.enumerate() {
@@ -268,7 +267,6 @@ impl<'a> Weights<'a> {
                     y.0.iter().take(n - t).enumerate().for_each(|(c, y)| emit(o, t + c, &y[..n_rows]));
                 });
             }
-            (panels.leave)();
         });
     }
 
@@ -306,7 +304,7 @@ pub(crate) fn matmul_grouped(cpu: &Cpu, y: &Tensor, w: &Tensor, x: &Tensor, n_gr
         (panels, n_panels, Columns::new(&cpu.pool, panels, &packed, n_in, n_all, row, &mut scratch.columns))
     });
     let grain = match columns {
-        Some(_) => weights.panel_grain(n_out, cpu.n_threads()),
+        Some((panels, ..)) => weights.panel_grain(panels, n_out, cpu.n_threads()),
         None => weights.grain(),
     };
     let n_tasks = per_group.div_ceil(grain);

@@ -99,7 +99,7 @@ pub(crate) struct Workspace(Option<Owned>);
 
 impl Workspace {
     /// The first `n` elements; what they hold is left over from earlier uses.
-    pub(crate) fn get<T: Pod>(&mut self, n: usize) -> &mut [T] {
+    pub(crate) fn get<T: Record>(&mut self, n: usize) -> &mut [T] {
         let bytes = n.checked_mul(size_of::<T>()).expect("a batch fits an address space");
         if self.0.as_ref().is_none_or(|o| o.layout.size() < bytes) {
             self.0 = None;
@@ -120,7 +120,7 @@ thread_local! {
 ///
 /// # Panics
 /// If `work` borrows it again.
-pub(crate) fn borrow<T: Pod, R>(n: usize, work: impl FnOnce(&mut [T]) -> R) -> R {
+pub(crate) fn borrow<T: Record, R>(n: usize, work: impl FnOnce(&mut [T]) -> R) -> R {
     OWN.with_borrow_mut(|workspace| work(workspace.get(n)))
 }
 
@@ -128,6 +128,28 @@ pub(crate) fn borrow<T: Pod, R>(n: usize, work: impl FnOnce(&mut [T]) -> R) -> R
 pub(crate) fn bytes_of(x: &[f32]) -> &[u8] {
     // SAFETY: f32 has no padding, and bytes no alignment.
     unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), size_of_val(x)) }
+}
+
+/// Bytes as whole records.
+///
+/// # Panics
+/// If they are not aligned, or end within one.
+pub(crate) fn records<T: Record>(bytes: &[u8]) -> &[T] {
+    // SAFETY: any bytes make a `Record`.
+    let (before, records, after) = unsafe { bytes.align_to() };
+    assert!(before.is_empty() && after.is_empty(), "whole records");
+    records
+}
+
+/// Bytes as whole records to write.
+///
+/// # Panics
+/// As [`records`].
+pub(crate) fn records_mut<T: Record>(bytes: &mut [u8]) -> &mut [T] {
+    // SAFETY: any bytes make a `Record`, and it is bytes without padding.
+    let (before, records, after) = unsafe { bytes.align_to_mut() };
+    assert!(before.is_empty() && after.is_empty(), "whole records");
+    records
 }
 
 /// Asks for bytes that will be read at once, into the first-level cache.
@@ -151,6 +173,19 @@ pub(crate) fn prefetch_early(bytes: &[u8]) {
     }
     let _ = bytes;
 }
+
+/// Plain numbers in a struct, without padding: any bytes make one.
+///
+/// # Safety
+/// What the first line says.
+pub(crate) unsafe trait Record: Copy + 'static {}
+
+// SAFETY: numbers.
+unsafe impl Record for u8 {}
+// SAFETY: as above.
+unsafe impl Record for f32 {}
+// SAFETY: arrays have no padding.
+unsafe impl<T: Record, const N: usize> Record for [T; N] {}
 
 /// Plain numbers that any bytes make.
 pub(crate) trait Pod: Copy + 'static {

@@ -109,9 +109,9 @@ impl<'a> Side<'a> {
 
     /// Rows per task, of the `n_rows` of each expert.
     fn grain(&self, n_rows: usize, n_threads: usize) -> usize {
-        match self.columns {
-            Some(_) => self.weights.panel_grain(n_rows * TASKS, n_threads),
-            None => self.weights.grain(),
+        match (&self.columns, &self.weights.kernel.panels) {
+            (Some(_), Some(panels)) => self.weights.panel_grain(panels, n_rows * TASKS, n_threads),
+            _ => self.weights.grain(),
         }
     }
 }
@@ -139,7 +139,7 @@ pub(crate) fn moe(
     let gate = Weights::new(cpu, &bank.gate, access.input(1));
     let up = Weights::new(cpu, &bank.up, access.input(2));
     let down = Weights::new(cpu, &bank.down, access.input(3));
-    let from = [gate, up, down].iter().filter_map(|w| w.kernel.panels).map(|panels| panels.from).min();
+    let from = [gate, up, down].iter().filter_map(|w| w.kernel.panels).map(|panels| panels.from()).min();
     choices.set(access.input(4), from.unwrap_or(usize::MAX));
     let choices = &*choices;
 

@@ -26,7 +26,7 @@ mod tests;
 use panel::{Panels, SIDE};
 use quant::Format;
 
-use crate::activation::Activation;
+use crate::{activation::Activation, memory::Record};
 
 /// How to multiply rows of one format.
 ///
@@ -54,6 +54,9 @@ pub(crate) const LANES: usize = 8;
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 pub(crate) struct Square(pub(crate) [[f32; SIDE]; SIDE]);
+
+// SAFETY: numbers without padding.
+unsafe impl Record for Square {}
 
 impl Square {
     pub(crate) const ZERO: Square = Square([[0.0; SIDE]; SIDE]);

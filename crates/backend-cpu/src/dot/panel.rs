@@ -1,8 +1,9 @@
 //! Products of many rows of weights with many columns, as matrix kernels want their operands.
 //!
-//! Sixteen rows of weights, unpacked, make a *panel*, and sixteen columns another. Both are cut into blocks of 32
-//! neighbours, because scales belong to these; a block's levels are bytes. Blocks that have the same place in their
-//! group of 256 stand together, in a *lane*:
+//! Sixteen rows of weights, unpacked, make a *panel*, and sixteen columns another. There are two kinds.
+//!
+//! [`Lanes`], where scales belong to blocks of 32: both are cut into such blocks, and blocks that have the same place in
+//! their group of 256 stand together, in a *lane*:
 //!
 //! ```text
 //! panel of n values   lane 0: block 0 of every group | lane 1: block 1 of every group | ... | lane 7
@@ -12,22 +13,24 @@
 //!
 //! A kernel runs along a lane and keeps 16 x 16 sums in registers. Its lanes are those of [`super::Kernel::dot`], which
 //! has a group in registers and so a sum per place in the group; the sums of lanes are added in the same order
-//! ([`Panels::sum`]). So a product is the same to the bit either way.
+//! ([`Lanes::sum`]). So a product is the same to the bit either way. Going lane by lane, all columns of a task times
+//! one lane of its weights fit the first-level cache.
 //!
-//! Going lane by lane, all columns of a task times one lane of its weights fit the first-level cache.
+//! [`Groups`], where a whole group is a sum of integers: it is the same in any order, and groups are added one after
+//! another. Some groups of all columns of a task are multiplied with those of all its weights before the next.
 
-use compute::Kind;
-
-use super::{LANES, Square, TileSums};
+use super::{LANES, Square};
 use crate::{
     activation::{GROUP, Group},
-    memory::{Pod, prefetch_early},
+    memory::{Record, prefetch_early, records, records_mut},
 };
 
 /// Rows in a panel of weights, columns in a panel of activations.
 pub(crate) const SIDE: usize = 16;
-/// Panels of columns that meet one lane of a panel of weights: with it, they fit the first-level cache.
+/// Panels of columns that meet one lane of a panel of weights, or some groups: with these, they fit the first-level cache.
 pub(crate) const COLUMN_PANELS: usize = 2;
+/// Groups that do.
+const GROUPS: usize = 2;
 
 /// 32 neighbours of 16 rows of weights.
 #[repr(C, align(64))]
@@ -41,12 +44,6 @@ pub(crate) struct WeightBlock {
     pub(crate) start: [[i32; SIDE]; 2],
 }
 
-impl WeightBlock {
-    #[cfg(test)]
-    pub(crate) const ZERO: WeightBlock =
-        WeightBlock { q: [[0; 32]; SIDE], factors: [[0.0; SIDE]; 3], start: [[0; SIDE]; 2] };
-}
-
 /// 32 neighbours of 16 columns.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
@@ -58,9 +55,21 @@ pub(crate) struct ColumnBlock {
     pub(crate) sums: [[f32; SIDE]; 2],
 }
 
-/// How to make panels and to multiply them.
+// SAFETY: integers and floats; their sizes add up to the struct's.
+unsafe impl Record for WeightBlock {}
+// SAFETY: as above.
+unsafe impl Record for ColumnBlock {}
+
+/// How to make panels of either kind, and to multiply them.
 #[derive(Clone, Copy)]
-pub(crate) struct Panels {
+pub(crate) enum Panels {
+    Lanes(Lanes),
+    Groups(Groups),
+}
+
+/// Panels of blocks.
+#[derive(Clone, Copy)]
+pub(crate) struct Lanes {
     /// Unpacks the first 16 rows of `w`, or all, `row_bytes` each; what is missing of 16 is left as it was. Meanwhile memory
     /// gets the next 16 ready.
     pub(crate) unpack: fn(w: &[u8], row_bytes: usize, out: &mut [WeightBlock]),
@@ -79,55 +88,110 @@ pub(crate) struct Panels {
     pub(crate) from: usize,
 }
 
-impl ColumnBlock {
-    #[cfg(test)]
-    pub(crate) const ZERO: ColumnBlock =
-        ColumnBlock { x: [[0; 4 * SIDE]; 8], scale: [0.0; SIDE], sums: [[0.0; SIDE]; 2] };
-}
-
-impl Pod for WeightBlock {
-    fn suits(_: Kind) -> bool {
-        false
-    }
-}
-
-impl Pod for ColumnBlock {
-    fn suits(_: Kind) -> bool {
-        false
-    }
-}
-
-impl Pod for TileSums {
-    fn suits(_: Kind) -> bool {
-        false
-    }
-}
-
-impl Pod for [[Square; LANES]; COLUMN_PANELS] {
-    fn suits(_: Kind) -> bool {
-        false
-    }
-}
-
-/// Blocks of a panel of `n` values.
-pub(crate) fn n_blocks(n: usize) -> usize {
-    n.div_ceil(GROUP) * LANES
+/// Panels of groups, in bytes: how they are laid out is the kernel's business.
+#[derive(Clone, Copy)]
+pub(crate) struct Groups {
+    /// Bytes of a group of 16 rows, and of 16 columns.
+    pub(crate) weight_bytes: usize,
+    pub(crate) column_bytes: usize,
+    /// As of [`Lanes`].
+    pub(crate) unpack: fn(w: &[u8], row_bytes: usize, out: &mut [u8]),
+    /// As of [`Lanes`].
+    pub(crate) gather: fn(x: &[&[Group]], out: &mut [u8]),
+    /// Adds the products of some groups, `out[r][c]` for row `r` and column `c`.
+    pub(crate) add: fn(w: &[u8], x: &[u8], out: &mut Square),
+    /// `out[c][r] = sums[r][c]`
+    pub(crate) transpose: fn(sums: &Square, out: &mut Square),
+    /// As of [`Lanes`].
+    pub(crate) enter: fn(),
+    pub(crate) leave: fn(),
+    pub(crate) from: usize,
 }
 
 impl Panels {
+    /// Columns from which panels are faster than [`super::Kernel::dot4`].
+    pub(crate) fn from(&self) -> usize {
+        match self {
+            Panels::Lanes(lanes) => lanes.from,
+            Panels::Groups(groups) => groups.from,
+        }
+    }
+
+    /// Bytes of a panel of weights, of `n` values a row.
+    pub(crate) fn weight_bytes(&self, n: usize) -> usize {
+        match self {
+            Panels::Lanes(_) => n_blocks(n) * size_of::<WeightBlock>(),
+            Panels::Groups(groups) => n.div_ceil(GROUP) * groups.weight_bytes,
+        }
+    }
+
+    /// Bytes of a panel of columns, of `n` values each.
+    pub(crate) fn column_bytes(&self, n: usize) -> usize {
+        match self {
+            Panels::Lanes(_) => n_blocks(n) * size_of::<ColumnBlock>(),
+            Panels::Groups(groups) => n.div_ceil(GROUP) * groups.column_bytes,
+        }
+    }
+
+    /// See [`Lanes::unpack`].
+    pub(crate) fn unpack(&self, w: &[u8], row_bytes: usize, out: &mut [u8]) {
+        match self {
+            Panels::Lanes(lanes) => (lanes.unpack)(w, row_bytes, records_mut(out)),
+            Panels::Groups(groups) => (groups.unpack)(w, row_bytes, out),
+        }
+    }
+
+    /// See [`Lanes::gather`].
+    pub(crate) fn gather(&self, x: &[&[Group]], out: &mut [u8]) {
+        match self {
+            Panels::Lanes(lanes) => (lanes.gather)(x, records_mut(out)),
+            Panels::Groups(groups) => (groups.gather)(x, out),
+        }
+    }
+
     /// Products of some panels of weights with one or two of columns, of `n` values each: `emit(i, j, y)` with `y[c][r]`
-    /// the product of row `r` of panel `i` and column `c` of panel `j`. Meanwhile memory gets the bytes `next` ready.
+    /// the product of row `r` of panel `i` and column `c` of panel `j`. `sums` has an element per panel of weights.
+    /// Meanwhile memory gets the bytes `next` ready.
     pub(crate) fn multiply(
         &self,
         n: usize,
-        w: &[WeightBlock],
-        x: &[ColumnBlock],
-        sums: &mut [[[Square; LANES]; COLUMN_PANELS]],
+        w: &[u8],
+        x: &[u8],
+        sums: &mut [Sums],
         next: &[u8],
         mut emit: impl FnMut(usize, usize, &Square),
     ) {
+        let n_columns = x.len() / self.column_bytes(n);
+        match self {
+            Panels::Lanes(lanes) => lanes.multiply(n, records(w), records(x), sums, next),
+            Panels::Groups(groups) => groups.multiply(n, w, x, sums, next),
+        }
+        let mut y = Square::ZERO;
+        for (i, sums) in sums.iter().enumerate() {
+            for (j, sums) in sums.iter().take(n_columns).enumerate() {
+                match self {
+                    Panels::Lanes(lanes) => (lanes.sum)(sums, &mut y),
+                    Panels::Groups(groups) => (groups.transpose)(&sums[0], &mut y),
+                }
+                emit(i, j, &y);
+            }
+        }
+    }
+}
+
+/// Unfinished products of a panel of weights: for each panel of columns, those of each lane, or one of all groups.
+pub(crate) type Sums = [[Square; LANES]; COLUMN_PANELS];
+
+/// Blocks of a panel of `n` values.
+fn n_blocks(n: usize) -> usize {
+    n.div_ceil(GROUP) * LANES
+}
+
+impl Lanes {
+    fn multiply(&self, n: usize, w: &[WeightBlock], x: &[ColumnBlock], sums: &mut [Sums], next: &[u8]) {
+        (self.enter)();
         let (n_blocks, n_groups) = (n_blocks(n), n.div_ceil(GROUP));
-        let mut next = next.chunks(next.len().div_ceil(LANES * sums.len()).max(1));
+        let mut next = parts(next, LANES * sums.len());
         for lane in 0..LANES {
             // The last group may end before this lane.
             let n_used = n.div_ceil(GROUP / LANES).saturating_sub(lane).div_ceil(LANES);
@@ -141,12 +205,30 @@ impl Panels {
                 }
             }
         }
-        let mut y = Square::ZERO;
-        for (i, sums) in sums.iter().enumerate() {
-            for (j, lanes) in sums.iter().take(x.len() / n_blocks).enumerate() {
-                (self.sum)(lanes, &mut y);
-                emit(i, j, &y);
+        (self.leave)();
+    }
+}
+
+impl Groups {
+    fn multiply(&self, n: usize, w: &[u8], x: &[u8], sums: &mut [Sums], next: &[u8]) {
+        (self.enter)();
+        let n_groups = n.div_ceil(GROUP);
+        let mut next = parts(next, n_groups.div_ceil(GROUPS) * sums.len());
+        sums.iter_mut().flatten().for_each(|sums| sums[0] = Square::ZERO);
+        for first in (0..n_groups).step_by(GROUPS) {
+            let part = |bytes| first * bytes..(first + GROUPS).min(n_groups) * bytes;
+            for (w, sums) in w.chunks_exact(n_groups * self.weight_bytes).zip(&mut *sums) {
+                next.next().into_iter().for_each(prefetch_early);
+                for (x, sums) in x.chunks_exact(n_groups * self.column_bytes).zip(sums) {
+                    (self.add)(&w[part(self.weight_bytes)], &x[part(self.column_bytes)], &mut sums[0]);
+                }
             }
         }
+        (self.leave)();
     }
+}
+
+/// `bytes` in at most `n` parts.
+fn parts(bytes: &[u8], n: usize) -> std::slice::Chunks<'_, u8> {
+    bytes.chunks(bytes.len().div_ceil(n).max(1))
 }

@@ -2,10 +2,7 @@
 
 use quant::{FORMATS, Format};
 
-use super::{
-    Isa, Kernel, LANES, Square, Tile, kernel,
-    panel::{COLUMN_PANELS, ColumnBlock, WeightBlock, n_blocks},
-};
+use super::{Isa, Kernel, LANES, Square, Tile, kernel, panel::COLUMN_PANELS};
 use crate::activation::{Activation, Group};
 
 #[test]
@@ -62,18 +59,18 @@ fn panels_are_many_times_one_column() {
         for n in lengths(format) {
             for n_rows in [1usize, 5, 16] {
                 let rows: Vec<Case> = (0..n_rows).map(|seed| Case::seeded(format, n, seed as u64)).collect();
-                let bytes: Vec<u8> = rows.iter().flat_map(|row| row.w.iter().copied()).collect();
+                let packed: Vec<u8> = rows.iter().flat_map(|row| row.w.iter().copied()).collect();
                 for isa in Isa::available() {
                     let Kernel { dot, panels: Some(panels), .. } = kernel(format, isa) else { continue };
-                    let mut w = vec![WeightBlock::ZERO; n_blocks(n)];
-                    (panels.unpack)(&bytes, rows[0].w.len(), &mut w);
+                    let w = filled(panels.weight_bytes(n), |out| panels.unpack(&packed, rows[0].w.len(), out));
                     let columns: Vec<&[Group]> = rows[0].packed.iter().map(|x| &x[..]).collect();
-                    let n_panels = 1 + n_rows % 2;
-                    let mut x = vec![ColumnBlock::ZERO; n_panels * n_blocks(n)];
-                    x.chunks_exact_mut(n_blocks(n)).for_each(|x| (panels.gather)(&columns, x));
-                    let mut sums = [[[Square::ZERO; LANES]; COLUMN_PANELS]];
-                    (panels.enter)();
-                    panels.multiply(n, &w, &x, &mut sums, &[], |_, _, y| {
+                    let (n_panels, panel_bytes) = (1 + n_rows % 2, panels.column_bytes(n));
+                    let x = filled(n_panels * panel_bytes, |out| {
+                        out.chunks_exact_mut(panel_bytes).for_each(|out| panels.gather(&columns, out));
+                    });
+                    let mut sums = [[const { [Square::ZERO; LANES] }; COLUMN_PANELS]];
+                    let (w, x) = (&bytes(&w)[..panels.weight_bytes(n)], &bytes(&x)[..n_panels * panel_bytes]);
+                    panels.multiply(n, w, x, &mut sums, &[], |_, _, y| {
                         for (r, row) in rows.iter().enumerate() {
                             for c in 0..columns.len() {
                                 let one = dot(&row.w, rows[0].row(c));
@@ -81,7 +78,6 @@ fn panels_are_many_times_one_column() {
                             }
                         }
                     });
-                    (panels.leave)();
                 }
             }
         }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::dot::{
     Square,
-    panel::{ColumnBlock, Panels, SIDE, WeightBlock},
+    panel::{ColumnBlock, Lanes, Panels, SIDE, WeightBlock},
 };
 
 /// Whether this machine has matrix registers of bytes, and the system lets this process use them.
@@ -47,7 +47,7 @@ fn is_permitted() -> bool {
 
 /// Panels whose products are made here, given what unpacks weights.
 pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [WeightBlock])) -> Panels {
-    Panels {
+    Panels::Lanes(Lanes {
         unpack,
         // SAFETY: `dot::kernel` refuses instruction sets that this machine lacks.
         gather: |x, out| unsafe { panel::gather::<0>(x, out) },
@@ -57,10 +57,11 @@ pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [WeightBlock]
         chain2: |w, x, out| x.into_iter().zip(out).for_each(|(x, out)| unsafe { chain::<FORM>(w, x, out) }),
         // SAFETY: as above.
         sum: |lanes, out| unsafe { panel::sum(lanes, out) },
-        enter: enter::<FORM>,
+        // Rows of a block, or of its first and its second half.
+        enter: || if FORM == BY_16 { enter([16, 64], [16, 4]) } else { enter([32, 64], [16, 8]) },
         leave,
         from: 5,
-    }
+    })
 }
 
 /// What `ldtilecfg` reads: which matrix register has how many rows of how many bytes.
@@ -73,33 +74,34 @@ struct Config {
     rows: [u8; 16],
 }
 
-/// Registers 0 to 3: sums. 4 and 5: rows of levels, 6 and 7: quads of columns; if [`BY_16`], of half a block.
-fn enter<const FORM: u8>() {
-    let n_halves: u8 = if FORM == BY_16 { 2 } else { 1 };
-    let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [64; 16], rows: [16; 16] };
-    config.row_bytes[4..6].fill(32 / u16::from(n_halves));
-    config.rows[6..8].fill(8 / n_halves);
-    // The registers that there are not.
-    config.row_bytes[8..].fill(0);
-    config.rows[8..].fill(0);
+/// Gives the registers their shapes. 0 to 3: sums. 4 and 5: rows of levels, 6 and 7: quads of columns.
+pub(super) fn enter(row_bytes: [u16; 2], rows: [u8; 2]) {
+    let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+    config.row_bytes[..8].copy_from_slice(&[64, 64, 64, 64, row_bytes[0], row_bytes[0], row_bytes[1], row_bytes[1]]);
+    config.rows[..8].copy_from_slice(&[16, 16, 16, 16, rows[0], rows[0], rows[1], rows[1]]);
     // SAFETY: a valid description; nothing else on this thread uses these registers.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) };
 }
 
-fn leave() {
-    // SAFETY: frees the registers, so that switches of threads need not save them.
+/// Frees the registers, so that switches of threads need not save them.
+pub(super) fn leave() {
+    // SAFETY: nothing uses the registers now.
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
 /// Sums on their way from matrix to vector registers.
 #[repr(C, align(64))]
-struct Sums([[i32; SIDE]; SIDE]);
+pub(super) struct Sums(pub(super) [[i32; SIDE]; SIDE]);
+
+impl Sums {
+    pub(super) const ZERO: Sums = Sums([[0; SIDE]; SIDE]);
+}
 
 /// Blocks under way: a block's sums are stored long before they are read, as all of loading, multiplying and storing
 /// takes more than a hundred cycles.
 const AHEAD: usize = 4;
 
-/// See [`Panels::chain`].
+/// See [`Lanes::chain`].
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 fn chain<const FORM: u8>(w: &[WeightBlock], x: &[ColumnBlock], out: &mut Square) {
     let mut products = [const { [const { MaybeUninit::<Sums>::uninit() }; 2] }; AHEAD];

@@ -7,9 +7,45 @@ use std::arch::x86_64::*;
 
 use super::{Weights, eight, half_at, load_16, load_32, load_64};
 
+/// 256 weights before scales meet `d`. Lane `i` of `scales` and `mins` belongs to weights `16 i .. 16 i + 16`:
+/// `w = d * scale * (level - offset) - dmin * min`, where the format has an offset, or minima.
+pub(super) struct Parts {
+    /// Levels from 0 on, as in [`Weights`].
+    pub(super) q: [__m512i; 4],
+    pub(super) scales: __m512i,
+    pub(super) mins: __m512i,
+    pub(super) d: __m512,
+    pub(super) dmin: __m512,
+}
+
+impl Parts {
+    /// Levels without minima.
+    #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+    #[inline]
+    fn plain(q: [__m512i; 4], scales: __m512i, d: __m512) -> Parts {
+        Parts { q, scales, mins: _mm512_setzero_si512(), d, dmin: _mm512_setzero_ps() }
+    }
+
+    /// The levels with 128 added and `offset` taken off.
+    #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+    #[inline]
+    fn signed(self, offset: i8) -> Weights {
+        let q = self.q.map(|q| _mm512_add_epi8(q, _mm512_set1_epi8((-128i8).wrapping_sub(offset))));
+        Weights::signed(q, _mm512_mul_ps(_mm512_cvtepi32_ps(self.scales), self.d))
+    }
+
+    #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+    #[inline]
+    fn with_mins(self) -> Weights {
+        let product = |x, d| _mm512_mul_ps(_mm512_cvtepi32_ps(x), d);
+        Weights { q: self.q, a: product(self.scales, self.d), b: product(self.mins, self.dmin) }
+    }
+}
+
+/// Scales are in the levels.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-pub(super) fn q2_k(w: &[u8; 84]) -> Weights {
+pub(super) fn q2_k_parts(w: &[u8; 84]) -> Parts {
     let scales = _mm512_cvtepu8_epi32(load_16(w, 0));
     // 0, 1, 2 and 3 times the scale of each 16 weights fit a byte and so are looked up: scale `i` in dword `i`, of
     // which a lane of 16 bytes holds those of the two blocks whose weights it has.
@@ -26,13 +62,13 @@ pub(super) fn q2_k(w: &[u8; 84]) -> Weights {
         let table = _mm512_broadcast_i32x4(_mm_set_epi64x(0x0808_0808_0808_0808 + half, half));
         _mm512_shuffle_epi8(multiples, and_or(bits, _mm512_set1_epi8(3), table))
     });
-    let mins = _mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(scales));
-    Weights { q, a: half_at(w, 80), b: _mm512_mul_ps(mins, half_at(w, 82)) }
+    let mins = _mm512_srli_epi32::<4>(scales);
+    Parts { q, scales: _mm512_set1_epi32(1), mins, d: half_at(w, 80), dmin: half_at(w, 82) }
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-pub(super) fn q3_k(w: &[u8; 110]) -> Weights {
+pub(super) fn q3_k_parts(w: &[u8; 110]) -> Parts {
     let (qs, high) = (load_64(w, 32), _mm512_broadcast_i64x4(load_32(w, 0)));
     let fields = eight(|b| b % 4 * 2);
     // Block b's high bits are bits b; they go to bits 2.
@@ -42,8 +78,7 @@ pub(super) fn q3_k(w: &[u8; 110]) -> Weights {
         let bits = _mm512_permutexvar_epi64(eight(|b| b / 4 * 4 + p), qs);
         let low = _mm512_and_si512(_mm512_srlv_epi64(bits, fields), _mm512_set1_epi8(3));
         let high = _mm512_rorv_epi64(_mm512_permutexvar_epi64(_mm512_set1_epi64(p), high), highs);
-        // A level of 4 stands for 0, and 128 is added to signed levels.
-        _mm512_add_epi8(and_or(high, _mm512_set1_epi8(4), low), _mm512_set1_epi8(124))
+        and_or(high, _mm512_set1_epi8(4), low)
     });
     // Twelve bytes: low nibbles of scales 0..8, high nibbles for 8..16, then two more bits of each.
     let packed = _mm_setr_epi32(word(w, 96), word(w, 100), word(w, 104), 0);
@@ -51,21 +86,20 @@ pub(super) fn q3_k(w: &[u8; 110]) -> Weights {
     let high = _mm_srlv_epi32(_mm_shuffle_epi32::<0xaa>(packed), _mm_setr_epi32(0, 2, 4, 6));
     let high = _mm_slli_epi16::<4>(_mm_and_si128(high, _mm_set1_epi8(3)));
     let scales = _mm_sub_epi8(_mm_or_si128(low, high), _mm_set1_epi8(32));
-    let a = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(scales)), half_at(w, 108));
-    Weights::signed(q, a)
+    Parts::plain(q, _mm512_cvtepi8_epi32(scales), half_at(w, 108))
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-pub(super) fn q4_k(w: &[u8; 144]) -> Weights {
-    let (a, b) = scales_and_mins(w);
-    Weights { q: nibbles(w, 16), a, b }
+pub(super) fn q4_k_parts(w: &[u8; 144]) -> Parts {
+    let [scales, mins] = scales_and_mins(w);
+    Parts { q: nibbles(w, 16), scales, mins, d: half_at(w, 0), dmin: half_at(w, 2) }
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-pub(super) fn q5_k(w: &[u8; 176]) -> Weights {
-    let (a, b) = scales_and_mins(w);
+pub(super) fn q5_k_parts(w: &[u8; 176]) -> Parts {
+    let [scales, mins] = scales_and_mins(w);
     let (low, high) = (nibbles(w, 48), _mm512_broadcast_i64x4(load_32(w, 16)));
     // Block b's high bits are bits b; they go to bits 4.
     let highs = eight(|b| (b + 60) % 64);
@@ -73,12 +107,12 @@ pub(super) fn q5_k(w: &[u8; 176]) -> Weights {
         let high = _mm512_rorv_epi64(_mm512_permutexvar_epi64(_mm512_set1_epi64(p as i64), high), highs);
         and_or(high, _mm512_set1_epi8(16), low[p])
     });
-    Weights { q, a, b }
+    Parts { q, scales, mins, d: half_at(w, 0), dmin: half_at(w, 2) }
 }
 
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-pub(super) fn q6_k(w: &[u8; 210]) -> Weights {
+pub(super) fn q6_k_parts(w: &[u8; 210]) -> Parts {
     let (low, high) = ([load_64(w, 0), load_64(w, 64)], load_64(w, 128));
     let nibbles = eight(|b| b % 4 / 2 * 4);
     // Two bits at 0, 2, 4 and 6; they go to bit 4.
@@ -89,13 +123,9 @@ pub(super) fn q6_k(w: &[u8; 210]) -> Weights {
         let low = _mm512_srlv_epi64(bits, nibbles);
         let bits = _mm512_permutexvar_epi64(eight(|b| b / 4 * 4 + p), high);
         let high = _mm512_rorv_epi64(bits, highs);
-        let levels = and_or(low, _mm512_set1_epi8(15), _mm512_and_si512(high, _mm512_set1_epi8(48)));
-        // A level of 32 stands for 0, and 128 is added to signed levels.
-        _mm512_add_epi8(levels, _mm512_set1_epi8(96))
+        and_or(low, _mm512_set1_epi8(15), _mm512_and_si512(high, _mm512_set1_epi8(48)))
     });
-    let scales = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(w, 192)));
-    let a = _mm512_mul_ps(scales, half_at(w, 208));
-    Weights::signed(q, a)
+    Parts::plain(q, _mm512_cvtepi8_epi32(load_16(w, 192)), half_at(w, 208))
 }
 
 /// 128 bytes, of which each 32 hold one block in the low nibbles and the next in the high ones.
@@ -110,18 +140,17 @@ fn nibbles(w: &[u8], at: usize) -> [__m512i; 4] {
     })
 }
 
-/// `Q4_K` and `Q5_K`: `d`, `dmin` and eight six-bit pairs in twelve bytes, to the factors of each 16 weights.
+/// `Q4_K` and `Q5_K`: eight six-bit pairs in twelve bytes, to the scales and minima of each 16 weights.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-fn scales_and_mins(w: &[u8]) -> (__m512, __m512) {
+fn scales_and_mins(w: &[u8]) -> [__m512i; 2] {
     let s = [word(w, 4) as u32, word(w, 8) as u32, word(w, 12) as u32];
     let scales = [s[0] & 0x3f3f_3f3f, s[2] & 0x0f0f_0f0f | s[0] >> 2 & 0x3030_3030];
     let mins = [s[1] & 0x3f3f_3f3f, s[2] >> 4 & 0x0f0f_0f0f | s[1] >> 2 & 0x3030_3030];
-    let all = |[low, high]: [u32; 2]| {
+    [scales, mins].map(|[low, high]| {
         let each = _mm_cvtsi64_si128((u64::from(low) | u64::from(high) << 32) as i64);
-        _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(each, each)))
-    };
-    (_mm512_mul_ps(all(scales), half_at(w, 0)), _mm512_mul_ps(all(mins), half_at(w, 2)))
+        _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(each, each))
+    })
 }
 
 /// The four bytes at `at`.
@@ -135,3 +164,20 @@ fn word(w: &[u8], at: usize) -> i32 {
 fn and_or(x: __m512i, mask: __m512i, y: __m512i) -> __m512i {
     _mm512_ternarylogic_epi32::<0xea>(x, mask, y)
 }
+
+/// The decoders of [`super::dot`], out of parts.
+macro_rules! weights {
+    ($name:ident, $bytes:literal, $parts:ident => $as:ident($($offset:literal)?)) => {
+        #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+        #[inline]
+        pub(super) fn $name(w: &[u8; $bytes]) -> Weights {
+            $parts(w).$as($($offset)?)
+        }
+    };
+}
+
+weights!(q2_k, 84, q2_k_parts => with_mins());
+weights!(q3_k, 110, q3_k_parts => signed(4));
+weights!(q4_k, 144, q4_k_parts => with_mins());
+weights!(q5_k, 176, q5_k_parts => with_mins());
+weights!(q6_k, 210, q6_k_parts => signed(32));

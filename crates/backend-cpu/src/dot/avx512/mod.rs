@@ -11,12 +11,14 @@
 //! | `k_quants.rs` | `Q2_K` to `Q6_K` |
 //! | `iq.rs` | `IQ2_XXS`, `IQ3_XXS`, `IQ4_XS` |
 //! | `panel.rs`, `amx.rs` | all but floats, for batches: with vectors, and with matrix registers |
+//! | `groups.rs` | `Q2_K` to `Q6_K`, for matrix registers |
 
 //!
 //! Every function names all features, needed or not: what has fewer than the closures it takes cannot inline them.
 
 mod amx;
 mod float;
+mod groups;
 mod iq;
 mod k_quants;
 mod nibbles;
@@ -64,6 +66,24 @@ macro_rules! integer {
     }};
 }
 
+/// The kernel of an integer format for matrix registers, of which a group is a sum of integers.
+macro_rules! grouped {
+    ($form:path, $decode:path) => {{
+        use $decode as decode;
+        #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+        fn dot<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+            groups::dot::<N, _, { $form }>(w, x, |w| decode(w))
+        }
+        #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+        fn unpack(w: &[u8], row_bytes: usize, out: &mut [u8]) {
+            groups::unpack::<_, { $form }>(w, row_bytes, out, |w| decode(w));
+        }
+        // SAFETY: `super::kernel` refuses instruction sets that this machine lacks.
+        let panels = groups::panels::<{ $form }>(|w, row_bytes, out| unsafe { unpack(w, row_bytes, out) });
+        Kernel { panels: Some(panels), ..simd!(Q8_K, dot) }
+    }};
+}
+
 /// The kernel for `format`, if there is one; only for machines where [`is_available`], and [`has_amx`] if `amx`.
 pub(super) fn kernel(format: Format, amx: bool) -> Option<Kernel> {
     Some(match format {
@@ -77,6 +97,11 @@ pub(super) fn kernel(format: Format, amx: bool) -> Option<Kernel> {
         Format::Q5_1 => integer!(amx, Q8_1, MINS, nibbles::q5_1),
         Format::IQ4_NL => integer!(amx, Q8_0, SIGNED, nibbles::iq4_nl),
         Format::MXFP4 => integer!(amx, Q8_0, SIGNED, nibbles::mxfp4),
+        Format::Q2_K if amx => grouped!(groups::BYTE, k_quants::q2_k_parts),
+        Format::Q3_K if amx => grouped!(groups::OFFSET_4, k_quants::q3_k_parts),
+        Format::Q4_K if amx => grouped!(groups::WIDE, k_quants::q4_k_parts),
+        Format::Q5_K if amx => grouped!(groups::WIDE, k_quants::q5_k_parts),
+        Format::Q6_K if amx => grouped!(groups::OFFSET_32, k_quants::q6_k_parts),
         Format::Q2_K => integer!(amx, Q8_K, MINS_16, k_quants::q2_k),
         Format::Q3_K => integer!(amx, Q8_K, BY_16, k_quants::q3_k),
         Format::Q4_K => integer!(amx, Q8_K, MINS, k_quants::q4_k),

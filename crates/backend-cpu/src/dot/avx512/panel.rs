@@ -10,14 +10,14 @@ use crate::{
     activation::Group,
     dot::{
         LANES, Square,
-        panel::{ColumnBlock, Panels, SIDE, WeightBlock},
+        panel::{ColumnBlock, Lanes, Panels, SIDE, WeightBlock},
     },
     memory::prefetch_early,
 };
 
 /// Panels whose products are made here, given what unpacks weights.
 pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [WeightBlock])) -> Panels {
-    Panels {
+    Panels::Lanes(Lanes {
         unpack,
         // SAFETY: `dot::kernel` refuses instruction sets that this machine lacks.
         gather: |x, out| unsafe { gather::<128>(x, out) },
@@ -30,10 +30,10 @@ pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [WeightBlock]
         enter: || (),
         leave: || (),
         from: 8,
-    }
+    })
 }
 
-/// See [`Panels::unpack`]; `START` says whether [`WeightBlock::start`] is wanted.
+/// See [`Lanes::unpack`]; `START` says whether [`WeightBlock::start`] is wanted.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 pub(super) fn unpack<const BYTES: usize, const FORM: u8, const START: bool>(
@@ -130,7 +130,7 @@ fn starts<const FORM: u8>(q: &[__m512i; 4]) -> __m512i {
     _mm512_sub_epi32(_mm512_setzero_si512(), sums)
 }
 
-/// See [`Panels::gather`]; `OFFSET` is added to the values.
+/// See [`Lanes::gather`]; `OFFSET` is added to the values.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn gather<const OFFSET: u8>(x: &[&[Group]], out: &mut [ColumnBlock]) {
     let n_groups = out.len() / LANES;
@@ -160,13 +160,13 @@ pub(super) fn gather<const OFFSET: u8>(x: &[&[Group]], out: &mut [ColumnBlock]) 
     }
 }
 
-/// See [`Panels::chain`] and [`Panels::chain2`]: `R` rows and `C` panels of columns at a time, whose sums and products
+/// See [`Lanes::chain`] and [`Lanes::chain2`]: `R` rows and `C` panels of columns at a time, whose sums and products
 /// have registers.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 fn chain<const FORM: u8, const R: usize, const C: usize>(
     w: &[WeightBlock],
     x: [&[ColumnBlock]; C],
-    mut out: [&mut Square; C],
+    out: [&mut Square; C],
 ) {
     let x = x.map(|x| &x[..w.len()]);
     for first in (0..SIDE).step_by(R) {
@@ -233,7 +233,7 @@ pub(super) fn finish<const FORM: u8>(
     _mm512_fmadd_ps(total, load_f32(&x.scale), sum)
 }
 
-/// See [`Panels::sum`]; the order is that of [`super::reduce`].
+/// See [`Lanes::sum`]; the order is that of [`super::reduce`].
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 pub(super) fn sum(lanes: &[Square; LANES], out: &mut Square) {
     let mut rows = [_mm512_setzero_ps(); SIDE];
@@ -249,7 +249,7 @@ pub(super) fn sum(lanes: &[Square; LANES], out: &mut Square) {
 /// A square of 32-bit numbers, its rows to columns.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-fn transpose(rows: [__m512; SIDE]) -> [__m512; SIDE] {
+pub(super) fn transpose(rows: [__m512; SIDE]) -> [__m512; SIDE] {
     let mut x = rows;
     // Squares of 2 x 2, then of 4 x 4 within lanes of four numbers: x[4 i + j] has column j of rows 4 i .. in lane j.
     for i in (0..SIDE).step_by(4) {

@@ -17,7 +17,7 @@
 //! one lane of its weights fit the first-level cache.
 //!
 //! [`Groups`], where a whole group is a sum of integers: it is the same in any order, and groups are added one after
-//! another. Some groups of all columns of a task are multiplied with those of all its weights before the next.
+//! another. Some groups of some columns are multiplied with those of all the task's weights before the next.
 
 use super::{LANES, Square};
 use crate::{
@@ -27,10 +27,13 @@ use crate::{
 
 /// Rows in a panel of weights, columns in a panel of activations.
 pub(crate) const SIDE: usize = 16;
-/// Panels of columns that meet one lane of a panel of weights, or some groups: with these, they fit the first-level cache.
+/// Panels of columns that, with a lane of a panel of weights, or some groups, fit the first-level cache.
 pub(crate) const COLUMN_PANELS: usize = 2;
 /// Groups that do.
 const GROUPS: usize = 2;
+/// Unfinished products of a panel of weights: those of each lane for one panel of columns after the other, or one of all
+/// groups for each.
+pub(crate) type Sums = [Square; COLUMN_PANELS * LANES];
 
 /// 32 neighbours of 16 rows of weights.
 #[repr(C, align(64))]
@@ -149,9 +152,9 @@ impl Panels {
         }
     }
 
-    /// Products of some panels of weights with one or two of columns, of `n` values each: `emit(i, j, y)` with `y[c][r]`
-    /// the product of row `r` of panel `i` and column `c` of panel `j`. `sums` has an element per panel of weights.
-    /// Meanwhile memory gets the bytes `next` ready.
+    /// Products of some panels of weights with up to [`COLUMN_PANELS`] of columns, of `n` values each: `emit(i, j, y)` with
+    /// `y[c][r]` the product of row `r` of panel `i` and column `c` of panel `j`. `sums` has an element per panel of
+    /// weights. Meanwhile memory gets the bytes `next` ready.
     pub(crate) fn multiply(
         &self,
         n: usize,
@@ -168,19 +171,16 @@ impl Panels {
         }
         let mut y = Square::ZERO;
         for (i, sums) in sums.iter().enumerate() {
-            for (j, sums) in sums.iter().take(n_columns).enumerate() {
+            for j in 0..n_columns {
                 match self {
-                    Panels::Lanes(lanes) => (lanes.sum)(sums, &mut y),
-                    Panels::Groups(groups) => (groups.transpose)(&sums[0], &mut y),
+                    Panels::Lanes(lanes) => (lanes.sum)(&sums.as_chunks().0[j], &mut y),
+                    Panels::Groups(groups) => (groups.transpose)(&sums[j], &mut y),
                 }
                 emit(i, j, &y);
             }
         }
     }
 }
-
-/// Unfinished products of a panel of weights: for each panel of columns, those of each lane, or one of all groups.
-pub(crate) type Sums = [[Square; LANES]; COLUMN_PANELS];
 
 /// Blocks of a panel of `n` values.
 fn n_blocks(n: usize) -> usize {
@@ -196,8 +196,9 @@ impl Lanes {
             // The last group may end before this lane.
             let n_used = n.div_ceil(GROUP / LANES).saturating_sub(lane).div_ceil(LANES);
             let part = lane * n_groups..lane * n_groups + n_used;
-            for (w, [first, second]) in w.chunks_exact(n_blocks).zip(&mut *sums) {
+            for (w, sums) in w.chunks_exact(n_blocks).zip(&mut *sums) {
                 next.next().into_iter().for_each(prefetch_early);
+                let (first, second) = sums.split_at_mut(LANES);
                 let (w, out) = (&w[part.clone()], [&mut first[lane], &mut second[lane]]);
                 match x.split_at(n_blocks) {
                     (x, []) => (self.chain)(w, &x[part.clone()], out[0]),
@@ -214,13 +215,13 @@ impl Groups {
         (self.enter)();
         let n_groups = n.div_ceil(GROUP);
         let mut next = parts(next, n_groups.div_ceil(GROUPS) * sums.len());
-        sums.iter_mut().flatten().for_each(|sums| sums[0] = Square::ZERO);
+        sums.iter_mut().for_each(|sums| sums[..COLUMN_PANELS].fill(Square::ZERO));
         for first in (0..n_groups).step_by(GROUPS) {
             let part = |bytes| first * bytes..(first + GROUPS).min(n_groups) * bytes;
             for (w, sums) in w.chunks_exact(n_groups * self.weight_bytes).zip(&mut *sums) {
                 next.next().into_iter().for_each(prefetch_early);
                 for (x, sums) in x.chunks_exact(n_groups * self.column_bytes).zip(sums) {
-                    (self.add)(&w[part(self.weight_bytes)], &x[part(self.column_bytes)], &mut sums[0]);
+                    (self.add)(&w[part(self.weight_bytes)], &x[part(self.column_bytes)], sums);
                 }
             }
         }

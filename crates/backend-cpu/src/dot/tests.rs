@@ -68,7 +68,7 @@ fn panels_are_many_times_one_column() {
                     let x = filled(n_panels * panel_bytes, |out| {
                         out.chunks_exact_mut(panel_bytes).for_each(|out| panels.gather(&columns, out));
                     });
-                    let mut sums = [[const { [Square::ZERO; LANES] }; COLUMN_PANELS]];
+                    let mut sums = [[Square::ZERO; COLUMN_PANELS * LANES]];
                     let (w, x) = (&bytes(&w)[..panels.weight_bytes(n)], &bytes(&x)[..n_panels * panel_bytes]);
                     panels.multiply(n, w, x, &mut sums, &[], |_, _, y| {
                         for (r, row) in rows.iter().enumerate() {

@@ -93,10 +93,6 @@ pub(super) fn leave() {
 #[repr(C, align(64))]
 pub(super) struct Sums(pub(super) [[i32; SIDE]; SIDE]);
 
-impl Sums {
-    pub(super) const ZERO: Sums = Sums([[0; SIDE]; SIDE]);
-}
-
 /// Blocks under way: a block's sums are stored long before they are read, as all of loading, multiplying and storing
 /// takes more than a hundred cycles.
 const AHEAD: usize = 4;

@@ -8,7 +8,10 @@
 //! `scale * level` has up to 14 bits. It is split into two bytes, `128 * high + low`, which are multiplied one after
 //! the other; those of `Q2_K` are one byte.
 
-use std::arch::{asm, x86_64::*};
+use std::{
+    arch::{asm, x86_64::*},
+    mem::MaybeUninit,
+};
 
 use super::{
     amx::{self, Sums},
@@ -282,16 +285,18 @@ fn store_i8(out: &mut [i8; 64], values: __m512i) {
 /// See [`Groups::add`].
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 fn add<const FORM: u8>(w: &[WeightGroup], x: &[ColumnGroup], out: &mut Square) {
-    let mut products = [const { Sums::ZERO }; 2];
+    let mut products = [const { MaybeUninit::<Sums>::uninit() }; 2];
     for (w, x) in w.iter().zip(x) {
-        multiply::<FORM>(w, x, &mut products);
-        finish::<FORM>(&products, w, x, out);
+        multiply::<FORM>(w, x, products.each_mut().map(|sums| sums.as_mut_ptr()));
+        // SAFETY: just written, but for the second if `BYTE`, which then is not read.
+        let products = [0, if FORM == BYTE { 0 } else { 1 }].map(|i| unsafe { products[i].assume_init_ref() });
+        finish::<FORM>(products, w, x, out);
     }
 }
 
 /// The products of a group, those of high bytes apart.
 #[inline]
-fn multiply<const FORM: u8>(w: &WeightGroup, x: &ColumnGroup, out: &mut [Sums; 2]) {
+fn multiply<const FORM: u8>(w: &WeightGroup, x: &ColumnGroup, [first, second]: [*mut Sums; 2]) {
     let [low, high] = &w.q;
     // SAFETY: `enter` gave all registers 16 rows of 64 bytes, which is what the arrays are made of. Compilers do not use
     // these registers.
@@ -314,7 +319,6 @@ fn multiply<const FORM: u8>(w: &WeightGroup, x: &ColumnGroup, out: &mut [Sums; 2
                 );
             }
         }
-        let [first, second] = out;
         asm!("tilestored [{out} + {stride}], tmm0", out = in(reg) first, stride = in(reg) 64usize, options(nostack));
         if FORM != BYTE {
             asm!("tilestored [{out} + {stride}], tmm1", out = in(reg) second, stride = in(reg) 64usize, options(nostack));
@@ -325,7 +329,7 @@ fn multiply<const FORM: u8>(w: &WeightGroup, x: &ColumnGroup, out: &mut [Sums; 2
 /// Adds a group's products as [`add_group`] does.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-fn finish<const FORM: u8>(products: &[Sums; 2], w: &WeightGroup, x: &ColumnGroup, out: &mut Square) {
+fn finish<const FORM: u8>(products: [&Sums; 2], w: &WeightGroup, x: &ColumnGroup, out: &mut Square) {
     let scale = load_f32(&x.scale);
     for r in 0..SIDE {
         let low = load_i32(&products[0].0[r]);

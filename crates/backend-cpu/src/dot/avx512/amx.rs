@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    BY_16, load_i32, panel,
+    load_i32, panel,
     panel::{finish, store},
 };
 use crate::dot::{
@@ -45,7 +45,7 @@ fn is_permitted() -> bool {
     false
 }
 
-/// Panels whose products are made here, given what unpacks weights.
+/// Panels whose products are made here, given what unpacks weights whose factors belong to blocks of 32.
 pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [WeightBlock])) -> Panels {
     Panels::Lanes(Lanes {
         unpack,
@@ -57,8 +57,7 @@ pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [WeightBlock]
         chain2: |w, x, out| x.into_iter().zip(out).for_each(|(x, out)| unsafe { chain::<FORM>(w, x, out) }),
         // SAFETY: as above.
         sum: |lanes, out| unsafe { panel::sum(lanes, out) },
-        // Rows of a block, or of its first and its second half.
-        enter: || if FORM == BY_16 { enter([16, 64], [16, 4]) } else { enter([32, 64], [16, 8]) },
+        enter: || enter([32, 64], [16, 8]),
         leave,
         from: 5,
     })
@@ -100,26 +99,22 @@ const AHEAD: usize = 4;
 /// See [`Lanes::chain`].
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 fn chain<const FORM: u8>(w: &[WeightBlock], x: &[ColumnBlock], out: &mut Square) {
-    let mut products = [const { [const { MaybeUninit::<Sums>::uninit() }; 2] }; AHEAD];
-    let products = products.as_mut_ptr();
+    let mut products = [const { MaybeUninit::<Sums>::uninit() }; AHEAD];
     let mut sums = [_mm512_setzero_ps(); SIDE];
     let n = w.len().min(x.len());
     for g in 0..n + AHEAD - 1 {
         if g < n {
-            // SAFETY: one of the sums; nothing refers to it now.
-            let out = unsafe { &mut *products.add(g % AHEAD) };
+            let out = products[g % AHEAD].as_mut_ptr();
             match g % 2 {
-                0 => multiply::<FORM, 0>(&w[g], &x[g], out),
-                _ => multiply::<FORM, 1>(&w[g], &x[g], out),
+                0 => multiply::<0>(&w[g], &x[g], out),
+                _ => multiply::<1>(&w[g], &x[g], out),
             }
         }
         if let Some(g) = g.checked_sub(AHEAD - 1) {
-            // SAFETY: written when `g` was multiplied, but for the second if not `BY_16`, which is not read then.
-            let products = unsafe { (*products.add(g % AHEAD)).each_ref().map(|p| &*p.as_ptr()) };
+            // SAFETY: written when `g` was multiplied.
+            let products = unsafe { products[g % AHEAD].assume_init_ref() };
             for r in 0..SIDE {
-                let second = products[if FORM == BY_16 { 1 } else { 0 }];
-                let products = [load_i32(&products[0].0[r]), load_i32(&second.0[r])];
-                sums[r] = finish::<FORM>(sums[r], products, &w[g], r, &x[g]);
+                sums[r] = finish::<FORM>(sums[r], [load_i32(&products.0[r]); 2], &w[g], r, &x[g]);
             }
         }
     }
@@ -137,27 +132,21 @@ macro_rules! product {
             concat!("tileloadd ", $column, ", [{x} + {stride}]"),
             concat!("tdpbssd ", $sum, ", ", $row, ", ", $column),
             concat!("tilestored [{out} + {stride}], ", $sum),
-            w = in(reg) $w, stride_w = in(reg) 32usize, x = in(reg) $x, stride = in(reg) 64usize,
+            w = in(reg) &$w.q, stride_w = in(reg) 32usize, x = in(reg) &$x.x, stride = in(reg) 64usize,
             out = in(reg) $out, out($sum) _, out($row) _, out($column) _, options(nostack),
         )
     };
 }
 
-/// The products of a block; those of the second halves are apart if [`BY_16`]. `TURN` takes other registers.
+/// The products of a block. `TURN` takes other registers, so that two are under way.
 #[inline]
-fn multiply<const FORM: u8, const TURN: u8>(w: &WeightBlock, x: &ColumnBlock, out: &mut [MaybeUninit<Sums>; 2]) {
-    let (w, [first, second]) = (w.q.as_ptr().cast::<u8>(), out.each_mut().map(|out| out.as_mut_ptr()));
-    // SAFETY: `enter` gave the registers their shapes, so that 16 rows of 32 (or 16) bytes, 32 apart, and 8 (or 4) rows of
-    // 64 are read, 16 of 64 written. Compilers do not use these registers.
+fn multiply<const TURN: u8>(w: &WeightBlock, x: &ColumnBlock, out: *mut Sums) {
+    // SAFETY: `enter` gave the registers their shapes, so that 16 rows of 32 bytes and 8 of 64 are read, 16 of 64 written.
+    // Compilers do not use these registers.
     unsafe {
         match TURN {
-            0 => product!(w, &x.x, first, "tmm0", "tmm4", "tmm6"),
-            _ => product!(w, &x.x, first, "tmm1", "tmm5", "tmm7"),
-        }
-        match (FORM, TURN) {
-            (BY_16, 0) => product!(w.add(16), &x.x[4], second, "tmm2", "tmm4", "tmm6"),
-            (BY_16, _) => product!(w.add(16), &x.x[4], second, "tmm3", "tmm5", "tmm7"),
-            _ => {}
+            0 => product!(w, x, out, "tmm0", "tmm4", "tmm6"),
+            _ => product!(w, x, out, "tmm1", "tmm5", "tmm7"),
         }
     }
 }

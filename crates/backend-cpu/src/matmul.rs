@@ -261,10 +261,11 @@ impl<'a> Weights<'a> {
             let mut next = next.chunks(next.len().div_ceil(pairs.len()).max(1));
             for (j, columns) in pairs.enumerate() {
                 let next = next.next().unwrap_or_default();
-                panels.multiply(self.n_in, unpacked, columns, sums, next, |i, k, y| {
-                    let (o, t) = (rows.start + i * SIDE, (j * COLUMN_PANELS + k) * SIDE);
-                    let n_rows = SIDE.min(rows.end - o);
-                    y.0.iter().take(n - t).enumerate().for_each(|(c, y)| emit(o, t + c, &y[..n_rows]));
+                panels.multiply(self.n_in, unpacked, columns, sums, next, |i, k, c, y| {
+                    let (o, t) = (rows.start + i * SIDE, (j * COLUMN_PANELS + k) * SIDE + c);
+                    if t < n {
+                        emit(o, t, &y[..SIDE.min(rows.end - o)]);
+                    }
                 });
             }
         });

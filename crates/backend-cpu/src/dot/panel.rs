@@ -31,8 +31,7 @@ pub(crate) const SIDE: usize = 16;
 pub(crate) const COLUMN_PANELS: usize = 2;
 /// Groups that do.
 const GROUPS: usize = 2;
-/// Unfinished products of a panel of weights: those of each lane for one panel of columns after the other, or one of all
-/// groups for each.
+/// Room for the unfinished products of a panel of weights: for each panel of columns, those of each lane.
 pub(crate) type Sums = [Square; COLUMN_PANELS * LANES];
 
 /// 32 neighbours of 16 rows of weights.
@@ -82,8 +81,8 @@ pub(crate) struct Lanes {
     pub(crate) chain: fn(w: &[WeightBlock], x: &[ColumnBlock], out: &mut Square),
     /// The same for two panels of columns.
     pub(crate) chain2: fn(w: &[WeightBlock], x: [&[ColumnBlock]; 2], out: [&mut Square; 2]),
-    /// Adds up the lanes: `out[c][r]` is the product of row `r` and column `c`.
-    pub(crate) sum: fn(lanes: &[Square; LANES], out: &mut Square),
+    /// Adds up the lanes; in their first, `[c][r]` is then the product of row `r` and column `c`.
+    pub(crate) sum: fn(lanes: &mut [Square; LANES]),
     /// What a thread does before its first product, and after its last.
     pub(crate) enter: fn(),
     pub(crate) leave: fn(),
@@ -103,8 +102,8 @@ pub(crate) struct Groups {
     pub(crate) gather: fn(x: &[&[Group]], out: &mut [u8]),
     /// Adds the products of some groups, `out[r][c]` for row `r` and column `c`.
     pub(crate) add: fn(w: &[u8], x: &[u8], out: &mut Square),
-    /// `out[c][r] = sums[r][c]`
-    pub(crate) transpose: fn(sums: &Square, out: &mut Square),
+    /// Rows to columns.
+    pub(crate) transpose: fn(sums: &mut Square),
     /// As of [`Lanes`].
     pub(crate) enter: fn(),
     pub(crate) leave: fn(),
@@ -152,9 +151,9 @@ impl Panels {
         }
     }
 
-    /// Products of some panels of weights with up to [`COLUMN_PANELS`] of columns, of `n` values each: `emit(i, j, y)` with
-    /// `y[c][r]` the product of row `r` of panel `i` and column `c` of panel `j`. `sums` has an element per panel of
-    /// weights. Meanwhile memory gets the bytes `next` ready.
+    /// Products of some panels of weights with up to [`COLUMN_PANELS`] of columns, of `n` values each: `emit(i, j, c, y)`
+    /// with `y[r]` the product of row `r` of panel `i` and column `c` of panel `j`, column by column. `sums` has an element
+    /// per panel of weights. Meanwhile memory gets the bytes `next` ready.
     pub(crate) fn multiply(
         &self,
         n: usize,
@@ -162,22 +161,34 @@ impl Panels {
         x: &[u8],
         sums: &mut [Sums],
         next: &[u8],
-        mut emit: impl FnMut(usize, usize, &Square),
+        mut emit: impl FnMut(usize, usize, usize, &[f32; SIDE]),
     ) {
-        let n_columns = x.len() / self.column_bytes(n);
         match self {
             Panels::Lanes(lanes) => lanes.multiply(n, records(w), records(x), sums, next),
             Panels::Groups(groups) => groups.multiply(n, w, x, sums, next),
         }
-        let mut y = Square::ZERO;
-        for (i, sums) in sums.iter().enumerate() {
-            for j in 0..n_columns {
+        let n_panels = sums.len();
+        let sums = sums.as_flattened_mut();
+        for j in 0..x.len() / self.column_bytes(n) {
+            for i in 0..n_panels {
+                let at = self.place(i, j);
                 match self {
-                    Panels::Lanes(lanes) => (lanes.sum)(&sums.as_chunks().0[j], &mut y),
-                    Panels::Groups(groups) => (groups.transpose)(&sums[j], &mut y),
+                    Panels::Lanes(lanes) => (lanes.sum)(sums[at..].first_chunk_mut().expect("all lanes")),
+                    Panels::Groups(groups) => (groups.transpose)(&mut sums[at]),
                 }
-                emit(i, j, &y);
             }
+            for c in 0..SIDE {
+                (0..n_panels).for_each(|i| emit(i, j, c, &sums[self.place(i, j)].0[c]));
+            }
+        }
+    }
+
+    /// Where the products of panels `i` and `j` are.
+    fn place(&self, i: usize, j: usize) -> usize {
+        let place = i * COLUMN_PANELS + j;
+        match self {
+            Panels::Lanes(_) => place * LANES,
+            Panels::Groups(_) => place,
         }
     }
 }
@@ -214,11 +225,13 @@ impl Groups {
     fn multiply(&self, n: usize, w: &[u8], x: &[u8], sums: &mut [Sums], next: &[u8]) {
         (self.enter)();
         let n_groups = n.div_ceil(GROUP);
-        let mut next = parts(next, n_groups.div_ceil(GROUPS) * sums.len());
-        sums.iter_mut().for_each(|sums| sums[..COLUMN_PANELS].fill(Square::ZERO));
+        let n_panels = sums.len();
+        let mut next = parts(next, n_groups.div_ceil(GROUPS) * n_panels);
+        let sums = &mut sums.as_flattened_mut()[..n_panels * COLUMN_PANELS];
+        sums.fill(Square::ZERO);
         for first in (0..n_groups).step_by(GROUPS) {
             let part = |bytes| first * bytes..(first + GROUPS).min(n_groups) * bytes;
-            for (w, sums) in w.chunks_exact(n_groups * self.weight_bytes).zip(&mut *sums) {
+            for (w, sums) in w.chunks_exact(n_groups * self.weight_bytes).zip(sums.chunks_exact_mut(COLUMN_PANELS)) {
                 next.next().into_iter().for_each(prefetch_early);
                 for (x, sums) in x.chunks_exact(n_groups * self.column_bytes).zip(sums) {
                     (self.add)(&w[part(self.weight_bytes)], &x[part(self.column_bytes)], sums);

@@ -56,7 +56,7 @@ pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [WeightBlock]
         // SAFETY: as above.
         chain2: |w, x, out| x.into_iter().zip(out).for_each(|(x, out)| unsafe { chain::<FORM>(w, x, out) }),
         // SAFETY: as above.
-        sum: |lanes, out| unsafe { panel::sum(lanes, out) },
+        sum: |lanes| unsafe { panel::sum(lanes) },
         enter: || enter([32, 64], [16, 8]),
         leave,
         from: 5,

@@ -95,7 +95,7 @@ pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [u8])) -> Pan
         // SAFETY: as above; `enter` comes first.
         add: |w, x, out| unsafe { add::<FORM>(records(w), records(x), out) },
         // SAFETY: as above.
-        transpose: |sums, out| unsafe { turn(sums, out) },
+        transpose: |sums| unsafe { turn(sums) },
         enter: || amx::enter([64, 64], [16, 16]),
         leave: amx::leave,
         from: 5,
@@ -352,8 +352,8 @@ fn finish<const FORM: u8>(products: [&Sums; 2], w: &WeightGroup, x: &ColumnGroup
 
 /// See [`Groups::transpose`].
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-fn turn(sums: &Square, out: &mut Square) {
+fn turn(sums: &mut Square) {
     let mut rows = [_mm512_setzero_ps(); SIDE];
     rows.iter_mut().zip(&sums.0).for_each(|(row, sums)| *row = load_f32(sums));
-    transpose(rows).into_iter().zip(&mut out.0).for_each(|(column, out)| store(out, column));
+    transpose(rows).into_iter().zip(&mut sums.0).for_each(|(column, out)| store(out, column));
 }

@@ -26,7 +26,7 @@ pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [WeightBlock]
         // SAFETY: as above.
         chain2: |w, x, out| unsafe { chain::<FORM, 4, 2>(w, x, out) },
         // SAFETY: as above.
-        sum: |lanes, out| unsafe { sum(lanes, out) },
+        sum: |lanes| unsafe { sum(lanes) },
         enter: || (),
         leave: || (),
         from: 8,
@@ -235,7 +235,7 @@ pub(super) fn finish<const FORM: u8>(
 
 /// See [`Lanes::sum`]; the order is that of [`super::reduce`].
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-pub(super) fn sum(lanes: &[Square; LANES], out: &mut Square) {
+pub(super) fn sum(lanes: &mut [Square; LANES]) {
     let mut rows = [_mm512_setzero_ps(); SIDE];
     for (r, row) in rows.iter_mut().enumerate() {
         let lane = |i: usize| load_f32(&lanes[i].0[r]);
@@ -243,7 +243,7 @@ pub(super) fn sum(lanes: &[Square; LANES], out: &mut Square) {
         let four = |i: usize| _mm512_add_ps(two(i), two(i + 2));
         *row = _mm512_add_ps(four(0), four(1));
     }
-    transpose(rows).into_iter().zip(&mut out.0).for_each(|(column, out)| store(out, column));
+    transpose(rows).into_iter().zip(&mut lanes[0].0).for_each(|(column, out)| store(out, column));
 }
 
 /// A square of 32-bit numbers, its rows to columns.

@@ -12,9 +12,9 @@
 //! | `iq.rs` | `IQ2_XXS`, `IQ3_XXS`, `IQ4_XS` |
 //! | `panel.rs`, `amx.rs` | all but floats, for batches: with vectors, and with matrix registers |
 //! | `groups.rs` | `Q2_K` to `Q6_K`, for matrix registers |
-
 //!
 //! Every function names all features, needed or not: what has fewer than the closures it takes cannot inline them.
+#![allow(clippy::needless_range_loop, reason = "loops over registers index several arrays, and unroll")]
 
 mod amx;
 mod float;
@@ -56,12 +56,13 @@ macro_rules! integer {
         fn unpack<const START: bool>(w: &[u8], row_bytes: usize, out: &mut [WeightBlock]) {
             panel::unpack::<_, $form, START>(w, row_bytes, out, |w| decode(w));
         }
-        // SAFETY: `super::kernel` refuses instruction sets that this machine lacks.
-        let vectors =
-            |w: &[u8], row_bytes: usize, out: &mut [WeightBlock]| unsafe { unpack::<true>(w, row_bytes, out) };
-        // SAFETY: as above.
-        let tiles = |w: &[u8], row_bytes: usize, out: &mut [WeightBlock]| unsafe { unpack::<false>(w, row_bytes, out) };
-        let panels = if $amx { amx::panels::<$form>(tiles) } else { panel::panels::<$form>(vectors) };
+        let panels = if $amx {
+            // SAFETY: `super::kernel` refuses instruction sets that this machine lacks.
+            amx::panels::<$form>(|w, row_bytes, out| unsafe { unpack::<false>(w, row_bytes, out) })
+        } else {
+            // SAFETY: as above.
+            panel::panels::<$form>(|w, row_bytes, out| unsafe { unpack::<true>(w, row_bytes, out) })
+        };
         Kernel { panels: Some(panels), ..simd!($activation, dot) }
     }};
 }

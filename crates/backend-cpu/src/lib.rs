@@ -10,6 +10,7 @@
 //! | `activation.rs`, `dot/` | packing of rows before a dot product; dot products per format and instruction set |
 //! | `vector.rs`, `vector/mix.rs` | the other loops over f32 |
 //! | `matmul.rs`, `moe.rs`, `attention.rs`, `latent.rs`, `simple.rs` | the operations |
+//! | `peak.rs` | what bounds them all |
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code, reason = "stores into typed rows")]
@@ -26,6 +27,8 @@ mod matmul;
 mod memory;
 #[allow(unsafe_code, reason = "threads write different parts of one output")]
 mod moe;
+#[allow(unsafe_code, reason = "the choice of instruction set, and an empty instruction")]
+mod peak;
 #[allow(unsafe_code, reason = "regions borrow from their caller")]
 mod pool;
 mod simple;
@@ -36,8 +39,8 @@ mod vector;
 use std::sync::{Arc, Mutex};
 
 use compute::{
-    Attention, Bank, Chooser, Compressor, Device, DeviceError, HostBytes, Hyper, Kind, Latent, Memory, Rope, Router,
-    Step, Tensor,
+    Attention, Bank, Chooser, Compressor, Device, DeviceError, HostBytes, Hyper, Kind, Latent, Limits, Memory, Rope,
+    Router, Step, Tensor,
 };
 pub use dot::Isa;
 use dot::Kernel;
@@ -129,6 +132,10 @@ impl Memory for Cpu {
 impl Device for Cpu {
     fn name(&self) -> String {
         format!("CPU ({}, {} threads)", self.isa.name(), self.n_threads())
+    }
+
+    fn limits(&self, bytes: usize) -> Option<Limits> {
+        peak::limits(self, bytes).ok()
     }
 
     fn embed(&self, y: &Tensor, table: &Tensor, step: &Step) {

@@ -202,6 +202,19 @@ pub struct Bank {
     pub down: Tensor,
 }
 
+/// What bounds a device, as measured on it: decoding by how fast it reads, prefill by how fast it multiplies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// 10^9 bytes per second, read by all threads together from memory that caches do not hold.
+    pub read_gbps: f64,
+    /// How much memory that was.
+    pub read_bytes: usize,
+    /// 10^9 multiply-adds of bytes per second, by all threads together, in registers.
+    pub int8_gmacs: f64,
+    /// The instructions that do them.
+    pub int8_by: &'static str,
+}
+
 /// A machine that computes. Every operation has a default body: out to the host, through the loop that defines it,
 /// and back.
 ///
@@ -210,6 +223,13 @@ pub struct Bank {
 pub trait Device: Memory {
     /// What it is, in words.
     fn name(&self) -> String;
+
+    /// Measures what bounds the device, in some tenths of a second, on about `bytes` of memory that is taken for this;
+    /// `None` where nobody knows how, or there is no such memory.
+    fn limits(&self, bytes: usize) -> Option<Limits> {
+        let _ = bytes;
+        None
+    }
 
     /// Queues the operations of `body`. Calls with the same `key` queue the same operations on the same tensors, so a
     /// backend may record the first and replay it later without calling `body`.

@@ -15,8 +15,8 @@ mod step;
 mod tensor;
 
 pub use device::{
-    Attention, Bank, Chooser, Compressed, Compressor, Device, DeviceError, Gating, HostBytes, Hyper, Latent, Memory,
-    Pairs, Rope, Router,
+    Attention, Bank, Chooser, Compressed, Compressor, Device, DeviceError, Gating, HostBytes, Hyper, Latent, Limits,
+    Memory, Pairs, Rope, Router,
 };
 pub use meter::{Counts, Meter};
 pub use reference::Reference;

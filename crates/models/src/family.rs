@@ -9,7 +9,7 @@ use quant::RowFormat;
 use tokenizer::{TokenType, Tokenizer};
 
 use crate::{
-    Chat, ChatError, Error, Template,
+    Chat, ChatError, Cost, Error, Template,
     deepseek_v4::{self, DeepSeekV4, Release},
     llama,
 };
@@ -146,6 +146,9 @@ pub const N_LOGITS_MAX: usize = 16;
 pub trait Model: Send + Sync {
     /// Its sizes.
     fn shape(&self) -> Shape;
+
+    /// What the token at position `pos` costs.
+    fn cost(&self, pos: usize, kv: KvType) -> Cost;
 
     /// Caches and buffers: all memory that running the model takes, on `dev` or on a device that only counts.
     ///

@@ -3,6 +3,7 @@
 //! | to see | read |
 //! |---|---|
 //! | the list of families, and what a model offers | `family.rs` |
+//! | what a token costs | `cost.rs` |
 //! | a forward pass | `llama/forward.rs`, `deepseek_v4/forward.rs` |
 //! | how a file is checked | `hparams.rs`, `loader.rs`, and each family's `config.rs` and `weights.rs` |
 //! | conversations | `chat.rs`, `deepseek_v4/chat.rs`, `template.rs` |
@@ -11,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod chat;
+mod cost;
 pub mod deepseek_v4;
 mod error;
 mod family;
@@ -21,6 +23,7 @@ mod rope;
 mod template;
 
 pub use chat::{Chat, ChatError, ChatOptions, Effort, End, Event, Events, Message, Part, Role, show};
+pub use cost::{Cost, Work};
 pub use error::Error;
 pub use family::{FAMILIES, Family, KvType, Model, N_LOGITS_MAX, Shape, State, StateOptions, open, open_chat};
 pub use template::Template;

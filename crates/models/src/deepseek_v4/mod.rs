@@ -23,7 +23,7 @@ use std::sync::Arc;
 use compute::{Device, DeviceError};
 use gguf::Gguf;
 
-use crate::{Error, Model, Shape, State, StateOptions};
+use crate::{Cost, Error, KvType, Model, Shape, State, StateOptions, Work};
 pub use chat::{DeepSeekV4, Release};
 use weights::Weights;
 
@@ -43,6 +43,15 @@ impl Model for V4 {
             n_vocab: c.n_vocab,
             n_ctx_train: c.n_ctx_train,
             n_params: self.0.n_params,
+        }
+    }
+
+    fn cost(&self, pos: usize, kv: KvType) -> Cost {
+        let (w, c) = (&*self.0, &self.0.config);
+        Cost {
+            layers: w.layers.iter().map(|l| l.work(c.moe.n_used)).sum(),
+            logits: Work::of(&w.head.mix) + Work::of(&w.output),
+            attention: c.ratios.iter().map(|&ratio| state::attention_work(c, ratio, pos, kv)).sum(),
         }
     }
 

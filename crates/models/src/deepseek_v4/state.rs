@@ -21,7 +21,7 @@ use super::{
     config::{CSA_RATIO, Config, Indexer},
     weights::{AttnWeights, CompressorWeights, Weights},
 };
-use crate::{KvType, N_LOGITS_MAX, StateOptions};
+use crate::{KvType, N_LOGITS_MAX, StateOptions, Work};
 
 /// Tokens that can be dropped again.
 pub(crate) const N_REWIND: usize = 32;
@@ -100,10 +100,7 @@ impl Cache {
         dev: &dyn Device,
         o: &StateOptions,
     ) -> Result<Cache, DeviceError> {
-        let rows = match o.kv {
-            KvType::Native => RowFormat::Fp8 { n_rope: c.n_rot },
-            plain => plain.row_format(),
-        };
+        let rows = row_format(c, o.kv);
         let n_row = (c.window - 1 + o.n_batch).min(o.n_ctx.max(c.window));
         let compressor = |weights, format, hadamard| compressor(c, ratio, w, weights, format, hadamard, dev, o);
         Ok(Cache {
@@ -112,7 +109,7 @@ impl Cache {
             indexer: match &w.indexer {
                 None => None,
                 Some(w) => {
-                    let rounding = (o.kv == KvType::Native).then_some(RowFormat::Fp4);
+                    let rounding = rounding(o.kv);
                     let rows = rounding.unwrap_or(o.kv.row_format());
                     Some(IndexerCache { compressor: compressor(&w.compressor, rows, rounding.is_some())?, rounding })
                 }
@@ -124,6 +121,38 @@ impl Cache {
     pub(crate) fn compressed(&self, chosen: Option<Tensor>) -> Option<Compressed> {
         let c = self.compressor.as_ref()?;
         Some(Compressed { rows: c.rows.clone(), ratio: c.ratio, chosen })
+    }
+}
+
+/// How rows that are attended to are kept.
+fn row_format(c: &Config, kv: KvType) -> RowFormat {
+    match kv {
+        KvType::Native => RowFormat::Fp8 { n_rope: c.n_rot },
+        plain => plain.row_format(),
+    }
+}
+
+/// How the indexer's rows are kept, and its queries rounded, where that is not as plain numbers.
+fn rounding(kv: KvType) -> Option<RowFormat> {
+    (kv == KvType::Native).then_some(RowFormat::Fp4)
+}
+
+/// What a layer of this ratio looks at for the token at position `pos`: rows of its window, compressed rows, and those
+/// of the indexer that picks them.
+pub(crate) fn attention_work(c: &Config, ratio: usize, pos: usize, kv: KvType) -> Work {
+    let work = |format: RowFormat, width: usize, n_mac: usize, n_row: usize| {
+        Work { n_bytes: format.row_bytes(width) as u64, n_mac: n_mac as u64 }.times(n_row)
+    };
+    // A row is key and value at once.
+    let rows = |n_row| work(row_format(c, kv), c.head_dim, 2 * c.n_head * c.head_dim, n_row);
+    let n_recent = c.window.min(pos + 1);
+    let n_compressed = (pos + 1).checked_div(ratio).unwrap_or(0);
+    match c.indexer.filter(|_| ratio == CSA_RATIO) {
+        None => rows(n_recent + n_compressed),
+        Some(x) => {
+            let format = rounding(kv).unwrap_or(kv.row_format());
+            rows(n_recent + n_compressed.min(x.top_k)) + work(format, x.head_dim, x.n_head * x.head_dim, n_compressed)
+        }
     }
 }
 

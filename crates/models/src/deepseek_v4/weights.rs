@@ -4,7 +4,7 @@ use compute::{Bank, Device, Pairs, Rope, Tensor};
 use gguf::Gguf;
 
 use super::config::{CSA_RATIO, Config};
-use crate::{Error, loader::Loader};
+use crate::{Error, Work, loader::Loader};
 
 /// A bound file.
 pub(crate) struct Weights {
@@ -106,6 +106,20 @@ impl Layer {
             attn: AttnWeights::load(l, c, ropes, i)?,
             ffn: FfnWeights::load(l, c, i)?,
         })
+    }
+}
+
+impl Layer {
+    /// The products of one token.
+    pub(crate) fn work(&self, n_used: usize) -> Work {
+        let (a, f) = (&self.attn, &self.ffn);
+        let always = [&self.hyper_attn.mix, &self.hyper_ffn.mix, &a.q_a, &a.q_b, &a.kv, &a.out_a, &a.out_b, &f.router];
+        let shared = [&f.shared_gate, &f.shared_up, &f.shared_down];
+        let indexer = a.indexer.iter().flat_map(|x| [&x.q_b, &x.proj, &x.compressor.kv, &x.compressor.gate]);
+        let compressor = a.compressor.iter().flat_map(|x| [&x.kv, &x.gate]);
+        let dense = always.into_iter().chain(shared).chain(indexer).chain(compressor);
+        let bank = [&f.bank.gate, &f.bank.up, &f.bank.down];
+        dense.map(Work::of).chain(bank.map(|b| Work::of_experts(b, n_used))).sum()
     }
 }
 

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use compute::{Device, DeviceError, Pairs};
 use gguf::Gguf;
 
-use crate::{Error, Model, Shape, State, StateOptions};
+use crate::{Cost, Error, KvType, Model, Shape, State, StateOptions, Work};
 use weights::Weights;
 
 /// Opens a file of `llama`, whose rows are permuted so that neighbours turn together.
@@ -48,6 +48,18 @@ impl Model for Llama {
             n_vocab: c.n_vocab,
             n_ctx_train: c.n_ctx_train,
             n_params: self.0.n_params,
+        }
+    }
+
+    fn cost(&self, pos: usize, kv: KvType) -> Cost {
+        let (w, c) = (&*self.0, &self.0.config);
+        let matrices = w.layers.iter().flat_map(|l| [&l.wq, &l.wk, &l.wv, &l.wo, &l.gate, &l.up, &l.down]);
+        let row_bytes = kv.row_format().row_bytes(c.n_head_kv * c.head_dim);
+        let row = Work { n_bytes: row_bytes as u64, n_mac: (c.n_head * c.head_dim) as u64 };
+        Cost {
+            layers: matrices.map(Work::of).sum(),
+            logits: Work::of(&w.output),
+            attention: row.times(2 * c.n_layer * (pos + 1)), // a key and a value
         }
     }
 

@@ -2,12 +2,42 @@
 
 use std::sync::Arc;
 
-use backend_cpu::Cpu;
-use compute::{Device, DeviceError};
+use backend_cpu::{Cpu, Isa};
+use compute::Device;
+
+use crate::Error;
 
 /// The device for these options, and its number of threads. There is one so far.
-pub(crate) fn open(threads: Option<usize>) -> Result<(Arc<dyn Device>, usize), DeviceError> {
-    let cpu = Cpu::new(threads.unwrap_or_else(backend_cpu::n_threads_default))?;
+///
+/// # Errors
+/// [`Error::InstructionSet`]; [`Error::Device`] if the system refuses a thread.
+pub(crate) fn open(threads: Option<usize>, isa: Option<&str>) -> Result<(Arc<dyn Device>, usize), Error> {
+    let isa = isa.map_or(Ok(Isa::detect()), named)?;
+    let cpu = Cpu::with_isa(threads.unwrap_or_else(backend_cpu::n_threads_default), isa)?;
     let n_threads = cpu.n_threads();
     Ok((Arc::new(cpu), n_threads))
+}
+
+/// The instruction set of this machine that is called `name`, by letters and digits in any case.
+fn named(name: &str) -> Result<Isa, Error> {
+    let plain = |name: &str| name.replace('-', "").to_lowercase();
+    let known = || Isa::available().map(|isa| plain(isa.name()));
+    let found = Isa::available().find(|isa| plain(isa.name()) == plain(name));
+    found.ok_or_else(|| Error::InstructionSet { found: name.into(), known: known().collect::<Vec<_>>().join(", ") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instruction_sets_have_names_that_can_be_typed() {
+        assert_eq!(named("scalar").ok(), Some(Isa::Scalar));
+        for isa in Isa::available() {
+            assert_eq!(named(isa.name()).ok(), Some(isa));
+            assert_eq!(named(&isa.name().replace('-', "").to_lowercase()).ok(), Some(isa));
+        }
+        let error = named("z80").expect_err("no such machine runs this").to_string();
+        assert!(error.starts_with("this machine has no instruction set `z80`; it has scalar"), "{error}");
+    }
 }

@@ -7,9 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use compute::Device;
+use compute::{Device, Limits};
 use gguf::Gguf;
-use models::{Chat, ChatError, KvType, Model, Part, StateOptions};
+use models::{Chat, ChatError, Cost, KvType, Model, Part, StateOptions};
 use tokenizer::{Special, TokenId, Tokenizer};
 
 use crate::{Error, Plan, Session, devices, machine};
@@ -21,6 +21,8 @@ pub struct Options {
     pub model: PathBuf,
     /// Threads that compute; by default one per physical core that we may use.
     pub threads: Option<usize>,
+    /// The instruction set to compute with: `scalar`, `avx2`, `avx512`; by default the best that the machine has.
+    pub isa: Option<String>,
     /// How cached rows are kept; by default as the model's authors do.
     pub kv: Option<KvType>,
     /// Rows of a forward pass while a prompt is read.
@@ -30,7 +32,7 @@ pub struct Options {
 impl Options {
     /// The defaults, for a file.
     pub fn new(model: impl Into<PathBuf>) -> Options {
-        Options { model: model.into(), threads: None, kv: None, n_batch: 512 }
+        Options { model: model.into(), threads: None, isa: None, kv: None, n_batch: 512 }
     }
 }
 
@@ -84,6 +86,9 @@ pub(crate) struct Inner {
 /// Contexts are no longer than this unless asked for: most conversations fit, and small machines hold it.
 const N_CTX_DEFAULT: usize = 32768;
 
+/// Memory that reading is measured on: more than caches hold.
+const LIMITS_BYTES: u64 = 1 << 30;
+
 /// Rows of a batch that arithmetic on them can stand.
 const N_BATCH_MAX: usize = 1 << 16;
 /// Positions that arithmetic on them can stand. A context longer than a model was trained for is the caller's choice.
@@ -96,7 +101,7 @@ impl Engine {
     /// What is wrong with the file, or that the device cannot hold it.
     pub fn open(options: &Options) -> Result<Engine, Error> {
         let gguf = Gguf::open(&options.model)?;
-        let (dev, n_threads) = devices::open(options.threads)?;
+        let (dev, n_threads) = devices::open(options.threads, options.isa.as_deref())?;
         let model = models::open(&gguf, &*dev)?;
         let tokenizer = open_tokenizer(&gguf, model.shape().n_vocab)?;
         let chat = tokenizer.as_ref().map_or(Err(ChatError::NoTemplate), |t| models::open_chat(&gguf, t));
@@ -155,6 +160,17 @@ impl Engine {
     /// How many threads compute.
     pub fn n_threads(&self) -> usize {
         self.0.n_threads
+    }
+
+    /// What the token at position `pos` costs.
+    pub fn cost(&self, pos: usize) -> Cost {
+        self.0.model.cost(pos, self.0.info.kv)
+    }
+
+    /// Measures what bounds the device, now: see [`Device::limits`]. No more than a quarter of the free memory is taken.
+    pub fn limits(&self) -> Option<Limits> {
+        let room_bytes = machine::available_bytes().unwrap_or(u64::MAX) / 4;
+        self.0.dev.limits(room_bytes.min(LIMITS_BYTES) as usize)
     }
 
     /// The vocabulary, if the file has one.

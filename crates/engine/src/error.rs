@@ -32,6 +32,15 @@ pub enum Error {
         rows: usize,
     },
 
+    /// An instruction set that there is not, or not here.
+    #[error("this machine has no instruction set `{found}`; it has {known}")]
+    InstructionSet {
+        /// What was asked for.
+        found: String,
+        /// What there is.
+        known: String,
+    },
+
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -121,6 +130,7 @@ impl Error {
             Error::Model(e) => e.hint(),
             Error::Tokenizer { source, .. } => source.hint().to_string(),
             Error::Vocabulary { .. } => "the file was converted wrongly; download or convert it again".into(),
+            Error::InstructionSet { .. } => "ask for one of those, or leave the choice to the program".into(),
             Error::Device(_) => "close other programs, or ask for a smaller context".into(),
             Error::Memory { .. } => "ask for a smaller context, or close other programs".into(),
             Error::ContextSize { .. } => "choose a context that the model was trained for".into(),

@@ -22,10 +22,11 @@ mod session;
 mod stop;
 
 pub use answer::{Answer, AnswerOptions, Stop, answer};
+pub use compute::Limits;
 pub use engine::{Engine, Loading, ModelInfo, Options};
 pub use error::Error;
 pub use machine::memory_bytes;
-pub use models::KvType;
+pub use models::{Cost, KvType, Work};
 pub use plan::Plan;
 pub use sampler::{Sampler, SamplerError, SamplerOptions};
 pub use session::{Prefill, Session, Synced};

@@ -137,6 +137,12 @@ impl Session {
         self.read_last()
     }
 
+    /// Of `n` tokens to come, how many [`Session::rewind`] will be able to drop at the cost of one.
+    pub fn n_rewind(&self, n: usize) -> usize {
+        let n_drop = self.state.n_rewind(self.tokens.len() + n);
+        n.min(n_drop.saturating_sub(1)) // the one before them is computed again, for its logits
+    }
+
     /// Keeps the first `n_keep` tokens. Costs a token's work where the model's memory still holds what came before,
     /// and a prefill otherwise.
     ///

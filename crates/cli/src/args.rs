@@ -13,6 +13,7 @@ use engine::{KvType, SamplerOptions};
 use models::Effort;
 
 use crate::{
+    bench::Sweep,
     error::Error,
     thinking::{self, EFFORTS},
 };
@@ -71,6 +72,10 @@ pub(crate) struct ModelArgs {
     /// Threads to compute with [default: one per physical core]
     #[arg(short, long, value_name = "N", value_parser = threads, allow_negative_numbers = true)]
     pub(crate) threads: Option<usize>,
+
+    /// Instruction set to compute with: scalar, avx2 or avx512 [default: the best there is]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) isa: Option<String>,
 
     /// Tokens computed at a time while reading the prompt
     #[arg(long, alias = "prefill-chunk", alias = "batch-size", value_name = "N", default_value = "512")]
@@ -254,15 +259,15 @@ pub(crate) struct LogitsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// Tokens to prefill, 0 for none
-    #[arg(short = 'p', long, value_name = "N", default_value = "512")]
-    #[arg(value_parser = tokens, allow_negative_numbers = true)]
-    pub(crate) n_prompt: usize,
+    /// Tokens to prefill, 0 for none; several lengths as 128,512
+    #[arg(short = 'p', long, value_name = "N,...", default_value = "512")]
+    #[arg(value_parser = lengths, allow_negative_numbers = true)]
+    pub(crate) n_prompt: Lengths,
 
-    /// Tokens to decode, 0 for none
-    #[arg(short = 'n', long, value_name = "N", default_value = "128")]
-    #[arg(value_parser = tokens, allow_negative_numbers = true)]
-    pub(crate) n_gen: usize,
+    /// Tokens to decode, 0 for none; several lengths as 16,128
+    #[arg(short = 'n', long, value_name = "N,...", default_value = "128")]
+    #[arg(value_parser = lengths, allow_negative_numbers = true)]
+    pub(crate) n_gen: Lengths,
 
     /// Tokens in the context before each measurement
     #[arg(short = 'd', long, value_name = "N", default_value = "0")]
@@ -273,13 +278,38 @@ pub(crate) struct BenchArgs {
     #[arg(short, long, value_name = "N", default_value = "5", value_parser = count, allow_negative_numbers = true)]
     pub(crate) reps: usize,
 
+    /// Let one context grow: START..MAX doubles it, START..MAX:STEP adds, START..MAX:xFACTOR multiplies
+    ///
+    /// At each length the tokens that are new are prefilled, then -n tokens are decoded behind them and dropped again.
+    /// 2048..32768 measures at 2048, 4096, 8192, 16384 and 32768. ds4's --ctx-start, --ctx-max, --step-incr, --step-mul
+    /// and --gen-tokens in one.
+    #[arg(long, value_name = "LENGTHS", conflicts_with_all = ["n_prompt", "n_depth", "reps"])]
+    pub(crate) sweep: Option<Sweep>,
+
+    /// Draw the sweep: t/s against context, as SVG
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "sweep")]
+    pub(crate) plot: Option<PathBuf>,
+
     /// For programs: the same, as JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "csv")]
     pub(crate) json: bool,
+
+    /// For programs: a row per measurement, as CSV
+    ///
+    /// Columns: kind (prefill or decode); n_depth, tokens in the context before; n, tokens measured; runs; median_tps,
+    /// min_tps and max_tps, tokens per second; work, what a token costs: multiply-adds with weights in prefill, bytes
+    /// read in decode; share of the limit, 0 to 1; read_gbps and int8_gmacs, the limits, measured in this run;
+    /// kv_bytes_per_token, what a token of context takes.
+    #[arg(long)]
+    pub(crate) csv: bool,
 
     #[command(flatten)]
     pub(crate) model: ModelArgs,
 }
+
+/// Numbers of tokens, with commas between them.
+#[derive(Clone, Debug)]
+pub(crate) struct Lengths(pub(crate) Vec<usize>);
 
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
@@ -301,6 +331,7 @@ impl ModelArgs {
         let model = self.model.clone().ok_or(Error::NoModel)?;
         Ok(engine::Options {
             threads: self.threads,
+            isa: self.isa.clone(),
             kv: self.kv_type,
             n_batch: self.batch,
             ..engine::Options::new(model)
@@ -389,9 +420,16 @@ fn seed(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("must be a whole number, 0 to {}", u64::MAX))
 }
 
-/// Tokens to measure with: as many as the longest context holds, so that their sums are numbers too.
+/// The most tokens to measure with: as many as the longest context holds, so that their sums are numbers too.
+pub(crate) const TOKENS_MAX: usize = 1 << 30;
+
 fn tokens(text: &str) -> Result<usize, String> {
-    between(text, 0..=1 << 30)
+    between(text, 0..=TOKENS_MAX)
+}
+
+fn lengths(text: &str) -> Result<Lengths, String> {
+    let all = text.split(',').map(tokens).collect::<Result<_, _>>();
+    all.map(Lengths).map_err(|_| format!("must be whole numbers, 0 to {TOKENS_MAX}, with commas between them"))
 }
 
 fn number(text: &str) -> Result<f32, String> {

@@ -168,7 +168,7 @@ impl Error {
             Error::Write { .. } => "check the folder, the permissions and the space on the disk".into(),
             Error::TooMuch { .. } => "give less, or a file that ends".into(),
             Error::NotAFile { .. } => "give a text file".into(),
-            Error::SameFile { .. } => "choose another name after --out".into(),
+            Error::SameFile { .. } => "choose another name for the result".into(),
             Error::NotText { .. } => "convert it to UTF-8 first".into(),
             Error::Tokens { .. } => "write decimal ids separated by spaces, or raw little-endian u32".into(),
             Error::Engine(e) => engine_hint(e),
@@ -252,10 +252,11 @@ fn shorten(mut text: String) -> String {
 
 /// The engine's hint, with the names of our flags and commands where it knows none.
 fn engine_hint(error: &engine::Error) -> String {
-    use engine::Error::{ContextFull, Device, Memory, Model, NoVocabulary, Token};
+    use engine::Error::{ContextFull, Device, InstructionSet, Memory, Model, NoVocabulary, Token};
     match error {
         Memory { .. } | Device(_) => "ask for a smaller context with --ctx, or close other programs".into(),
         ContextFull { .. } => "ask for a larger context with --ctx, or send less text".into(),
+        InstructionSet { .. } => "give --isa one of those, or leave it out for the best of them".into(),
         NoVocabulary => "take a file with a vocabulary; raw token ids go through the `logits` command".into(),
         Token { .. } => {
             "token ids belong to one vocabulary: make them with the `tokenize` command and this model".into()
@@ -280,8 +281,8 @@ fn gguf_hint(error: &gguf::Error) -> String {
 
 /// 2 where the file or the flags are to blame, 1 where the machine or the moment is.
 fn engine_status(error: &engine::Error) -> u8 {
-    use engine::Error::{ContextSize, NoVocabulary, Token};
-    let bad_usage = matches!(error, ContextSize { .. } | NoVocabulary | Token { .. });
+    use engine::Error::{ContextSize, InstructionSet, NoVocabulary, Token};
+    let bad_usage = matches!(error, ContextSize { .. } | InstructionSet { .. } | NoVocabulary | Token { .. });
     if bad_usage || error.is_bad_file() { 2 } else { 1 }
 }
 
@@ -311,6 +312,7 @@ mod tests {
         check(engine::Error::Memory { n_ctx: 1, needed_bytes: 2, available_bytes: 1 }, "--ctx");
         check(engine::Error::ContextFull { n_tokens: 2, n_ctx: 1 }, "--ctx");
         check(engine::Error::NoVocabulary, "`logits`");
+        check(engine::Error::InstructionSet { found: "z80".into(), known: "scalar".into() }, "--isa");
         check(engine::Error::Token { id: 9, pos: 0, n_vocab: 9 }, "`tokenize`");
         let unknown = models::Error::Unknown { path: path.clone(), tensor: "t".into(), others: 0 };
         check(unknown.into(), "`inspect`");

@@ -1,6 +1,6 @@
 //! The raw logits of given token ids, for comparing builds, files and programs.
 
-use std::{ops::ControlFlow, path::Path};
+use std::ops::ControlFlow;
 
 use engine::{Engine, Session};
 use tokenizer::TokenId;
@@ -26,25 +26,17 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<(), Error> {
         });
     }
     let ids = read_ids(args)?;
-    never_over(&args.out, &args.tokens)?;
+    output::never_over(&args.out, &args.tokens)?;
     let options = args.model.options()?;
     let chunk = args.chunk.unwrap_or(args.model.batch);
     let engine = Engine::open(&engine::Options { n_batch: chunk, ..options })?;
-    engine.files().try_for_each(|part| never_over(&args.out, part))?;
+    engine.files().try_for_each(|part| output::never_over(&args.out, part))?;
     let mut session =
         open_session(&engine, ids.len()).map_err(|e| e.advise("compute fewer tokens: split the file of ids"))?;
     let mut out = NewFile::create(&args.out)?;
     score(&mut session, &ids, chunk, &mut out)?;
     out.finish()?;
     terminal::note(&format!("{} rows of {} floats in {}", ids.len(), engine.info().n_vocab, args.out.display()));
-    Ok(())
-}
-
-/// Refuses to put the result in the place of what it is made from.
-fn never_over(out: &Path, input: &Path) -> Result<(), Error> {
-    if output::is_same_file(out, input) {
-        return Err(Error::SameFile { path: out.into() });
-    }
     Ok(())
 }
 

@@ -35,8 +35,19 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
 }
 
 /// Whether two paths lead to one file that exists.
-pub(crate) fn is_same_file(a: &Path, b: &Path) -> bool {
+fn is_same_file(a: &Path, b: &Path) -> bool {
     matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Refuses to put a result in the place of what it is made from.
+///
+/// # Errors
+/// [`Error::SameFile`].
+pub(crate) fn never_over(out: &Path, input: &Path) -> Result<(), Error> {
+    match is_same_file(out, input) {
+        true => Err(Error::SameFile { path: out.into() }),
+        false => Ok(()),
+    }
 }
 
 /// A file that appears under its name when it is complete. Dropped before, it leaves nothing behind.
@@ -73,6 +84,11 @@ impl NewFile {
     pub(crate) fn floats(&mut self, row: &[f32]) -> Result<(), Error> {
         let written = row.iter().try_for_each(|x| self.out.write_all(&x.to_le_bytes()));
         written.map_err(|source| self.fails(source))
+    }
+
+    /// Appends words.
+    pub(crate) fn text(&mut self, words: &str) -> Result<(), Error> {
+        self.out.write_all(words.as_bytes()).map_err(|source| self.fails(source))
     }
 
     /// All is written: gives the file its name.

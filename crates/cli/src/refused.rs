@@ -37,8 +37,11 @@ const REFUSED: [(&str, &[&str]); 12] = [
     (PACE, &["--power", "--quality", "--warm-weights", "--chdir"]),
 ];
 
+/// How a benchmark's growing context is asked for.
+const SWEEP: &str = "ds4 bench --sweep START..MAX:STEP lets a context grow, -n says how many tokens are decoded";
+
 /// What this version does in another way, and how.
-const ELSEWHERE: [(&str, &str); 15] = [
+const ELSEWHERE: [(&str, &str); 20] = [
     ("--inspect", "ds4 inspect FILE looks inside a model"),
     ("--dump-tokens", "ds4 tokenize -m FILE TEXT shows the tokens of a text"),
     ("--dump-logits", "ds4 logits writes them, as raw floats"),
@@ -47,6 +50,11 @@ const ELSEWHERE: [(&str, &str); 15] = [
     ("--perplexity-file", "ds4 logits writes the logits it comes from"),
     ("--prefix-file", "pipe the earlier turns in as text, or talk in a conversation"),
     ("--think-level", "--effort low, high or max says how hard to reason"),
+    ("--ctx-start", SWEEP),
+    ("--ctx-max", SWEEP),
+    ("--step-incr", SWEEP),
+    ("--step-mul", SWEEP),
+    ("--gen-tokens", SWEEP),
     ("pull", "download a GGUF file yourself and pass it with -m"),
     ("list", "models are files: pass one with -m"),
     ("rm", "models are files: delete them as such"),

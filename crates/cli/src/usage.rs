@@ -266,13 +266,13 @@ mod tests {
         for (args, range) in [
             (&["--seed", "-1"][..], "'--seed <N>': must be a whole number, 0 to 18446744073709551615"),
             (&["--top-k", "-1"], "'--top-k <N>': must be a whole number, 0 to 18446744073709551615"),
-            (&["bench", "-p", "-1"], "'--n-prompt <N>': must be a whole number, 0 to 1073741824"),
-            (&["bench", "-n", "-1"], "'--n-gen <N>': must be a whole number, 0 to 1073741824"),
+            (&["bench", "-p", "-1"], "'--n-prompt <N,...>': must be whole numbers, 0 to 1073741824, with"),
+            (&["bench", "-n", "-1"], "'--n-gen <N,...>': must be whole numbers, 0 to 1073741824, with"),
             (&["bench", "-d", "-1"], "'--n-depth <N>': must be a whole number, 0 to 1073741824"),
             (&["bench", "-r", "-1"], "'--reps <N>': must be a whole number, at least 1"),
         ] {
             let report = parse(["ds4"].iter().chain(args).map(OsString::from)).unwrap_err().report();
-            assert!(report.starts_with(&format!("error: invalid value '-1' for {range}\n")), "{report}");
+            assert!(report.starts_with(&format!("error: invalid value '-1' for {range}")), "{report}");
         }
         let report = parse(["ds4", "--temp", "warm"].map(OsString::from).into_iter()).unwrap_err().report();
         assert!(report.starts_with("error: invalid value 'warm' for '--temp <X>': must be a number\n"), "{report}");

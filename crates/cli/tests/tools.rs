@@ -184,35 +184,145 @@ fn programs_can_look_into_a_file() {
     assert_eq!(json["tensors"][0]["type"], "F16");
 }
 
-#[test]
-fn speed_is_measured_with_its_range() {
-    let model = file("llama/micro.gguf");
-    let ran = run(&["bench", "-m", &model, "-p", "32", "-n", "8", "-d", "16", "-r", "3", "--json"]);
+/// Runs a benchmark of the golden model.
+fn bench(args: &[&str]) -> Ran {
+    run(&[&["bench", "-m", &file("llama/micro.gguf"), "-t", "1"], args].concat())
+}
+
+fn json(ran: &Ran) -> serde_json::Value {
     assert_eq!(ran.status, Some(0), "{}", ran.err);
-    let json: serde_json::Value = serde_json::from_slice(&ran.out).unwrap();
-    let tests = json["tests"].as_array().unwrap();
-    let kinds: Vec<_> = tests.iter().map(|t| (t["kind"].as_str().unwrap(), t["n"].as_u64().unwrap())).collect();
-    assert_eq!(kinds, [("prefill", 32), ("decode", 8)]);
-    for test in tests {
-        let tps = |key: &str| test[key].as_f64().unwrap();
+    serde_json::from_slice(&ran.out).unwrap()
+}
+
+/// What was measured: kind, tokens, and those before them.
+fn tests(json: &serde_json::Value) -> Vec<(&str, u64, u64)> {
+    let number = |t: &serde_json::Value, key: &str| t[key].as_u64().unwrap();
+    let tests = json["tests"].as_array().unwrap().iter();
+    tests.map(|t| (t["kind"].as_str().unwrap(), number(t, "n"), number(t, "n_depth"))).collect()
+}
+
+#[test]
+fn speed_is_measured_with_its_range_and_its_limits() {
+    let json = json(&bench(&["-p", "32,5", "-n", "8,0", "-d", "16", "-r", "3", "--json"]));
+    assert_eq!(tests(&json), [("prefill", 32, 16), ("prefill", 5, 16), ("decode", 8, 16)]);
+    for test in json["tests"].as_array().unwrap() {
+        let figure = |key: &str| test[key].as_f64().unwrap();
         assert_eq!(test["seconds"].as_array().unwrap().len(), 3);
-        assert!(0.0 < tps("min_tps") && tps("min_tps") <= tps("median_tps") && tps("median_tps") <= tps("max_tps"));
+        assert!(0.0 < figure("min_tps"));
+        assert!(figure("min_tps") <= figure("median_tps") && figure("median_tps") <= figure("max_tps"));
+        assert!(figure("share") > 0.0 && figure("work") > 0.0);
     }
-    let ran = run(&["bench", "-m", &model, "-p", "8", "-n", "0", "-r", "1", "-t", "1"]);
+    // 5 layers of 3 * 32 + 2 * 32 + 96 rows of 96 weights and three of 256 by 96, as halves; the embeddings make logits.
+    let (layers, logits) = (5 * (256 * 96 + 3 * 256 * 96), 320 * 96);
+    let token = &json["token"];
+    assert_eq!(token["macs"], layers);
+    assert_eq!(token["logits_macs"], logits);
+    assert_eq!(token["weight_bytes"], 2 * (layers + logits));
+    assert_eq!(token["kv_bytes"], 5 * 2 * 32 * 2);
+    assert!(
+        json["limits"]["read_gbps"].as_f64().unwrap() > 0.0 && json["limits"]["int8_gmacs"].as_f64().unwrap() > 0.0
+    );
+    let ran = bench(&["-p", "8", "-n", "0", "-r", "1"]);
     assert!(ran.out_str().contains("prefill 8") && !ran.out_str().contains("decode"), "{}", ran.show());
+    assert!(ran.out_str().contains(" % of int8\n"), "{}", ran.show());
+}
+
+#[test]
+fn a_context_grows_and_goes_back_behind_each_probe() {
+    let model = file("deepseek_v4/micro-flash.gguf");
+    let ran = run(&["bench", "-m", &model, "--sweep", "40..250:100", "-n", "50", "--json"]);
+    let grown = json(&ran);
+    // Of 50 tokens that were decoded, this model could not drop all.
+    let expected = [
+        [("prefill", 40, 0), ("decode", 31, 40)],
+        [("prefill", 100, 40), ("decode", 31, 140)],
+        [("prefill", 100, 140), ("decode", 31, 240)],
+        [("prefill", 10, 240), ("decode", 31, 250)],
+    ];
+    assert_eq!(tests(&grown), expected.concat());
+    assert!(ran.err.contains("can drop no more than 31 tokens again: so many are decoded, not 50\n"), "{}", ran.err);
+    let ran = bench(&["--sweep", "20..40:x2", "-n", "50", "--json"]);
+    let expected = [("prefill", 20, 0), ("decode", 50, 20), ("prefill", 20, 20), ("decode", 50, 40)];
+    assert_eq!(tests(&json(&ran)), expected);
+    assert!(!ran.err.contains("drop"), "{}", ran.err);
+}
+
+#[test]
+fn a_sweep_becomes_rows_and_a_picture() {
+    let picture = scratch().join("sweep.svg");
+    let ran = bench(&["--sweep", "16..64", "-n", "0", "--csv", "--plot", picture.to_str().unwrap()]);
+    assert_eq!(ran.status, Some(0), "{}", ran.err);
+    let rows: Vec<Vec<&str>> = ran.out_str().lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!(rows.len(), 4, "{}", ran.out_str());
+    assert!(rows.iter().all(|row| row.len() == rows[0].len()));
+    assert_eq!(rows[3][..4], ["prefill", "32", "32", "1"]);
+    let drawn = fs::read_to_string(picture).unwrap();
+    assert!(drawn.starts_with("<svg ") && drawn.ends_with("</svg>\n"));
+    assert_eq!(drawn.matches("<circle").count(), 3);
 }
 
 #[test]
 fn what_cannot_be_measured_is_refused_with_the_range() {
-    let model = file("llama/micro.gguf");
-    let (most, wraps) = ("1073741824", "18446744073709551615");
-    let ran = run(&["bench", "-m", &model, "-p", wraps, "-d", "1"]);
-    assert_eq!(ran.status, Some(2));
-    assert!(ran.err.contains("--n-prompt <N>': must be a whole number, 0 to 1073741824"), "{}", ran.err);
-    let ran = run(&["bench", "-m", &model, "-p", most, "-d", most]);
+    let most = "1073741824";
+    let ran = bench(&["-p", most, "-d", most]);
     assert_eq!(ran.status, Some(2), "{}", ran.err);
     assert!(ran.err.contains("a context of 2147483648 tokens"), "{}", ran.err);
-    assert!(ran.err.contains("help: measure fewer tokens: lower -p, -n or -d\n"), "{}", ran.err);
+    assert!(ran.err.contains("help: measure fewer tokens: lower -p, -n and -d, or --sweep\n"), "{}", ran.err);
+    let line = |args: &[&str]| {
+        let ran = bench(args);
+        assert_eq!((ran.status, &ran.out[..]), (Some(2), &[][..]), "{}", ran.err);
+        ran.err.lines().next().unwrap().to_owned()
+    };
+    let lengths = "must be whole numbers, 0 to 1073741824, with commas between them";
+    for wrong in ["0,", ",", "", "1;2", "-1", "18446744073709551615"] {
+        let name = "error: invalid value";
+        assert_eq!(line(&[&format!("-p={wrong}")]), format!("{name} '{wrong}' for '--n-prompt <N,...>': {lengths}"));
+    }
+    assert_eq!(line(&["-p", "0,0", "-n", "0"]), "error: nothing to measure");
+    assert_eq!(line(&["--sweep", "1..2", "-n", "1,2"]), "error: a sweep decodes as many tokens at every length");
+    let sweep = line(&["--sweep", "9..2"]);
+    assert!(sweep.starts_with("error: invalid value '9..2' for '--sweep <LENGTHS>': must be START..MAX,"), "{sweep}");
+    let both = line(&["--sweep", "1..2", "-p", "3"]);
+    assert!(both.contains("'--sweep <LENGTHS>' cannot be used with '--n-prompt <N,...>'"), "{both}");
+    let alone = line(&["--plot", "x.svg"]);
+    assert!(alone.contains("not provided: --sweep <LENGTHS>"), "{alone}");
+    assert!(line(&["--ctx-start", "2048"]).starts_with("error: --ctx-start is not in this version"));
+    assert!(line(&["--isa", "z80"]).starts_with("error: this machine has no instruction set `z80`; it has scalar"));
+}
+
+#[test]
+fn a_picture_has_a_place_before_anything_is_measured() {
+    let model = testdata("llama/micro.gguf");
+    let before = fs::read(&model).unwrap();
+    for (path, status, told) in [
+        (scratch().join("no/such/folder.svg"), 1, "folder.svg: no such file or directory\n"),
+        (scratch(), 1, ": is a directory\n"),
+        (model.clone(), 2, "the result would overwrite what it is made from\n"),
+    ] {
+        let ran = bench(&["--sweep", "8..8", "--plot", path.to_str().unwrap()]);
+        assert_eq!((ran.status, &ran.out[..]), (Some(status), &[][..]), "{}", ran.err);
+        assert!(ran.err.starts_with("error: ") && ran.err.contains(told), "{}", ran.err);
+    }
+    assert!(fs::read(&model).unwrap() == before);
+}
+
+#[test]
+fn every_instruction_set_tells_the_same_logits() {
+    let logits = |isa: &str| {
+        let (ran, out) = logits_file("llama/micro", &["--kv-type", "f32", "--isa", isa]);
+        ran.err.starts_with("error: this machine has no instruction set").then(Vec::new).unwrap_or_else(|| {
+            assert_eq!(ran.status, Some(0), "{}", ran.err);
+            floats(&fs::read(out).unwrap())
+        })
+    };
+    let scalar = logits("scalar");
+    assert!(!scalar.is_empty());
+    for isa in ["avx2", "AVX-512"] {
+        let near = scalar.iter().zip(logits(isa)).all(|(a, b)| (a - b).abs() < 1e-3);
+        assert!(near, "{isa}");
+    }
+    let named = bench(&["-p", "1", "-n", "0", "-r", "1", "--isa", "scalar"]);
+    assert!(named.out_str().contains("CPU (scalar, 1 threads)"), "{}", named.show());
 }
 
 #[test]

@@ -33,6 +33,8 @@ fn help_is_short_with_one_dash() {
             Model:
               -m, --model <FILE>    The model: a GGUF file, or the first one of a split model
               -t, --threads <N>     Threads to compute with [default: one per physical core]
+                  --isa <NAME>      Instruction set to compute with: scalar, avx2 or avx512 [default: the best
+                                    there is]
                   --batch <N>       Tokens computed at a time while reading the prompt [default: 512]
                   --kv-type <TYPE>  How the KV cache is stored [default: native] [possible values: f32, f16,
                                     native]
@@ -92,16 +94,22 @@ fn every_command_has_help() {
             Usage: ds4 bench [OPTIONS]
 
             Options:
-              -p, --n-prompt <N>  Tokens to prefill, 0 for none [default: 512]
-              -n, --n-gen <N>     Tokens to decode, 0 for none [default: 128]
-              -d, --n-depth <N>   Tokens in the context before each measurement [default: 0]
-              -r, --reps <N>      How often to measure [default: 5]
-                  --json          For programs: the same, as JSON
-              -h, --help          Print help (see more with '--help')
+              -p, --n-prompt <N,...>  Tokens to prefill, 0 for none; several lengths as 128,512 [default: 512]
+              -n, --n-gen <N,...>     Tokens to decode, 0 for none; several lengths as 16,128 [default: 128]
+              -d, --n-depth <N>       Tokens in the context before each measurement [default: 0]
+              -r, --reps <N>          How often to measure [default: 5]
+                  --sweep <LENGTHS>   Let one context grow: START..MAX doubles it, START..MAX:STEP adds,
+                                      START..MAX:xFACTOR multiplies
+                  --plot <FILE>       Draw the sweep: t/s against context, as SVG
+                  --json              For programs: the same, as JSON
+                  --csv               For programs: a row per measurement, as CSV
+              -h, --help              Print help (see more with '--help')
 
             Model:
               -m, --model <FILE>    The model: a GGUF file, or the first one of a split model
               -t, --threads <N>     Threads to compute with [default: one per physical core]
+                  --isa <NAME>      Instruction set to compute with: scalar, avx2 or avx512 [default: the best
+                                    there is]
                   --batch <N>       Tokens computed at a time while reading the prompt [default: 512]
                   --kv-type <TYPE>  How the KV cache is stored [default: native] [possible values: f32, f16,
                                     native]
@@ -125,6 +133,8 @@ fn every_command_has_help() {
             Model:
               -m, --model <FILE>    The model: a GGUF file, or the first one of a split model
               -t, --threads <N>     Threads to compute with [default: one per physical core]
+                  --isa <NAME>      Instruction set to compute with: scalar, avx2 or avx512 [default: the best
+                                    there is]
                   --batch <N>       Tokens computed at a time while reading the prompt [default: 512]
                   --kv-type <TYPE>  How the KV cache is stored [default: native] [possible values: f32, f16,
                                     native]

@@ -1,0 +1,337 @@
+//! The figures: as a table for people, and for programs as CSV or JSON.
+//!
+//! The CSV has one row per measurement, as soon as it is known:
+//!
+//! | column | holds |
+//! |---|---|
+//! | `kind` | `prefill` or `decode` |
+//! | `n_depth` | tokens that are in the context before |
+//! | `n` | tokens that are measured |
+//! | `runs` | how often |
+//! | `median_tps`, `min_tps`, `max_tps` | tokens per second |
+//! | `work` | what a token costs: multiply-adds with weights in prefill, bytes read in decode |
+//! | `share` | of the limit of this run, 0 to 1: the int8 peak in prefill, the read bandwidth in decode; empty if unknown |
+//! | `read_gbps`, `int8_gmacs` | these limits: 10^9 bytes, and 10^9 multiply-adds, per second; empty if unknown |
+//! | `kv_bytes_per_token` | bytes of KV cache that each token of context takes |
+
+use engine::{Cost, Limits};
+use serde_json::{Value, json};
+
+use super::{Kind, measure::Test};
+use crate::{args::BenchArgs, units};
+
+/// What the figures hold for.
+pub(crate) struct About {
+    pub(crate) machine: String,
+    pub(crate) model: String,
+    pub(crate) device: String,
+    /// Measured in this run; `None` where the device does not tell.
+    pub(crate) limits: Option<Limits>,
+    /// Of the first token.
+    pub(crate) cost: Cost,
+    /// Of the KV cache, per token of context.
+    pub(crate) kv_bytes: u64,
+}
+
+/// How figures are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// One line per length.
+    Text,
+    /// One line per length of a sweep.
+    Sweep,
+    Csv,
+    Json,
+}
+
+impl Form {
+    pub(crate) fn of(args: &BenchArgs) -> Form {
+        match () {
+            () if args.json => Form::Json,
+            () if args.csv => Form::Csv,
+            () if args.sweep.is_some() => Form::Sweep,
+            () => Form::Text,
+        }
+    }
+}
+
+const CSV_HEAD: &str =
+    "kind,n_depth,n,runs,median_tps,min_tps,max_tps,work,share,read_gbps,int8_gmacs,kv_bytes_per_token\n";
+
+/// What comes before the first measurement.
+pub(crate) fn head(form: Form, about: &About) -> String {
+    match form {
+        Form::Text => format!(
+            "{}\n{:24}  {:>9}  {:>9}  {:>9}  {:>4}  of the limit\n",
+            introduction(about),
+            "t/s",
+            "median",
+            "min",
+            "max",
+            "runs"
+        ),
+        Form::Sweep => format!(
+            "{}\n{:>9}  {:>11}  {:12}  {:>10}  of the limit\n",
+            introduction(about),
+            "context",
+            "prefill t/s",
+            "of the limit",
+            "decode t/s"
+        ),
+        Form::Csv => CSV_HEAD.into(),
+        Form::Json => String::new(),
+    }
+}
+
+/// Measurements that belong together.
+pub(crate) fn rows(form: Form, about: &About, tests: &[Test]) -> String {
+    match form {
+        Form::Text => tests.iter().map(|t| text_row(about, t)).collect(),
+        Form::Sweep => sweep_row(about, tests),
+        Form::Csv => tests.iter().map(|t| csv_row(about, t)).collect(),
+        Form::Json => String::new(),
+    }
+}
+
+/// What comes when all is measured.
+pub(crate) fn tail(form: Form, about: &About, tests: &[Test]) -> String {
+    match form {
+        Form::Json => format!("{:#}\n", as_json(about, tests)),
+        Form::Text | Form::Sweep | Form::Csv => String::new(),
+    }
+}
+
+fn introduction(about: &About) -> String {
+    let limits = match &about.limits {
+        None => "unknown".into(),
+        Some(l) => format!(
+            "read {:.1} GB/s ({} of memory), int8 {:.0} GMAC/s ({}); measured now",
+            l.read_gbps,
+            units::bytes(l.read_bytes as u64),
+            l.int8_gmacs,
+            l.int8_by
+        ),
+    };
+    let (layers, logits) = (about.cost.layers, about.cost.logits);
+    format!(
+        "machine  {}\ndevice   {}\nlimits   {limits}\nmodel    {}\n\
+         token    {} of weights; {} multiply-adds, {} more for logits; {} of KV cache\n",
+        about.machine,
+        about.device,
+        about.model,
+        units::bytes((layers + logits).n_bytes),
+        units::count(layers.n_mac),
+        units::count(logits.n_mac),
+        units::bytes(about.kv_bytes),
+    )
+}
+
+fn text_row(about: &About, test: &Test) -> String {
+    let rates = test.rates();
+    let (min, max, n) = (rates[0], rates[rates.len() - 1], rates.len());
+    let name = match test.n_depth {
+        0 => format!("{} {}", test.kind.name(), test.n),
+        depth => format!("{} {} behind {depth}", test.kind.name(), test.n),
+    };
+    let line = format!("{name:24}  {:>9.2}  {min:>9.2}  {max:>9.2}  {n:>4}  {}", test.median(), share(about, test));
+    format!("{}\n", line.trim_end())
+}
+
+fn sweep_row(about: &About, tests: &[Test]) -> String {
+    let of = |kind| tests.iter().find(|t| t.kind == kind);
+    let cells = |t: Option<&Test>| t.map(|t| (format!("{:.2}", t.median()), share(about, t))).unwrap_or_default();
+    let n_ctx = of(Kind::Prefill).map_or(0, |t| t.n_depth + t.n);
+    let ((prefill, peak), (decode, read)) = (cells(of(Kind::Prefill)), cells(of(Kind::Decode)));
+    let line = format!("{n_ctx:>9}  {prefill:>11}  {peak:12}  {decode:>10}  {read}");
+    format!("{}\n", line.trim_end())
+}
+
+/// `74 % of read`, or nothing.
+pub(super) fn share(about: &About, test: &Test) -> String {
+    let share = about.limits.as_ref().map(|l| format!("{:.0} % of {}", 100.0 * test.share(l), test.kind.bound()));
+    share.unwrap_or_default()
+}
+
+fn csv_row(about: &About, test: &Test) -> String {
+    let (rates, limits) = (test.rates(), about.limits.as_ref());
+    let (min, max, n) = (rates[0], rates[rates.len() - 1], rates.len());
+    let known = |figure: &dyn Fn(&Limits) -> String| limits.map(figure).unwrap_or_default();
+    format!(
+        "{},{},{},{n},{:.3},{min:.3},{max:.3},{:.0},{},{},{},{}\n",
+        test.kind.name(),
+        test.n_depth,
+        test.n,
+        test.median(),
+        test.work,
+        known(&|l| format!("{:.4}", test.share(l))),
+        known(&|l| format!("{:.2}", l.read_gbps)),
+        known(&|l| format!("{:.1}", l.int8_gmacs)),
+        about.kv_bytes,
+    )
+}
+
+fn as_json(about: &About, tests: &[Test]) -> Value {
+    let limits = about.limits.as_ref();
+    let cost = &about.cost;
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "machine": about.machine, "model": about.model, "device": about.device,
+        "limits": limits.map(|l| json!({
+            "read_gbps": l.read_gbps, "read_bytes": l.read_bytes, "int8_gmacs": l.int8_gmacs, "int8_by": l.int8_by,
+        })),
+        "token": {
+            "weight_bytes": (cost.layers + cost.logits).n_bytes, "macs": cost.layers.n_mac,
+            "logits_macs": cost.logits.n_mac, "kv_bytes": about.kv_bytes,
+        },
+        "tests": tests.iter().map(|t| test_json(limits, t)).collect::<Vec<_>>(),
+    })
+}
+
+fn test_json(limits: Option<&Limits>, test: &Test) -> Value {
+    let rates = test.rates();
+    json!({
+        "kind": test.kind.name(), "n": test.n, "n_depth": test.n_depth, "seconds": test.seconds,
+        "median_tps": test.median(), "min_tps": rates[0], "max_tps": rates[rates.len() - 1],
+        "work": test.work, "share": limits.map(|l| test.share(l)),
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use engine::Work;
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    /// Figures as they might be, of lengths or of a sweep.
+    pub(in super::super) fn example() -> (About, [Test; 4]) {
+        let work = |n_bytes, n_mac| Work { n_bytes, n_mac };
+        let about = About {
+            machine: "Z80, 2 cores".into(),
+            model: "tiny <1>, llama, 1.0 M parameters".into(),
+            device: "CPU (Z, 1 threads), KV native, batch 512".into(),
+            limits: Some(Limits { read_gbps: 0.02, read_bytes: 64 << 20, int8_gmacs: 1.0, int8_by: "mul" }),
+            cost: Cost { layers: work(1_000_000, 900_000), logits: work(100_000, 90_000), attention: work(50, 9) },
+            kv_bytes: 512,
+        };
+        let test = |kind, n, n_depth, seconds: &[f64], work| Test { kind, n, n_depth, seconds: seconds.into(), work };
+        let tests = [
+            test(Kind::Prefill, 512, 0, &[2.0, 1.0, 4.0], 900_000.0),
+            test(Kind::Decode, 10, 512, &[1.0, 2.0], 1_125_000.0),
+            test(Kind::Prefill, 512, 512, &[2.5], 900_000.0),
+            test(Kind::Decode, 10, 1024, &[1.0], 1_150_000.0),
+        ];
+        (about, tests)
+    }
+
+    fn check(form: Form, expect: Expect) {
+        let (about, tests) = example();
+        let rows = tests.chunks(2).map(|step| rows(form, &about, step)).collect::<String>();
+        expect.assert_eq(&format!("{}{rows}{}", head(form, &about), tail(form, &about, &tests[1..2])));
+    }
+
+    #[test]
+    fn the_median_comes_with_its_range_and_its_share() {
+        check(
+            Form::Text,
+            expect![[r#"
+            machine  Z80, 2 cores
+            device   CPU (Z, 1 threads), KV native, batch 512
+            limits   read 0.0 GB/s (64.0 MiB of memory), int8 1 GMAC/s (mul); measured now
+            model    tiny <1>, llama, 1.0 M parameters
+            token    1.0 MiB of weights; 900.0 K multiply-adds, 90.0 K more for logits; 512 B of KV cache
+
+            t/s                          median        min        max  runs  of the limit
+            prefill 512                  256.00     128.00     512.00     3  23 % of int8
+            decode 10 behind 512           7.50       5.00      10.00     2  42 % of read
+            prefill 512 behind 512       204.80     204.80     204.80     1  18 % of int8
+            decode 10 behind 1024         10.00      10.00      10.00     1  58 % of read
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_sweep_has_a_line_per_length() {
+        check(
+            Form::Sweep,
+            expect![[r#"
+            machine  Z80, 2 cores
+            device   CPU (Z, 1 threads), KV native, batch 512
+            limits   read 0.0 GB/s (64.0 MiB of memory), int8 1 GMAC/s (mul); measured now
+            model    tiny <1>, llama, 1.0 M parameters
+            token    1.0 MiB of weights; 900.0 K multiply-adds, 90.0 K more for logits; 512 B of KV cache
+
+              context  prefill t/s  of the limit  decode t/s  of the limit
+                  512       256.00  23 % of int8        7.50  42 % of read
+                 1024       204.80  18 % of int8       10.00  58 % of read
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_measurement_is_a_row_of_csv() {
+        check(
+            Form::Csv,
+            expect![[r#"
+            kind,n_depth,n,runs,median_tps,min_tps,max_tps,work,share,read_gbps,int8_gmacs,kv_bytes_per_token
+            prefill,0,512,3,256.000,128.000,512.000,900000,0.2304,0.02,1.0,512
+            decode,512,10,2,7.500,5.000,10.000,1125000,0.4219,0.02,1.0,512
+            prefill,512,512,1,204.800,204.800,204.800,900000,0.1843,0.02,1.0,512
+            decode,1024,10,1,10.000,10.000,10.000,1150000,0.5750,0.02,1.0,512
+        "#]],
+        );
+    }
+
+    #[test]
+    fn programs_get_every_figure() {
+        check(
+            Form::Json,
+            expect![[r#"
+            {
+              "version": "0.1.0",
+              "machine": "Z80, 2 cores",
+              "model": "tiny <1>, llama, 1.0 M parameters",
+              "device": "CPU (Z, 1 threads), KV native, batch 512",
+              "limits": {
+                "read_gbps": 0.02,
+                "read_bytes": 67108864,
+                "int8_gmacs": 1.0,
+                "int8_by": "mul"
+              },
+              "token": {
+                "weight_bytes": 1100000,
+                "macs": 900000,
+                "logits_macs": 90000,
+                "kv_bytes": 512
+              },
+              "tests": [
+                {
+                  "kind": "decode",
+                  "n": 10,
+                  "n_depth": 512,
+                  "seconds": [
+                    1.0,
+                    2.0
+                  ],
+                  "median_tps": 7.5,
+                  "min_tps": 5.0,
+                  "max_tps": 10.0,
+                  "work": 1125000.0,
+                  "share": 0.421875
+                }
+              ]
+            }
+        "#]],
+        );
+    }
+
+    #[test]
+    fn without_limits_there_are_no_shares() {
+        let (about, tests) = example();
+        let about = About { limits: None, ..about };
+        assert_eq!(text_row(&about, &tests[0]).trim_end().split_whitespace().last(), Some("3"));
+        assert!(csv_row(&about, &tests[0]).ends_with(",900000,,,,512\n"));
+        assert!(introduction(&about).contains("limits   unknown\n"));
+        assert_eq!(test_json(None, &tests[0])["share"], Value::Null);
+    }
+}

@@ -73,7 +73,7 @@ pub(crate) struct ModelArgs {
     #[arg(short, long, value_name = "N", value_parser = threads, allow_negative_numbers = true)]
     pub(crate) threads: Option<usize>,
 
-    /// Instruction set to compute with: scalar, avx2 or avx512 [default: the best there is]
+    /// Instruction set to use, such as avx2 [default: the best there is]
     #[arg(long, value_name = "NAME")]
     pub(crate) isa: Option<String>,
 

@@ -33,8 +33,7 @@ fn help_is_short_with_one_dash() {
             Model:
               -m, --model <FILE>    The model: a GGUF file, or the first one of a split model
               -t, --threads <N>     Threads to compute with [default: one per physical core]
-                  --isa <NAME>      Instruction set to compute with: scalar, avx2 or avx512 [default: the best
-                                    there is]
+                  --isa <NAME>      Instruction set to use, such as avx2 [default: the best there is]
                   --batch <N>       Tokens computed at a time while reading the prompt [default: 512]
                   --kv-type <TYPE>  How the KV cache is stored [default: native] [possible values: f32, f16,
                                     native]
@@ -108,8 +107,7 @@ fn every_command_has_help() {
             Model:
               -m, --model <FILE>    The model: a GGUF file, or the first one of a split model
               -t, --threads <N>     Threads to compute with [default: one per physical core]
-                  --isa <NAME>      Instruction set to compute with: scalar, avx2 or avx512 [default: the best
-                                    there is]
+                  --isa <NAME>      Instruction set to use, such as avx2 [default: the best there is]
                   --batch <N>       Tokens computed at a time while reading the prompt [default: 512]
                   --kv-type <TYPE>  How the KV cache is stored [default: native] [possible values: f32, f16,
                                     native]
@@ -133,8 +131,7 @@ fn every_command_has_help() {
             Model:
               -m, --model <FILE>    The model: a GGUF file, or the first one of a split model
               -t, --threads <N>     Threads to compute with [default: one per physical core]
-                  --isa <NAME>      Instruction set to compute with: scalar, avx2 or avx512 [default: the best
-                                    there is]
+                  --isa <NAME>      Instruction set to use, such as avx2 [default: the best there is]
                   --batch <N>       Tokens computed at a time while reading the prompt [default: 512]
                   --kv-type <TYPE>  How the KV cache is stored [default: native] [possible values: f32, f16,
                                     native]

@@ -15,6 +15,8 @@ use super::{
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 560.0;
+/// What the width holds of the title.
+const TITLE_CHARS: usize = 80;
 /// The part of the width that contexts take.
 const X: (f64, f64) = (64.0, 652.0);
 /// Where the two kinds stand: the top, and zero.
@@ -24,11 +26,12 @@ const STYLE: &str = "\
 text{font:12px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fill:#59636e}\
 .paper{fill:#fff}.title{font-size:17px;font-weight:600;fill:#1f2328}.name{font-weight:600;fill:#1f2328}\
 .grid{stroke:#e4e8ec}.axis{stroke:#b7bec5}.limit{fill:none;stroke:#8c959f;stroke-dasharray:5 4}\
+.near{paint-order:stroke;stroke:#fff;stroke-width:4px}\
 .line{fill:none;stroke-width:2.5;stroke-linejoin:round;stroke-linecap:round}.last{font-weight:600}\
 .line.prefill{stroke:#0969da}.dot.prefill,.last.prefill{fill:#0969da}\
 .line.decode{stroke:#bc4c00}.dot.decode,.last.decode{fill:#bc4c00}\
 @media(prefers-color-scheme:dark){text{fill:#9198a1}.paper{fill:#0d1117}.title,.name{fill:#f0f6fc}\
-.grid{stroke:#21262d}.axis{stroke:#484f58}.limit{stroke:#6e7681}\
+.grid{stroke:#21262d}.axis{stroke:#484f58}.limit{stroke:#6e7681}.near{stroke:#0d1117}\
 .line.prefill{stroke:#58a6ff}.dot.prefill,.last.prefill{fill:#58a6ff}\
 .line.decode{stroke:#f0883e}.dot.decode,.last.decode{fill:#f0883e}}";
 
@@ -39,7 +42,8 @@ pub(crate) fn svg(about: &About, tests: &[Test], logarithmic: bool) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\">\n\
          <style>{STYLE}</style>\n<rect class=\"paper\" width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"8\"/>\n"
     );
-    text(&mut out, "title", "start", 24.0, 36.0, &about.model);
+    let title: String = about.model.chars().take(TITLE_CHARS).collect();
+    text(&mut out, "title", "start", 24.0, 36.0, &title);
     text(&mut out, "", "start", 24.0, 58.0, &about.machine);
     text(&mut out, "", "start", 24.0, 76.0, &about.device);
     for panel in PANELS {
@@ -137,7 +141,8 @@ impl<'a> Panel<'a> {
         self.limit(out);
         self.curve(out);
         if let Some(last) = self.tests.last() {
-            let (x, y) = (self.axis.x(n_ctx(last)) + 10.0, self.y(last.median()) + 4.0);
+            // The second line has to end above the axis.
+            let (x, y) = (self.axis.x(n_ctx(last)) + 10.0, (self.y(last.median()) + 4.0).min(self.zero - 18.0));
             text(out, &format!("last {}", self.kind.name()), "start", x, y, &number(last.median()));
             text(out, "", "start", x, y + 15.0, &report::share(about, last));
         }
@@ -156,13 +161,13 @@ impl<'a> Panel<'a> {
     }
 
     fn limit(&self, out: &mut String) {
-        let (Some(l), Some(first)) = (self.limits, self.tests.first()) else { return };
+        let (Some(l), Some(last)) = (self.limits, self.tests.last()) else { return };
         let words = match self.kind {
             Kind::Prefill => "what the int8 peak allows",
             Kind::Decode => "what the read bandwidth allows",
         };
         self.polyline(out, "limit", &|t| t.rate_limit(l));
-        text(out, "", "start", X.0 + 6.0, self.y(first.rate_limit(l)) - 7.0, words);
+        text(out, "near", "end", X.1, self.y(last.rate_limit(l)) - 7.0, words);
     }
 
     fn curve(&self, out: &mut String) {

@@ -320,8 +320,7 @@ pub(crate) fn matmul_grouped(cpu: &Cpu, y: &Tensor, w: &Tensor, x: &Tensor, n_gr
             match &columns {
                 Some((panels, n_panels, columns)) => {
                     let columns = columns.panels(g * n_panels..(g + 1) * n_panels);
-                    let ahead = grain * cpu.n_threads();
-                    let next = weights.rows(rows.start + ahead..rows.end + ahead);
+                    let next = weights.rows(rows.end..rows.end + rows.len());
                     weights.multiply_panels(panels, rows, n, columns, next, emit);
                 }
                 None => weights.multiply(rows, n, |t| packed.row(t * n_group + g), emit),

@@ -165,7 +165,7 @@ pub(crate) fn moe(
                 let first = task % tiles * grain;
                 let n = grain.min(n_ff - first);
                 let rows = chosen.expert * n_ff + first..chosen.expert * n_ff + first + n;
-                let later = task + cpu.n_threads();
+                let later = task + 1;
                 let later = choices.experts.get(later / tiles).map(|e| e.expert * n_ff + later % tiles * grain);
                 let next =
                     [up.weights.rows(rows.clone()), later.map_or(&[], |first| gate.weights.rows(first..first + n))];

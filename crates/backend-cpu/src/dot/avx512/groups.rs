@@ -102,12 +102,13 @@ pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [u8])) -> Pan
     })
 }
 
-/// The dot products of a row of weights with the rows `x`.
+/// The dot products of a row of weights with the rows `x`; `d` and `dmin` are the bytes of a group where these are.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 pub(super) fn dot<const N: usize, const BYTES: usize, const FORM: u8>(
     w: &[u8],
     x: [&[u8]; N],
+    [d, dmin]: [usize; 2],
     decode: impl Fn(&[u8; BYTES]) -> Parts,
 ) -> [f32; N] {
     let (w, rest) = w.as_chunks::<BYTES>();
@@ -117,23 +118,62 @@ pub(super) fn dot<const N: usize, const BYTES: usize, const FORM: u8>(
         x_groups[c] = groups(x[c], w.len());
     }
     let mut y = [0.0; N];
-    for (g, bytes) in w.iter().enumerate() {
-        if N == 1 {
-            prefetch(bytes);
+    // Four groups at a time, as four registers are added up for the price of two.
+    for (i, w) in w.chunks(4).enumerate() {
+        let mut sums = [[[_mm512_setzero_si512(); 4]; 2]; N];
+        for (k, bytes) in w.iter().enumerate() {
+            if N == 1 {
+                prefetch(bytes);
+            }
+            let w = decode(bytes);
+            for c in 0..N {
+                // SAFETY: a column was cut to as many groups. Checks would take a tenth of the time.
+                let x = unsafe { x_groups[c].get_unchecked(4 * i + k) };
+                [sums[c][0][k], sums[c][1][k]] = parts_of_sums::<FORM>(&w, x);
+            }
         }
-        let w = decode(bytes);
+        let (d, dmin) = (halves(w, d), halves(w, dmin));
         for c in 0..N {
-            // SAFETY: a column was cut to as many groups. Checks would take a tenth of the time.
-            y[c] = add_group::<FORM>(y[c], &w, unsafe { x_groups[c].get_unchecked(g) });
+            let mut four = _mm_mul_ps(_mm_cvtepi32_ps(reduce(sums[c][0])), d);
+            if has_mins(FORM) {
+                let mins = _mm_srai_epi32::<7>(reduce(sums[c][1])); // negative
+                four = _mm_fmadd_ps(_mm_cvtepi32_ps(mins), dmin, four);
+            }
+            let mut values = [0.0; 4];
+            // SAFETY: 16 writable bytes; `storeu` has no alignment requirement.
+            unsafe { _mm_storeu_ps(values.as_mut_ptr(), four) };
+            let x = &x_groups[c][4 * i..][..w.len()];
+            values.iter().zip(x).for_each(|(group, x)| y[c] = group.mul_add(x.scale[0], y[c]));
         }
     }
     y
 }
 
-/// `y + scale * (d * I - dmin * M)`
+/// The f16 at byte `at` of up to four groups.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-fn add_group<const FORM: u8>(y: f32, w: &Parts, x: &Group) -> f32 {
+fn halves<const BYTES: usize>(w: &[[u8; BYTES]], at: usize) -> __m128 {
+    let mut halves = [0u16; 8];
+    w.iter().zip(&mut halves).for_each(|(w, half)| *half = u16::from_le_bytes([w[at], w[at + 1]]));
+    // SAFETY: 16 readable bytes; `loadu` has no alignment requirement.
+    _mm_cvtph_ps(unsafe { _mm_loadu_si128(halves.as_ptr().cast()) })
+}
+
+/// The sum of the lanes of each of four registers.
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn reduce(x: [__m512i; 4]) -> __m128i {
+    let pair = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let (ab, cd) = (pair(x[0], x[1]), pair(x[2], x[3]));
+    let four = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    let two = _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64::<1>(four));
+    _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256::<1>(two))
+}
+
+/// Of a group, lanes that add up to `I`, and to `-128 M`.
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn parts_of_sums<const FORM: u8>(w: &Parts, x: &Group) -> [__m512i; 2] {
     let start = load_i32(&x.start); // -128 times the sums
     let mut products = match FORM {
         // What the offset takes off: of the first halves of blocks, and the second.
@@ -150,20 +190,15 @@ fn add_group<const FORM: u8>(y: f32, w: &Parts, x: &Group) -> f32 {
         let half = if has_mins(FORM) { 0 } else { p / 2 };
         products[half] = _mm512_dpbusd_epi32(products[half], w.q[p], load_i8(&x.q[p]));
     }
-    let scaled = match FORM {
-        BYTE => products[0],
-        WIDE => _mm512_mullo_epi32(products[0], w.scales),
+    match FORM {
+        BYTE => [products[0], _mm512_mullo_epi32(w.mins, start)],
+        WIDE => [_mm512_mullo_epi32(products[0], w.scales), _mm512_mullo_epi32(w.mins, start)],
         _ => {
             let first = _mm512_mullo_epi32(products[0], _mm512_shuffle_epi32::<0xa0>(w.scales));
-            _mm512_add_epi32(first, _mm512_mullo_epi32(products[1], _mm512_shuffle_epi32::<0xf5>(w.scales)))
+            let second = _mm512_mullo_epi32(products[1], _mm512_shuffle_epi32::<0xf5>(w.scales));
+            [_mm512_add_epi32(first, second), _mm512_setzero_si512()]
         }
-    };
-    let mut group = _mm512_reduce_add_epi32(scaled) as f32 * _mm512_cvtss_f32(w.d);
-    if has_mins(FORM) {
-        let mins = _mm512_reduce_add_epi32(_mm512_mullo_epi32(w.mins, start)) >> 7;
-        group = (mins as f32).mul_add(_mm512_cvtss_f32(w.dmin), group);
     }
-    group.mul_add(x.scale[0], y)
 }
 
 /// See [`crate::dot::panel::Lanes::unpack`].
@@ -326,7 +361,7 @@ fn multiply<const FORM: u8>(w: &WeightGroup, x: &ColumnGroup, [first, second]: [
     }
 }
 
-/// Adds a group's products as [`add_group`] does.
+/// Adds a group's products as [`dot`] does.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn finish<const FORM: u8>(products: [&Sums; 2], w: &WeightGroup, x: &ColumnGroup, out: &mut Square) {

@@ -67,13 +67,14 @@ macro_rules! integer {
     }};
 }
 
-/// The kernel of an integer format for matrix registers, of which a group is a sum of integers.
+/// The kernel of an integer format for matrix registers, of which a group is a sum of integers; given where a group has
+/// `d` and `dmin`.
 macro_rules! grouped {
-    ($form:path, $decode:path) => {{
+    ($form:path, $decode:path, $d:expr) => {{
         use $decode as decode;
         #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
         fn dot<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-            groups::dot::<N, _, { $form }>(w, x, |w| decode(w))
+            groups::dot::<N, _, { $form }>(w, x, $d, |w| decode(w))
         }
         #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
         fn unpack(w: &[u8], row_bytes: usize, out: &mut [u8]) {
@@ -98,11 +99,11 @@ pub(super) fn kernel(format: Format, amx: bool) -> Option<Kernel> {
         Format::Q5_1 => integer!(amx, Q8_1, MINS, nibbles::q5_1),
         Format::IQ4_NL => integer!(amx, Q8_0, SIGNED, nibbles::iq4_nl),
         Format::MXFP4 => integer!(amx, Q8_0, SIGNED, nibbles::mxfp4),
-        Format::Q2_K if amx => grouped!(groups::BYTE, k_quants::q2_k_parts),
-        Format::Q3_K if amx => grouped!(groups::OFFSET_4, k_quants::q3_k_parts),
-        Format::Q4_K if amx => grouped!(groups::WIDE, k_quants::q4_k_parts),
-        Format::Q5_K if amx => grouped!(groups::WIDE, k_quants::q5_k_parts),
-        Format::Q6_K if amx => grouped!(groups::OFFSET_32, k_quants::q6_k_parts),
+        Format::Q2_K if amx => grouped!(groups::BYTE, k_quants::q2_k_parts, [80, 82]),
+        Format::Q3_K if amx => grouped!(groups::OFFSET_4, k_quants::q3_k_parts, [108, 108]),
+        Format::Q4_K if amx => grouped!(groups::WIDE, k_quants::q4_k_parts, [0, 2]),
+        Format::Q5_K if amx => grouped!(groups::WIDE, k_quants::q5_k_parts, [0, 2]),
+        Format::Q6_K if amx => grouped!(groups::OFFSET_32, k_quants::q6_k_parts, [208, 208]),
         Format::Q2_K => integer!(amx, Q8_K, MINS_16, k_quants::q2_k),
         Format::Q3_K => integer!(amx, Q8_K, BY_16, k_quants::q3_k),
         Format::Q4_K => integer!(amx, Q8_K, MINS, k_quants::q4_k),
@@ -116,7 +117,7 @@ pub(super) fn kernel(format: Format, amx: bool) -> Option<Kernel> {
 }
 
 /// How far ahead of the arithmetic weights are asked for, in bytes.
-const AHEAD: usize = 1536;
+const AHEAD: usize = 6 << 10;
 
 /// Levels are signed, with 128 added to them, and `w = a * level`.
 const SIGNED: u8 = 0;
@@ -240,13 +241,14 @@ fn pad<const BYTES: usize>(bytes: &[u8]) -> [u8; BYTES] {
     padded
 }
 
-/// Asks for the weights that come [`AHEAD`] of `bytes`.
+/// Asks for the weights that come [`AHEAD`] of `bytes`, into the second-level cache: the first has room for few lines under
+/// way.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn prefetch<const BYTES: usize>(bytes: &[u8; BYTES]) {
     for line in 0..BYTES.div_ceil(64) {
         let at = bytes.as_ptr().wrapping_add(AHEAD + 64 * line);
-        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
     }
 }
 

@@ -141,6 +141,17 @@ impl Weights {
     fn signed(q: [__m512i; 4], a: __m512) -> Weights {
         Weights { q, a, b: _mm512_setzero_ps() }
     }
+
+    /// The last `n` of the eight blocks as the first ones, and nothing behind them: a block is 64 bits of each register.
+    #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+    #[inline]
+    fn last(self, n: usize) -> Weights {
+        let from = _mm512_add_epi64(eight(|b| b), _mm512_set1_epi64(8 - n as i64));
+        let present = (1 << n) - 1;
+        let shift = |v| _mm512_maskz_permutexvar_epi64(present, from, v);
+        let shift_ps = |v| _mm512_castsi512_ps(shift(_mm512_castps_si512(v)));
+        Weights { q: self.q.map(|q| shift(q)), a: shift_ps(self.a), b: shift_ps(self.b) }
+    }
 }
 
 /// The dot products of a row of weights, `BYTES` per 256 of them, with the rows `x`.
@@ -155,30 +166,29 @@ fn dot<const N: usize, const BYTES: usize, const FORM: u8>(
     decode: impl Fn(&[u8; BYTES]) -> Weights,
 ) -> [f32; N] {
     let (whole, rest) = w.as_chunks::<BYTES>();
-    let padded;
-    let mut last: &[[u8; BYTES]] = &[];
-    if !rest.is_empty() {
-        padded = [pad(rest)];
-        last = &padded;
-    }
+    let n = whole.len() + usize::from(!rest.is_empty());
     let mut x_groups: [&[Group]; N] = [&[]; N];
     for c in 0..N {
-        x_groups[c] = groups(x[c], whole.len() + last.len());
+        x_groups[c] = groups(x[c], n);
     }
     let mut sums = [_mm512_setzero_ps(); N];
-    let mut g = 0;
-    for part in [whole, last] {
-        for bytes in part {
-            if N == 1 {
-                prefetch(bytes);
+    for g in 0..n {
+        let weights = match whole.get(g) {
+            Some(bytes) => {
+                if N == 1 {
+                    prefetch(bytes);
+                }
+                decode(bytes)
             }
-            let w = decode(bytes);
-            for c in 0..N {
-                // SAFETY: a column was cut to as many groups as the parts have together. Checks would take a tenth of
-                // the time.
-                sums[c] = add_group::<FORM>(sums[c], &w, unsafe { x_groups[c].get_unchecked(g) });
-            }
-            g += 1;
+            // A copy with zeros behind it would cost as much as four whole groups.
+            None => match w.last_chunk() {
+                Some(bytes) => decode(bytes).last(rest.len() * 8 / BYTES),
+                None => decode(&pad(rest)),
+            },
+        };
+        for c in 0..N {
+            // SAFETY: a column was cut to as many groups as the row has. Checks would take a tenth of the time.
+            sums[c] = add_group::<FORM>(sums[c], &weights, unsafe { x_groups[c].get_unchecked(g) });
         }
     }
     sums.map(|sum| reduce(sum))

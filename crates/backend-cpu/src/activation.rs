@@ -84,6 +84,9 @@ fn groups_mut(row: &mut [u8]) -> &mut [Group] {
 }
 
 impl Activation {
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [Activation; 4] = [Activation::F32, Activation::Q8_0, Activation::Q8_1, Activation::Q8_K];
+
     /// Bytes of a packed row of `n` values.
     pub(crate) fn row_bytes(self, n: usize) -> usize {
         match self {

@@ -9,7 +9,7 @@
 //! | `topology.rs`, `pool.rs`, `memory.rs` | cores; threads; tensors' bytes as slices |
 //! | `activation.rs`, `dot/` | packing of rows before a dot product; dot products per format and instruction set |
 //! | `vector.rs`, `vector/mix.rs` | the other loops over f32 |
-//! | `matmul.rs`, `moe.rs`, `attention.rs`, `latent.rs`, `simple.rs` | the operations |
+//! | `matmul.rs`, `products.rs`, `moe.rs`, `attention.rs`, `latent.rs`, `simple.rs` | the operations |
 //! | `peak.rs` | what bounds them all |
 #![deny(unsafe_code)]
 
@@ -31,6 +31,8 @@ mod moe;
 mod peak;
 #[allow(unsafe_code, reason = "regions borrow from their caller")]
 mod pool;
+#[allow(unsafe_code, reason = "threads write different parts of one output")]
+mod products;
 mod simple;
 mod topology;
 #[allow(unsafe_code, reason = "loads, stores and the choice of instruction set")]
@@ -40,7 +42,7 @@ use std::sync::{Arc, Mutex};
 
 use compute::{
     Attention, Bank, Chooser, Compressor, Device, DeviceError, HostBytes, Hyper, Kind, Latent, Limits, Memory, Rope,
-    Router, Step, Tensor,
+    Router, Step, Tensor, shapes,
 };
 pub use dot::Isa;
 use dot::Kernel;
@@ -58,6 +60,7 @@ pub struct Cpu {
     kernels: Vec<Kernel>, // as in `quant::FORMATS`
     running: Lock,
     scratch: Mutex<matmul::Scratch>,
+    rows: Mutex<products::Scratch>,
 }
 
 impl Cpu {
@@ -86,6 +89,7 @@ impl Cpu {
             kernels,
             running: Lock::default(),
             scratch: Mutex::default(),
+            rows: Mutex::default(),
         })
     }
 
@@ -97,6 +101,12 @@ impl Cpu {
     fn kernel(&self, format: Format) -> &Kernel {
         let i = quant::FORMATS.iter().position(|&f| f == format).expect("FORMATS lists every format");
         &self.kernels[i]
+    }
+
+    /// The kernel for the weights `w`.
+    fn kernel_of(&self, w: &Tensor) -> &Kernel {
+        let Kind::Packed(format) = w.kind() else { panic!("weights of kind {:?}", w.kind()) };
+        self.kernel(format)
     }
 
     fn access<'a>(&'a self, outs: &'a [&'a Tensor], ins: &'a [&'a Tensor]) -> Access<'a> {
@@ -147,7 +157,26 @@ impl Device for Cpu {
     }
 
     fn matmul_grouped(&self, y: &Tensor, w: &Tensor, x: &Tensor, n_group: usize) {
-        matmul::matmul_grouped(self, y, w, x, n_group);
+        match x.rows() {
+            0..=products::FEW => products::matmuls(self, &[(y, w)], x, n_group),
+            _ => matmul::matmul_grouped(self, y, w, x, n_group),
+        }
+    }
+
+    fn matmuls(&self, products: &[(&Tensor, &Tensor)], x: &Tensor) {
+        match x.rows() {
+            0..=products::FEW => products::matmuls(self, products, x, 1),
+            _ => products.iter().for_each(|(y, w)| self.matmul(y, w, x)),
+        }
+    }
+
+    fn gated(&self, y: &Tensor, [gate, up]: [(&Tensor, &Tensor); 2], x: &Tensor, limit: Option<f32>) {
+        shapes::gated(y, [gate, up], x);
+        if x.rows() <= products::FEW {
+            return products::gated(self, y, [gate.1, up.1], x, limit);
+        }
+        self.matmuls(&[gate, up], x);
+        self.swiglu(y, gate.0, up.0, limit);
     }
 
     fn add(&self, x: &Tensor, b: &Tensor) {

@@ -14,7 +14,7 @@
 
 use std::{cell::RefCell, ops::Range};
 
-use compute::{Kind, Tensor, shapes};
+use compute::{Tensor, shapes};
 
 use crate::{
     Cpu,
@@ -23,7 +23,7 @@ use crate::{
         Kernel, Tile, TileSums,
         panel::{COLUMN_PANELS, Panels, SIDE, Sums},
     },
-    memory::Workspace,
+    memory::{Workspace, bytes_of},
     moe::Choices,
     pool::{Pool, Shares},
 };
@@ -67,16 +67,19 @@ pub(crate) struct Packed<'a> {
 }
 
 impl<'a> Packed<'a> {
-    /// Packs `x`, rows of `n` elements, into `workspace`.
+    /// Packs `x`, rows of `n` elements, into `workspace`, unless they can be read where they are.
     pub(crate) fn new(
         pool: &Pool,
         activation: Activation,
-        x: &[f32],
+        x: &'a [f32],
         n: usize,
         workspace: &'a mut Workspace,
     ) -> Packed<'a> {
         let row_bytes = activation.row_bytes(n);
         let stride = row_bytes.next_multiple_of(64);
+        if activation == Activation::F32 && stride == row_bytes {
+            return Packed { bytes: bytes_of(x), stride };
+        }
         let bytes = workspace.get::<u8>(x.len() / n * stride);
         pool.rows(bytes, stride, 4, &|i, out| {
             let (row, rest) = out.split_at_mut(row_bytes);
@@ -136,8 +139,7 @@ pub(crate) struct Weights<'a> {
 
 impl<'a> Weights<'a> {
     pub(crate) fn new(cpu: &'a Cpu, w: &Tensor, bytes: &'a [u8]) -> Weights<'a> {
-        let Kind::Packed(format) = w.kind() else { panic!("weights of kind {:?}", w.kind()) };
-        Weights { kernel: cpu.kernel(format), bytes, row_bytes: w.row_bytes(), n_in: w.cols() }
+        Weights { kernel: cpu.kernel_of(w), bytes, row_bytes: w.row_bytes(), n_in: w.cols() }
     }
 
     /// Weights in a row.

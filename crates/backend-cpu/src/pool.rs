@@ -299,6 +299,28 @@ mod tests {
     }
 
     #[test]
+    fn pieces_cover_everything_once_and_shrink() {
+        for n_threads in 1..5 {
+            let pool = pool(n_threads);
+            for n in [0, 1, 2, 7, 100, 5_000] {
+                let mut y = vec![0u32; n];
+                let shares = Shares::new(&mut y);
+                let sizes = Mutex::new(vec![]);
+                pool.split(n, 3, &|part| {
+                    sizes.lock().expect("nothing panics here").push((part.start, part.len()));
+                    // SAFETY: a piece is handed out once, which is what this test asks.
+                    unsafe { shares.get(part) }.iter_mut().for_each(|v| *v += 1);
+                });
+                assert!(y.iter().all(|&v| v == 1), "{n_threads} threads, {n}");
+                let mut sizes = sizes.into_inner().expect("nothing panics here");
+                sizes.sort();
+                assert!(sizes.is_sorted_by_key(|&(_, len)| std::cmp::Reverse(len)), "{sizes:?}");
+                assert!(sizes.iter().all(|&(start, len)| len >= 3 || start + len == n), "{sizes:?}");
+            }
+        }
+    }
+
+    #[test]
     fn thousands_of_regions_lose_no_task() {
         let pool = pool(3);
         let sum = AtomicUsize::new(0);

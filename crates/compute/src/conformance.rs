@@ -36,6 +36,8 @@ const OPERATIONS: &[(&str, fn(&mut Cases))] = &[
     ("rms_norm", rows::rms_norm),
     ("matmul", rows::matmul),
     ("matmul_grouped", rows::matmul_grouped),
+    ("matmuls", rows::matmuls),
+    ("gated", rows::gated),
     ("add", rows::add),
     ("swiglu", rows::swiglu),
     ("rope", rows::rope),
@@ -155,7 +157,7 @@ fn check_case(
     seed: u64,
     fail: &mut dyn FnMut(&dyn Device, String),
 ) {
-    let expected = match run(case, &Reference, CUTS[0], seed) {
+    let expected = match run(case, &Reference, CUTS[0], promise, seed) {
         Ok(expected) => expected,
         Err(what) => return fail(&Reference, what),
     };
@@ -163,7 +165,7 @@ fn check_case(
     for &dev in devices {
         for cut in CUTS {
             let how = if cut == CUTS[0] { "all at once".to_string() } else { format!("{cut} at a time") };
-            let outputs = match run(case, dev, cut, seed) {
+            let outputs = match run(case, dev, cut, promise, seed) {
                 Ok(outputs) => outputs,
                 Err(what) => {
                     fail(dev, format!("{how}: {what}"));
@@ -199,9 +201,9 @@ struct Output {
 }
 
 /// Runs a case in cuts of `cut` rows.
-fn run(case: &Case, dev: &dyn Device, cut: usize, seed: u64) -> Result<Vec<Output>, String> {
+fn run(case: &Case, dev: &dyn Device, cut: usize, promise: Promise, seed: u64) -> Result<Vec<Output>, String> {
     let body = || {
-        let mut lab = Lab::new(dev, cut, seed, &case.name);
+        let mut lab = Lab::new(dev, cut, promise, seed, &case.name);
         let outcome = (case.run)(&mut lab);
         let read = |(bound, y): (Bound, Tensor)| {
             let mut bytes = vec![0; y.byte_range().len()];

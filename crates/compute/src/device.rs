@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::{Kind, Step, Tensor, reference};
+use crate::{Kind, Step, Tensor, reference, shapes};
 
 /// Bytes of the host, kept alive by whoever holds them: a mapped file, or a vector.
 pub type HostBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
@@ -254,6 +254,11 @@ pub trait Device: Memory {
         self.matmul_grouped(y, w, x, 1);
     }
 
+    /// Several products with the same `x`, each into its own `y`: `(y, w)`.
+    fn matmuls(&self, products: &[(&Tensor, &Tensor)], x: &Tensor) {
+        products.iter().for_each(|(y, w)| self.matmul(y, w, x));
+    }
+
     /// Block-diagonal product: with `w` cut into `n_group` blocks of rows and `x[t]` into as many parts, block `g` is
     /// multiplied with part `g`.
     fn matmul_grouped(&self, y: &Tensor, w: &Tensor, x: &Tensor, n_group: usize) {
@@ -268,6 +273,14 @@ pub trait Device: Memory {
     /// `y = silu(min(gate, limit)) * clamp(up, -limit, limit)` (Shazeer 2020, eq. 6); without a limit, no clamps.
     fn swiglu(&self, y: &Tensor, gate: &Tensor, up: &Tensor, limit: Option<f32>) {
         reference::swiglu(self, y, gate, up, limit);
+    }
+
+    /// `y = swiglu(w_gate x, w_up x)`, given `(gate, w_gate)` and `(up, w_up)`; what the buffers `gate` and `up` hold
+    /// afterwards is undefined.
+    fn gated(&self, y: &Tensor, [gate, up]: [(&Tensor, &Tensor); 2], x: &Tensor, limit: Option<f32>) {
+        shapes::gated(y, [gate, up], x);
+        self.matmuls(&[gate, up], x);
+        self.swiglu(y, gate.0, up.0, limit);
     }
 
     /// Turns each head of `x`, `[t, n_head, head_dim]`, to position `p(t)`, or back by it.

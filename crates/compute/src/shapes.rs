@@ -49,6 +49,13 @@ pub fn swiglu(y: &Tensor, gate: &Tensor, up: &Tensor) {
     check(n(y) == n(gate) && n(y) == n(up), "swiglu", &[y, gate, up]);
 }
 
+/// See [`Device::gated`].
+pub fn gated(y: &Tensor, [(gate, w_gate), (up, w_up)]: [(&Tensor, &Tensor); 2], x: &Tensor) {
+    matmul_grouped(gate, w_gate, x, 1);
+    matmul_grouped(up, w_up, x, 1);
+    swiglu(y, gate, up);
+}
+
 /// See [`Device::rope`].
 pub fn rope(x: &Tensor, r: &Rope, step: &Step) {
     let heads = x.shape().len() == 3 && x.shape()[0] == step.len();

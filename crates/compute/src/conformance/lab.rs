@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use quant::{Format, RowFormat};
 
-use super::{Bound, data, data::Random};
+use super::{Bound, Promise, data, data::Random};
 use crate::{Device, F32, Kind, Row, Step, Tensor};
 
 /// What a case computed, and how far it may be from the reference.
@@ -15,13 +15,15 @@ pub(super) struct Lab<'a> {
     pub(super) random: Random,
     /// What a case itself found wrong.
     pub(super) claims: Vec<String>,
+    /// What the device promises.
+    pub(super) promise: Promise,
     cut: usize,
 }
 
 impl<'a> Lab<'a> {
     /// Inputs follow from `seed` and `name`, whatever the device and the cut.
-    pub(super) fn new(dev: &'a dyn Device, cut: usize, seed: u64, name: &str) -> Lab<'a> {
-        Lab { dev, random: Random::new(seed, name), claims: vec![], cut }
+    pub(super) fn new(dev: &'a dyn Device, cut: usize, promise: Promise, seed: u64, name: &str) -> Lab<'a> {
+        Lab { dev, random: Random::new(seed, name), claims: vec![], promise, cut }
     }
 
     /// The ranges in which `n` rows are computed.

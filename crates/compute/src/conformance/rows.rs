@@ -3,10 +3,10 @@
 use quant::{FORMATS, Format, RowFormat};
 
 use super::{
-    Bound, Cases,
+    Bound, Cases, Promise,
     lab::{Lab, batches},
 };
-use crate::{F32, Hyper, Kind, Pairs, Rope, reference};
+use crate::{F32, Hyper, Kind, Pairs, Rope, Tensor, reference};
 
 const ROWS: [usize; 4] = [1, 2, 9, 33];
 
@@ -111,6 +111,73 @@ fn product(lab: &mut Lab, format: Format, [n_out, n_in, n_rows]: [usize; 3], n_g
         }
     }
     vec![(bound(format), y)]
+}
+
+/// Formats for weights that meet the same rows: one way to round these, several, and weights that are numbers.
+const TOGETHER: [&[Format]; 4] = [
+    &[Format::Q4_K, Format::Q6_K, Format::IQ2_XXS],
+    &[Format::Q8_0, Format::Q4_1, Format::Q4_K, Format::F16],
+    &[Format::F16, Format::F32],
+    &[Format::Q4_0; 11],
+];
+
+pub(super) fn matmuls(cases: &mut Cases) {
+    for formats in TOGETHER {
+        for n_rows in [1, 3, 9, 33] {
+            cases.add(format!("{n_rows} rows, {formats:?}"), move |lab| {
+                let x = lab.even(&[n_rows, 512], 3.0);
+                let sizes = [70, 40, 33, 300].into_iter().cycle();
+                let w: Vec<Tensor> = formats.iter().zip(sizes).map(|(&f, n)| lab.weights(f, &[n, 512])).collect();
+                let y: Vec<Tensor> = w.iter().map(|w| lab.out(&[n_rows, w.rows()])).collect();
+                let apart: Vec<Tensor> = w.iter().map(|w| lab.out(&[n_rows, w.rows()])).collect();
+                for r in lab.cuts(n_rows) {
+                    let x = x.slice(r.clone());
+                    let cut: Vec<Tensor> = y.iter().map(|y| y.slice(r.clone())).collect();
+                    lab.dev.matmuls(&cut.iter().zip(&w).collect::<Vec<_>>(), &x);
+                    apart.iter().zip(&w).for_each(|(y, w)| lab.dev.matmul(&y.slice(r.clone()), w, &x));
+                }
+                y.iter().zip(&apart).for_each(|(y, apart)| same(lab, y, apart));
+                w.iter().zip(y).map(|(w, y)| (bound_of(w), y)).collect()
+            });
+        }
+    }
+}
+
+pub(super) fn gated(cases: &mut Cases) {
+    for [gate, up] in [[Format::Q4_K; 2], [Format::Q4_K, Format::Q6_K], [Format::Q8_0, Format::Q4_1], [Format::F16; 2]]
+    {
+        for (n_rows, n_ff) in [(1, 1), (1, 333), (3, 70), (9, 40), (33, 70)] {
+            for limit in [None, Some(2.0)] {
+                cases.add(format!("{gate:?}, {up:?}, {n_rows} rows to {n_ff}, limit {limit:?}"), move |lab| {
+                    let x = lab.even(&[n_rows, 512], 0.3);
+                    let [w_gate, w_up] = [gate, up].map(|f| lab.weights(f, &[n_ff, 512]));
+                    let [y, apart, g, u] = [(); 4].map(|()| lab.out(&[n_rows, n_ff]));
+                    for r in lab.cuts(n_rows) {
+                        let [y, apart, g, u, x] = [&y, &apart, &g, &u, &x].map(|t| t.slice(r.clone()));
+                        lab.dev.gated(&y, [(&g, &w_gate), (&u, &w_up)], &x, limit);
+                        lab.dev.matmul(&g, &w_gate, &x);
+                        lab.dev.matmul(&u, &w_up, &x);
+                        lab.dev.swiglu(&apart, &g, &u, limit);
+                    }
+                    same(lab, &y, &apart);
+                    let float = bound_of(&w_gate) == Bound::Float;
+                    vec![(if float { Bound::Float } else { Bound::RoundedTwice }, y)]
+                });
+            }
+        }
+    }
+}
+
+/// Claims that a fused operation computed what its parts do, as a device promises it.
+fn same(lab: &mut Lab, fused: &Tensor, parts: &Tensor) {
+    let [fused, parts] = [fused, parts].map(|t| reference::f32s(lab.dev, t));
+    let equal = fused.iter().zip(&parts).all(|(f, p)| f.to_bits() == p.to_bits());
+    lab.claim(equal || lab.promise == Promise::Bounds, "a fused operation has the bits of its parts");
+}
+
+fn bound_of(w: &Tensor) -> Bound {
+    let Kind::Packed(format) = w.kind() else { panic!("weights of kind {:?}", w.kind()) };
+    bound(format)
 }
 
 /// Weights that are numbers meet activations as they are.

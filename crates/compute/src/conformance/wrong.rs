@@ -45,6 +45,12 @@ const CALLS: &[(&str, Call)] = &[
     ("matmul_grouped: n_out is no multiple", |b, n| {
         b.dev.matmul_grouped(&b.of(&[3, 6 + n]), &b.of(&[6 + n, 8]), &b.of(&[3, 16]), 2);
     }),
+    ("matmuls: n_in of the second", |b, n| {
+        let (x, w) = (b.of(&[3, 8]), [b.of(&[5, 8]), b.of(&[4, 8 + n])]);
+        b.dev.matmuls(&[(&b.of(&[3, 5]), &w[0]), (&b.of(&[3, 4]), &w[1])], &x);
+    }),
+    ("gated: y", |b, n| gated(b, 6, 3 + n)),
+    ("gated: gate and up differ", |b, n| gated(b, 6 + n, 3)),
     ("add: columns", |b, n| b.dev.add(&b.of(&[3, 8]), &b.of(&[1, 8 + n]))),
     ("add: rows", |b, n| b.dev.add(&b.of(&[3, 8]), &b.of(&[3 + n, 8]))),
     ("swiglu", |b, n| b.dev.swiglu(&b.of(&[3, 8]), &b.of(&[3, 8]), &b.of(&[3 + n, 8]), None)),
@@ -80,6 +86,11 @@ fn attend(b: &Bench, n_head: usize, width: usize) {
     let a = Attention { n_head, n_head_kv: 2, scale: 1.0 };
     let (k, v) = (b.cache(&[3, 9, width]), b.cache(&[3, 9, 8]));
     b.dev.attention(&b.of(&[3, 16]), &b.of(&[3, 16]), &k, &v, &a, &b.step);
+}
+
+fn gated(b: &Bench, n_up: usize, n_rows: usize) {
+    let (gate, up) = ((&b.of(&[3, 6]), &b.of(&[6, 8])), (&b.of(&[3, n_up]), &b.of(&[n_up, 8])));
+    b.dev.gated(&b.of(&[n_rows, 6]), [gate, up], &b.of(&[3, 8]), None);
 }
 
 fn route(b: &Bench, [n_weights, n_expert]: [usize; 2], bias: Option<usize>) {

@@ -61,7 +61,7 @@ impl V4State {
         dev.rms_norm(&h, &y, Some(&w.norm), c.eps);
 
         // A1 to A4
-        dev.matmul(&q_rank, &w.q_a, &h);
+        dev.matmuls(&[(&q_rank, &w.q_a), (&kv, &w.kv)], &h);
         dev.rms_norm(&q_rank, &q_rank, Some(&w.q_norm), c.eps);
         dev.matmul(&q, &w.q_b, &q_rank);
         let q_heads = q.reshape(&[t * c.n_head, c.head_dim]);
@@ -69,7 +69,6 @@ impl V4State {
         dev.rope(&q.reshape(&[t, c.n_head, c.head_dim]), &w.rope, false, step);
 
         // A5 to A7
-        dev.matmul(&kv, &w.kv, &h);
         dev.rms_norm(&kv, &kv, Some(&w.kv_norm), c.eps);
         dev.rope(&kv.reshape(&[t, 1, c.head_dim]), &w.rope, false, step);
         dev.store(&cache.ring, &kv, step);
@@ -116,9 +115,7 @@ impl V4State {
         dev.route(&experts, &weights, &logits, &router, step);
         dev.moe(&out, &h, &w.bank, &experts, &weights, c.moe.limits[layer]);
 
-        dev.matmul(&gate, &w.shared_gate, &h);
-        dev.matmul(&up, &w.shared_up, &h);
-        dev.swiglu(&act, &gate, &up, c.moe.limits_shared[layer]);
+        dev.gated(&act, [(&gate, &w.shared_gate), (&up, &w.shared_up)], &h, c.moe.limits_shared[layer]);
         dev.matmul(&y, &w.shared_down, &act);
         dev.add(&out, &y);
     }
@@ -127,8 +124,7 @@ impl V4State {
 /// C1 to C8 for the tokens of a batch whose normalised inputs are `h`.
 fn compress(dev: &dyn Device, w: &CompressorWeights, c: &Compressor, pooled: &[Tensor; 2], h: &Tensor, step: &Step) {
     let [kv, gate] = pooled.each_ref().map(|b| cut(b, step.len(), w.ape.cols()));
-    dev.matmul(&kv, &w.kv, h);
-    dev.matmul(&gate, &w.gate, h);
+    dev.matmuls(&[(&kv, &w.kv), (&gate, &w.gate)], h);
     dev.compress(&kv, &gate, c, step);
 }
 

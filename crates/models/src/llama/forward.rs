@@ -65,30 +65,27 @@ impl LlamaState {
         let [x, h, q, k, v, a, gate, up, act] = &self.cut(t);
 
         dev.rms_norm(h, x, Some(&l.attn_norm), c.eps);
-        for (y, w, b) in [(q, &l.wq, &l.bq), (k, &l.wk, &l.bk), (v, &l.wv, &l.bv)] {
-            linear(dev, y, w, b, h);
-        }
+        dev.matmuls(&[(q, &l.wq), (k, &l.wk), (v, &l.wv)], h);
+        [(q, &l.bq), (k, &l.bk), (v, &l.bv)].into_iter().for_each(|(y, b)| bias(dev, y, b));
         dev.rope(&q.reshape(&[t, c.n_head, c.head_dim]), &w.rope, false, step);
         dev.rope(&k.reshape(&[t, c.n_head_kv, c.head_dim]), &w.rope, false, step);
         dev.store(&cache.k, k, step);
         dev.store(&cache.v, v, step);
         let attention = Attention { n_head: c.n_head, n_head_kv: c.n_head_kv, scale: c.scale };
         dev.attention(a, q, &cache.k, &cache.v, &attention, step);
-        linear(dev, h, &l.wo, &l.bo, a);
+        dev.matmul(h, &l.wo, a);
+        bias(dev, h, &l.bo);
         dev.add(x, h);
 
         dev.rms_norm(h, x, Some(&l.ffn_norm), c.eps);
-        dev.matmul(gate, &l.gate, h);
-        dev.matmul(up, &l.up, h);
-        dev.swiglu(act, gate, up, None);
+        dev.gated(act, [(gate, &l.gate), (up, &l.up)], h, None);
         dev.matmul(h, &l.down, act);
         dev.add(x, h);
     }
 }
 
-/// `y = w x + b`
-fn linear(dev: &dyn Device, y: &Tensor, w: &Tensor, b: &Option<Tensor>, x: &Tensor) {
-    dev.matmul(y, w, x);
+/// `y += b`, where there is a bias.
+fn bias(dev: &dyn Device, y: &Tensor, b: &Option<Tensor>) {
     if let Some(b) = b {
         dev.add(y, b);
     }

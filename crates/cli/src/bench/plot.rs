@@ -26,12 +26,12 @@ const STYLE: &str = "\
 text{font:12px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fill:#59636e}\
 .paper{fill:#fff}.title{font-size:17px;font-weight:600;fill:#1f2328}.name{font-weight:600;fill:#1f2328}\
 .grid{stroke:#e4e8ec}.axis{stroke:#b7bec5}.limit{fill:none;stroke:#8c959f;stroke-dasharray:5 4}\
-.near{paint-order:stroke;stroke:#fff;stroke-width:4px}\
+.halo{stroke:#fff;stroke-width:4px;stroke-linejoin:round}\
 .line{fill:none;stroke-width:2.5;stroke-linejoin:round;stroke-linecap:round}.last{font-weight:600}\
 .line.prefill{stroke:#0969da}.dot.prefill,.last.prefill{fill:#0969da}\
 .line.decode{stroke:#bc4c00}.dot.decode,.last.decode{fill:#bc4c00}\
 @media(prefers-color-scheme:dark){text{fill:#9198a1}.paper{fill:#0d1117}.title,.name{fill:#f0f6fc}\
-.grid{stroke:#21262d}.axis{stroke:#484f58}.limit{stroke:#6e7681}.near{stroke:#0d1117}\
+.grid{stroke:#21262d}.axis{stroke:#484f58}.limit{stroke:#6e7681}.halo{stroke:#0d1117}\
 .line.prefill{stroke:#58a6ff}.dot.prefill,.last.prefill{fill:#58a6ff}\
 .line.decode{stroke:#f0883e}.dot.decode,.last.decode{fill:#f0883e}}";
 
@@ -167,7 +167,10 @@ impl<'a> Panel<'a> {
             Kind::Decode => "what the read bandwidth allows",
         };
         self.polyline(out, "limit", &|t| t.rate_limit(l));
-        text(out, "near", "end", X.1, self.y(last.rate_limit(l)) - 7.0, words);
+        // The first one parts the second from what lies behind it.
+        for class in ["halo", ""] {
+            text(out, class, "end", X.1, self.y(last.rate_limit(l)) - 7.0, words);
+        }
     }
 
     fn curve(&self, out: &mut String) {

@@ -140,7 +140,6 @@ impl Activation {
             group.scale = [scale; 16];
             for (b, x) in blocks.iter().enumerate() {
                 pack_block(x, inverse, b, group);
-                group.totals[2 * b..2 * b + 2].fill(group.sums[2 * b] + group.sums[2 * b + 1]);
             }
             return;
         }
@@ -179,6 +178,7 @@ fn pack_block(x: &[f32; 32], inverse: f32, b: usize, group: &mut Group) {
         group.sums[2 * b + i] = sum as f32;
         group.start[2 * b + i] = -128 * sum;
     }
+    group.totals[2 * b..2 * b + 2].fill(group.sums[2 * b] + group.sums[2 * b + 1]);
 }
 
 /// The largest magnitude; as integers, floats without a sign keep their order.

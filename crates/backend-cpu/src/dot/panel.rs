@@ -41,7 +41,7 @@ pub(crate) struct WeightBlock {
     /// Levels; with their offsets taken off, where there are any, so that they are signed.
     pub(crate) q: [[i8; 32]; SIDE],
     /// What the kernel's form says, of each row.
-    pub(crate) factors: [[f32; SIDE]; 3],
+    pub(crate) factors: [[f32; SIDE]; 4],
     /// -128 times the sum of the levels of each row, or of its halves, for kernels that add 128 to activations.
     pub(crate) start: [[i32; SIDE]; 2],
 }
@@ -245,4 +245,34 @@ impl Groups {
 /// `bytes` in at most `n` parts.
 fn parts(bytes: &[u8], n: usize) -> std::slice::Chunks<'_, u8> {
     bytes.chunks(bytes.len().div_ceil(n).max(1))
+}
+
+/// [`Lanes::gather`] in plain code, of values as they are.
+pub(super) fn gather(x: &[&[Group]], out: &mut [ColumnBlock]) {
+    let n_groups = out.len() / LANES;
+    for (i, out) in out.iter_mut().enumerate() {
+        let (lane, g) = (i / n_groups, i % n_groups);
+        for c in 0..SIDE {
+            let group = x.get(c).map_or(&Group::ZERO, |x| &x[g]);
+            for (j, four) in out.x.iter_mut().enumerate() {
+                let at = 8 * lane + 4 * (j % 2);
+                let values = group.q[j / 2][at..at + 4].iter().map(|&q| q as u8);
+                four[4 * c..4 * c + 4].iter_mut().zip(values).for_each(|(out, q)| *out = q);
+            }
+            out.scale[c] = group.scale[2 * lane];
+            (0..2).for_each(|half| out.sums[half][c] = group.sums[2 * lane + half]);
+        }
+    }
+}
+
+/// [`Lanes::sum`] in plain code.
+pub(super) fn sum(lanes: &mut [Square; LANES]) {
+    let mut y = Square::ZERO;
+    for r in 0..SIDE {
+        for c in 0..SIDE {
+            let two = |i: usize| lanes[i].0[r][c] + lanes[i + 4].0[r][c];
+            y.0[c][r] = (two(0) + two(2)) + (two(1) + two(3));
+        }
+    }
+    lanes[0] = y;
 }

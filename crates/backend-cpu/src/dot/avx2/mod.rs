@@ -10,19 +10,22 @@
 //! | `legacy.rs` | blocks of 32: `Q4_0` to `Q8_0`, `IQ4_NL`, `MXFP4` |
 //! | `k_quants.rs` | `Q2_K` to `Q6_K` |
 //! | `iq.rs` | the formats with a codebook: `IQ2_*`, `IQ3_*`, `IQ4_XS` |
+//! | `panel.rs` | all but floats, for batches |
 //!
 //! Every function names all features, needed or not: what has fewer than the closures it takes cannot inline them.
+#![allow(clippy::needless_range_loop, reason = "loops over registers index several arrays, and unroll")]
 
 mod float;
 mod iq;
 mod k_quants;
 mod legacy;
+mod panel;
 
 use std::arch::x86_64::*;
 
 use quant::Format;
 
-use super::{Kernel, simd};
+use super::{Kernel, panel::WeightBlock, simd};
 use crate::activation::{Activation, Group, groups};
 
 /// Whether this machine can run these kernels.
@@ -30,16 +33,21 @@ pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
-/// The kernel of an integer format, given its largest level, whether there are factors for each 16, and what unpacks 128
-/// weights.
+/// The kernel of an integer format, given its largest level, what its factors belong to, and what unpacks 128 weights.
 macro_rules! integer {
-    ($activation:ident, $max:expr, $by_16:literal, $decode:path) => {{
+    ($activation:ident, $max:expr, $form:ident, $decode:path) => {{
         use $decode as decode;
         #[target_feature(enable = "avx2,fma,f16c")]
         fn dot<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-            super::avx2::dot::<N, _, { $max }, $by_16>(w, x, |w| decode::<0>(w), |w| decode::<1>(w))
+            super::avx2::dot::<N, _, { $max }, $form>(w, x, |w| decode::<0>(w), |w| decode::<1>(w))
         }
-        simd!($activation, dot)
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn unpack(w: &[u8], row_bytes: usize, out: &mut [WeightBlock]) {
+            panel::unpack::<_, $form>(w, row_bytes, out, |w| decode::<0>(w), |w| decode::<1>(w));
+        }
+        // SAFETY: `super::kernel` refuses instruction sets that this machine lacks.
+        let panels = panel::panels::<{ $max }, $form>(|w, row_bytes, out| unsafe { unpack(w, row_bytes, out) });
+        Kernel { panels: Some(panels), ..simd!($activation, dot) }
     }};
 }
 
@@ -49,30 +57,39 @@ pub(super) fn kernel(format: Format) -> Option<Kernel> {
         Format::F32 => simd!(F32, float::f32),
         Format::F16 => simd!(F32, float::f16),
         Format::BF16 => simd!(F32, float::bf16),
-        Format::Q4_0 => integer!(Q8_0, 15, false, legacy::q4_0),
-        Format::Q4_1 => integer!(Q8_1, 15, false, legacy::q4_1),
-        Format::Q5_0 => integer!(Q8_0, 31, false, legacy::q5_0),
-        Format::Q5_1 => integer!(Q8_1, 31, false, legacy::q5_1),
-        Format::Q8_0 => integer!(Q8_0, SIGNED, false, legacy::q8_0),
-        Format::IQ4_NL => integer!(Q8_0, SIGNED, false, legacy::iq4_nl),
-        Format::MXFP4 => integer!(Q8_0, 24, false, legacy::mxfp4),
-        Format::Q2_K => integer!(Q8_K, 45, false, k_quants::q2_k),
-        Format::Q3_K => integer!(Q8_K, 7, true, k_quants::q3_k),
-        Format::Q4_K => integer!(Q8_K, 15, false, k_quants::q4_k),
-        Format::Q5_K => integer!(Q8_K, 31, false, k_quants::q5_k),
-        Format::Q6_K => integer!(Q8_K, 63, true, k_quants::q6_k),
-        Format::IQ2_XXS => integer!(Q8_K, iq::MAX, false, iq::iq2_xxs),
-        Format::IQ2_XS => integer!(Q8_K, iq::MAX, true, iq::iq2_xs),
-        Format::IQ2_S => integer!(Q8_K, iq::MAX, true, iq::iq2_s),
-        Format::IQ3_XXS => integer!(Q8_K, iq::MAX, false, iq::iq3_xxs),
-        Format::IQ3_S => integer!(Q8_K, iq::MAX, false, iq::iq3_s),
-        Format::IQ4_XS => integer!(Q8_K, SIGNED, false, iq::iq4_xs),
+        Format::Q4_0 => integer!(Q8_0, 15, MINS, legacy::q4_0),
+        Format::Q4_1 => integer!(Q8_1, 15, MINS, legacy::q4_1),
+        Format::Q5_0 => integer!(Q8_0, 31, MINS, legacy::q5_0),
+        Format::Q5_1 => integer!(Q8_1, 31, MINS, legacy::q5_1),
+        Format::Q8_0 => integer!(Q8_0, SIGNED, PLAIN, legacy::q8_0),
+        Format::IQ4_NL => integer!(Q8_0, SIGNED, PLAIN, legacy::iq4_nl),
+        Format::MXFP4 => integer!(Q8_0, 24, MINS, legacy::mxfp4),
+        Format::Q2_K => integer!(Q8_K, 45, MINS_16, k_quants::q2_k),
+        Format::Q3_K => integer!(Q8_K, 7, BY_16, k_quants::q3_k),
+        Format::Q4_K => integer!(Q8_K, 15, MINS, k_quants::q4_k),
+        Format::Q5_K => integer!(Q8_K, 31, MINS, k_quants::q5_k),
+        Format::Q6_K => integer!(Q8_K, 63, BY_16, k_quants::q6_k),
+        Format::IQ2_XXS => integer!(Q8_K, iq::MAX, MINS, iq::iq2_xxs),
+        Format::IQ2_XS => integer!(Q8_K, iq::MAX, BY_16, iq::iq2_xs),
+        Format::IQ2_S => integer!(Q8_K, iq::MAX, BY_16, iq::iq2_s),
+        Format::IQ3_XXS => integer!(Q8_K, iq::MAX, MINS, iq::iq3_xxs),
+        Format::IQ3_S => integer!(Q8_K, iq::MAX, MINS, iq::iq3_s),
+        Format::IQ4_XS => integer!(Q8_K, SIGNED, PLAIN, iq::iq4_xs),
         _ => return None,
     })
 }
 
 /// How far ahead of the arithmetic weights are asked for, in bytes.
 const AHEAD: usize = 1536;
+
+/// `w = a * level`
+const PLAIN: u8 = 0;
+/// `w = a * level - b`
+const MINS: u8 = 1;
+/// The same, but the halves of a block of 32 have a `b` of their own.
+const MINS_16: u8 = 2;
+/// The same, but these have an `a` and a `b` of their own.
+const BY_16: u8 = 3;
 
 /// 128 weights, half of a [`Group`]: `w = a * q - b`. Lane `i` of `a` and `b` is for weights `16 i .. 16 i + 16`.
 struct Weights {
@@ -83,11 +100,11 @@ struct Weights {
 
 /// The dot products of a row of weights, `BYTES` per 256 of them, with the rows `x`.
 ///
-/// `first` and `second` unpack 128 each. Levels are at most `MAX`, see [`products`]. `BY_16` says that the halves of
-/// a block of 32 have factors of their own. A row of blocks of 32 may end within the 256: the rest counts as zeros.
+/// `first` and `second` unpack 128 each. Levels are at most `MAX`, see [`products`]. `FORM` says what factors belong to. A
+/// row of blocks of 32 may end within the 256: the rest counts as zeros.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn dot<const N: usize, const BYTES: usize, const MAX: usize, const BY_16: bool>(
+fn dot<const N: usize, const BYTES: usize, const MAX: usize, const FORM: u8>(
     w: &[u8],
     x: [&[u8]; N],
     first: impl Fn(&[u8; BYTES]) -> Weights,
@@ -104,7 +121,7 @@ fn dot<const N: usize, const BYTES: usize, const MAX: usize, const BY_16: bool>(
     for c in 0..N {
         x_groups[c] = groups(x[c], whole.len() + last.len());
     }
-    let mut sums = [_mm256_setzero_ps(); N];
+    let mut sums = [[_mm256_setzero_ps(); 2]; N];
     let mut g = 0;
     for part in [whole, last] {
         for bytes in part {
@@ -116,38 +133,46 @@ fn dot<const N: usize, const BYTES: usize, const MAX: usize, const BY_16: bool>(
                 for c in 0..N {
                     // SAFETY: a column was cut to as many groups as the parts have together. Checks take time here.
                     let x = unsafe { x_groups[c].get_unchecked(g) };
-                    sums[c] = add_half::<MAX, BY_16>(sums[c], &w, x, half);
+                    sums[c][half] = add_half::<MAX, FORM>(sums[c][half], &w, x, half);
                 }
             }
             g += 1;
         }
     }
-    sums.map(|sum| reduce(sum))
+    sums.map(|[first, second]| reduce_pairs(_mm256_add_ps(first, second)))
 }
 
-/// `sum + scale * (a * (q . x) - b * (1 . x))`, lane by lane
+/// `sum + scale * (a * (q . x) - b * (1 . x))`, where a pair of lanes has a block.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn add_half<const MAX: usize, const BY_16: bool>(sum: __m256, w: &Weights, x: &Group, half: usize) -> __m256 {
-    let [first, second] = products::<MAX, BY_16>(&w.q, [0, 1, 2, 3].map(|p| load_i8(&x.q[p], half)));
-    let products = if BY_16 {
-        let second = _mm256_mul_ps(_mm256_cvtepi32_ps(second), _mm256_movehdup_ps(w.a));
-        _mm256_fmadd_ps(_mm256_cvtepi32_ps(first), _mm256_moveldup_ps(w.a), second)
-    } else {
-        _mm256_mul_ps(_mm256_cvtepi32_ps(first), w.a)
+fn add_half<const MAX: usize, const FORM: u8>(sum: __m256, w: &Weights, x: &Group, half: usize) -> __m256 {
+    let pairs = |lanes| _mm256_cvtepi32_ps(_mm256_add_epi32(lanes, _mm256_shuffle_epi32::<0xb1>(lanes)));
+    let [first, second] = products::<MAX, FORM>(&w.q, [0, 1, 2, 3].map(|p| load_i8(&x.q[p], half)));
+    let first = pairs(first);
+    let mins = || {
+        let halves = _mm256_mul_ps(load_f32(&x.sums, half), w.b);
+        _mm256_add_ps(halves, _mm256_permute_ps::<0xb1>(halves))
     };
-    let total = _mm256_fnmadd_ps(load_f32(&x.sums, half), w.b, products);
+    let total = match FORM {
+        PLAIN => _mm256_mul_ps(first, w.a),
+        MINS => _mm256_fnmadd_ps(load_f32(&x.totals, half), w.b, _mm256_mul_ps(first, w.a)),
+        MINS_16 => _mm256_fmsub_ps(first, w.a, mins()),
+        _ => {
+            let second = _mm256_mul_ps(pairs(second), _mm256_movehdup_ps(w.a));
+            _mm256_sub_ps(_mm256_fmadd_ps(first, _mm256_moveldup_ps(w.a), second), mins())
+        }
+    };
     _mm256_fmadd_ps(total, load_f32(&x.scale, half), sum)
 }
 
-/// Sums of four products per lane of each register: those of the first two and the last two, or, unless `BY_16`, of all
+/// Sums of four products per lane of each register: those of the first two and the last two if [`BY_16`], else of all
 /// and nothing.
 ///
 /// Products of bytes come in pairs of 16 bits, at most `2 * 127 * MAX`. Levels up to 32 let four pairs be added before
 /// they need 32 bits, levels up to 64 two, levels up to 128 none. [`SIGNED`] levels lend their sign to the activations.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn products<const MAX: usize, const BY_16: bool>(w: &[__m256i; 4], x: [__m256i; 4]) -> [__m256i; 2] {
+fn products<const MAX: usize, const FORM: u8>(w: &[__m256i; 4], x: [__m256i; 4]) -> [__m256i; 2] {
     let mut pairs = x;
     for p in 0..4 {
         pairs[p] = match MAX {
@@ -160,13 +185,13 @@ fn products<const MAX: usize, const BY_16: bool>(w: &[__m256i; 4], x: [__m256i; 
         ..=64 => widen(_mm256_add_epi16(pairs[i], pairs[i + 1])),
         _ => _mm256_add_epi32(widen(pairs[i]), widen(pairs[i + 1])),
     };
-    match (BY_16, MAX) {
-        (true, _) => [two(0), two(2)],
-        (false, ..=32) => {
+    match (FORM, MAX) {
+        (BY_16, _) => [two(0), two(2)],
+        (_, ..=32) => {
             let four = _mm256_add_epi16(_mm256_add_epi16(pairs[0], pairs[1]), _mm256_add_epi16(pairs[2], pairs[3]));
             [widen(four), _mm256_setzero_si256()]
         }
-        (false, _) => [_mm256_add_epi32(two(0), two(2)), _mm256_setzero_si256()],
+        (_, _) => [_mm256_add_epi32(two(0), two(2)), _mm256_setzero_si256()],
     }
 }
 
@@ -193,6 +218,14 @@ fn pad<const BYTES: usize>(bytes: &[u8]) -> [u8; BYTES] {
     let mut padded = [0; BYTES];
     padded[..bytes.len()].copy_from_slice(bytes);
     padded
+}
+
+/// The sum of what pairs of lanes both hold, in the order of `crate::dot::panel::sum`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn reduce_pairs(pairs: __m256) -> f32 {
+    let two = _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps::<1>(pairs));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehl_ps(two, two)))
 }
 
 /// The sum of all lanes.

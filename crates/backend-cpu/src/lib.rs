@@ -159,14 +159,14 @@ impl Device for Cpu {
     fn matmul_grouped(&self, y: &Tensor, w: &Tensor, x: &Tensor, n_group: usize) {
         match x.rows() {
             0..=products::FEW => products::matmuls(self, &[(y, w)], x, n_group),
-            _ => matmul::matmul_grouped(self, y, w, x, n_group),
+            _ => matmul::matmuls(self, &[(y, w)], x, n_group),
         }
     }
 
     fn matmuls(&self, products: &[(&Tensor, &Tensor)], x: &Tensor) {
         match x.rows() {
             0..=products::FEW => products::matmuls(self, products, x, 1),
-            _ => products.iter().for_each(|(y, w)| self.matmul(y, w, x)),
+            _ => matmul::matmuls(self, products, x, 1),
         }
     }
 

@@ -286,31 +286,57 @@ pub(crate) fn copy(out: &mut [f32], v: &[f32]) {
     }
 }
 
-/// See [`compute::Device::matmul_grouped`].
-pub(crate) fn matmul_grouped(cpu: &Cpu, y: &Tensor, w: &Tensor, x: &Tensor, n_group: usize) {
-    shapes::matmul_grouped(y, w, x, n_group);
-    let (n_out, n_in, n) = (w.rows(), w.cols(), x.rows());
-    let (outs, ins) = ([y], [w, x]);
+/// See [`compute::Device::matmuls`]; with groups, [`compute::Device::matmul_grouped`]. Neighbours of one format share the
+/// packed rows.
+pub(crate) fn matmuls(cpu: &Cpu, products: &[(&Tensor, &Tensor)], x: &Tensor, n_group: usize) {
+    products.chunk_by(|a, b| a.1.kind() == b.1.kind()).for_each(|products| alike(cpu, products, x, n_group));
+}
+
+/// Products with weights of one format.
+fn alike(cpu: &Cpu, products: &[(&Tensor, &Tensor)], x: &Tensor, n_group: usize) {
+    products.iter().for_each(|(y, w)| shapes::matmul_grouped(y, w, x, n_group));
+    let (outs, mut ins): (Vec<&Tensor>, Vec<&Tensor>) = products.iter().copied().unzip();
+    ins.push(x);
     let access = cpu.access(&outs, &ins);
     let mut scratch = cpu.scratch.lock().unwrap_or_else(|e| e.into_inner());
-    let weights = Weights::new(cpu, w, access.input(0));
     let scratch = &mut *scratch;
-    let packed = Packed::new(&cpu.pool, weights.kernel.activation, access.input(1), n_in, &mut scratch.packed);
-    let (y, per_group) = (Shares::new(access.out::<f32>(0)), n_out / n_group);
-    let columns = weights.panels(n).map(|panels| {
+    let (n, n_in, first) = (x.rows(), ins[0].cols(), Weights::new(cpu, ins[0], access.input(0)));
+    let rows = access.input(products.len());
+    let packed = Packed::new(&cpu.pool, first.kernel.activation, rows, n_in, &mut scratch.packed);
+    let columns = first.panels(n).map(|panels| {
         let n_panels = n.div_ceil(SIDE);
         let row = |i: usize, c: usize| {
             let t = i % n_panels * SIDE + c;
             (t < n).then_some(t * n_group + i / n_panels)
         };
         let n_all = n_group * n_panels;
-        (panels, n_panels, Columns::new(&cpu.pool, panels, &packed, n_in, n_all, row, &mut scratch.columns))
+        (panels, Columns::new(&cpu.pool, panels, &packed, n_in, n_all, row, &mut scratch.columns))
     });
+    for (i, (_, w)) in products.iter().enumerate() {
+        let weights = Weights::new(cpu, w, access.input(i));
+        let y = Shares::new(access.out::<f32>(i));
+        multiply(cpu, y, weights, w.rows(), n, n_group, &packed, columns.as_ref().map(|(panels, c)| (*panels, c)));
+    }
+}
+
+/// One product, of packed rows or of columns in panels.
+#[allow(clippy::too_many_arguments, reason = "sizes, and two forms of the same rows")]
+fn multiply(
+    cpu: &Cpu,
+    y: Shares<f32>,
+    weights: Weights,
+    n_out: usize,
+    n: usize,
+    n_group: usize,
+    packed: &Packed,
+    columns: Option<(&Panels, &Columns)>,
+) {
+    let per_group = n_out / n_group;
     let grain = match columns {
-        Some((panels, ..)) => weights.panel_grain(panels, n_out, cpu.n_threads()),
+        Some((panels, _)) => weights.panel_grain(panels, n_out, cpu.n_threads()),
         None => weights.grain(),
     };
-    let n_tasks = per_group.div_ceil(grain);
+    let (n_tasks, n_panels) = (per_group.div_ceil(grain), n.div_ceil(SIDE));
     cpu.pool.split(n_group * n_tasks, 1, &|tasks| {
         for task in tasks {
             let (g, first) = (task / n_tasks, task % n_tasks * grain);
@@ -319,8 +345,8 @@ pub(crate) fn matmul_grouped(cpu: &Cpu, y: &Tensor, w: &Tensor, x: &Tensor, n_gr
                 // SAFETY: a row of weights belongs to one task, so its outputs are written once.
                 copy(unsafe { y.get(t * n_out + o..t * n_out + o + v.len()) }, v);
             };
-            match &columns {
-                Some((panels, n_panels, columns)) => {
+            match columns {
+                Some((panels, columns)) => {
                     let columns = columns.panels(g * n_panels..(g + 1) * n_panels);
                     let next = weights.rows(rows.end..rows.end + rows.len());
                     weights.multiply_panels(panels, rows, n, columns, next, emit);

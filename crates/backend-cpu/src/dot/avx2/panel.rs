@@ -129,7 +129,7 @@ fn half_block<const MAX: usize>(q: &[i8; 32], x: &ColumnBlock, half: usize, c: u
         ..=32 => widen(_mm256_add_epi16(two[0], two[1])),
         33..=64 => _mm256_add_epi32(widen(two[0]), widen(two[1])),
         _ => {
-            let wide = pairs.map(|pairs| widen(pairs));
+            let wide = pairs.map(widen);
             _mm256_add_epi32(_mm256_add_epi32(wide[0], wide[1]), _mm256_add_epi32(wide[2], wide[3]))
         }
     }

@@ -150,7 +150,7 @@ impl Weights {
         let present = (1 << n) - 1;
         let shift = |v| _mm512_maskz_permutexvar_epi64(present, from, v);
         let shift_ps = |v| _mm512_castsi512_ps(shift(_mm512_castps_si512(v)));
-        Weights { q: self.q.map(|q| shift(q)), a: shift_ps(self.a), b: shift_ps(self.b) }
+        Weights { q: self.q.map(shift), a: shift_ps(self.a), b: shift_ps(self.b) }
     }
 }
 

@@ -39,6 +39,10 @@ const TILE_COLUMNS: usize = 16;
 const TILE_PART: usize = 2 << 10;
 /// Bytes of unpacked weights: part of the second-level cache.
 const UNPACKED_BYTES: usize = 512 << 10;
+/// The same of floats: rather all rows of a narrow matrix at once, as columns are longer than these.
+const TILE_UNPACKED_BYTES: usize = 1536 << 10;
+/// Columns in a task with tiles.
+const TILE_TASK: usize = 64;
 /// Tasks per thread, if there are enough rows: so that threads end together.
 const TASKS: usize = 8;
 
@@ -200,7 +204,7 @@ impl<'a> Weights<'a> {
         emit: &mut dyn FnMut(usize, usize, &[f32]),
     ) {
         let row_bytes = tile.row_bytes(self.n_in);
-        let n_unpacked = (UNPACKED_BYTES / row_bytes / 4 * 4).clamp(4, rows.len().next_multiple_of(4));
+        let n_unpacked = (TILE_UNPACKED_BYTES / row_bytes / 4 * 4).clamp(4, rows.len().next_multiple_of(4));
         OWN.with_borrow_mut(|[workspace, sums]| {
             let unpacked = workspace.get::<u8>(n_unpacked * row_bytes);
             for first in rows.clone().step_by(n_unpacked) {
@@ -332,18 +336,24 @@ fn multiply(
     columns: Option<(&Panels, &Columns)>,
 ) {
     let per_group = n_out / n_group;
-    let grain = match columns {
-        Some((panels, _)) => weights.panel_grain(panels, n_out, cpu.n_threads()),
-        None => weights.grain(),
+    // Rows of weights in a task, and columns.
+    let (grain, n_columns) = match (columns, weights.kernel.tile) {
+        (Some((panels, _)), _) => (weights.panel_grain(panels, n_out, cpu.n_threads()), n),
+        (None, Some(tile)) => (TILE_UNPACKED_BYTES / tile.row_bytes(weights.n_in), TILE_TASK),
+        (None, None) => (weights.grain(), n),
     };
+    let grain = grain.clamp(1, per_group.max(1));
     let (n_tasks, n_panels) = (per_group.div_ceil(grain), n.div_ceil(SIDE));
-    cpu.pool.split(n_group * n_tasks, 1, &|tasks| {
+    cpu.pool.split(n.div_ceil(n_columns) * n_group * n_tasks, 1, &|tasks| {
         for task in tasks {
+            let (start, task) = (task / (n_group * n_tasks) * n_columns, task % (n_group * n_tasks));
+            let end = (start + n_columns).min(n);
             let (g, first) = (task / n_tasks, task % n_tasks * grain);
             let rows = g * per_group + first..g * per_group + (first + grain).min(per_group);
             let emit = &mut |o: usize, t: usize, v: &[f32]| {
-                // SAFETY: a row of weights belongs to one task, so its outputs are written once.
-                copy(unsafe { y.get(t * n_out + o..t * n_out + o + v.len()) }, v);
+                let at = (start + t) * n_out + o;
+                // SAFETY: a row of weights belongs, with some columns, to one task, so outputs are written once.
+                copy(unsafe { y.get(at..at + v.len()) }, v);
             };
             match columns {
                 Some((panels, columns)) => {
@@ -351,7 +361,7 @@ fn multiply(
                     let next = weights.rows(rows.end..rows.end + rows.len());
                     weights.multiply_panels(panels, rows, n, columns, next, emit);
                 }
-                None => weights.multiply(rows, n, |t| packed.row(t * n_group + g), emit),
+                None => weights.multiply(rows, end - start, |t| packed.row((start + t) * n_group + g), emit),
             }
         }
     });

@@ -21,7 +21,7 @@ use crate::{
     activation::{Activation, GROUP, groups},
     dot::{
         Kernel, Tile, TileSums,
-        panel::{COLUMN_PANELS, Panels, SIDE, Sums},
+        panel::{COLUMN_PANELS, Panels, SIDE, Sums, parts},
     },
     memory::{Workspace, bytes_of},
     moe::Choices,
@@ -254,25 +254,28 @@ impl<'a> Weights<'a> {
         next: &[u8],
         emit: &mut dyn FnMut(usize, usize, &[f32]),
     ) {
-        let panel_bytes = panels.weight_bytes(self.n_in);
-        OWN.with_borrow_mut(|[unpacked, sums]| {
-            let n_panels = rows.len().div_ceil(SIDE);
-            let unpacked = unpacked.get::<u8>(n_panels * panel_bytes);
-            let sums = sums.get::<Sums>(n_panels);
-            for (first, out) in rows.clone().step_by(SIDE).zip(unpacked.chunks_exact_mut(panel_bytes)) {
-                panels.unpack(self.rows(first..rows.end), self.row_bytes, out);
+        let (w, n_in, row_bytes) = (self.rows(rows.clone()), self.n_in, self.row_bytes);
+        let n_panels = rows.len().div_ceil(SIDE);
+        let next = &next[..next.len().min(SIDE * row_bytes)];
+        let pairs = columns.chunks(COLUMN_PANELS * panels.column_bytes(n_in));
+        let mut emit_panel = |pair: usize, i: usize, k: usize, c: usize, y: &[f32; SIDE]| {
+            let (o, t) = (rows.start + i * SIDE, (pair * COLUMN_PANELS + k) * SIDE + c);
+            if t < n {
+                emit(o, t, &y[..SIDE.min(rows.end - o)]);
             }
-            let pairs = columns.chunks(COLUMN_PANELS * panels.column_bytes(self.n_in));
-            let next = &next[..next.len().min(SIDE * self.row_bytes)];
-            let mut next = next.chunks(next.len().div_ceil(pairs.len()).max(1));
+        };
+        OWN.with_borrow_mut(|[room, sums]| {
+            let sums = sums.get::<Sums>(n_panels);
+            if pairs.len() == 1 {
+                let emit = |i, k, c, y: &_| emit_panel(0, i, k, c, y);
+                return panels.unpack_and_multiply(n_in, w, row_bytes, columns, room, sums, next, emit);
+            }
+            let unpacked = room.get::<u8>(n_panels * panels.weight_bytes(n_in));
+            panels.unpack(n_in, w, row_bytes, unpacked);
+            let mut next = parts(next, pairs.len());
             for (j, columns) in pairs.enumerate() {
                 let next = next.next().unwrap_or_default();
-                panels.multiply(self.n_in, unpacked, columns, sums, next, |i, k, c, y| {
-                    let (o, t) = (rows.start + i * SIDE, (j * COLUMN_PANELS + k) * SIDE + c);
-                    if t < n {
-                        emit(o, t, &y[..SIDE.min(rows.end - o)]);
-                    }
-                });
+                panels.multiply(n_in, unpacked, columns, sums, next, |i, k, c, y| emit_panel(j, i, k, c, y));
             }
         });
     }

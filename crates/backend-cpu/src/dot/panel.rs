@@ -19,10 +19,12 @@
 //! [`Groups`], where a whole group is a sum of integers: it is the same in any order, and groups are added one after
 //! another. Some groups of some columns are multiplied with those of all the task's weights before the next.
 
+use std::ops::Range;
+
 use super::{LANES, Square};
 use crate::{
     activation::{GROUP, Group},
-    memory::{Record, prefetch_early, records, records_mut},
+    memory::{Record, Workspace, prefetch_early, records, records_mut},
 };
 
 /// Rows in a panel of weights, columns in a panel of activations.
@@ -96,7 +98,7 @@ pub(crate) struct Groups {
     /// Bytes of a group of 16 rows, and of 16 columns.
     pub(crate) weight_bytes: usize,
     pub(crate) column_bytes: usize,
-    /// As of [`Lanes`].
+    /// As of [`Lanes`], but of as many groups as `out` has room for; so `w` may start within its first row.
     pub(crate) unpack: fn(w: &[u8], row_bytes: usize, out: &mut [u8]),
     /// As of [`Lanes`].
     pub(crate) gather: fn(x: &[&[Group]], out: &mut [u8]),
@@ -135,11 +137,13 @@ impl Panels {
         }
     }
 
-    /// See [`Lanes::unpack`].
-    pub(crate) fn unpack(&self, w: &[u8], row_bytes: usize, out: &mut [u8]) {
-        match self {
-            Panels::Lanes(lanes) => (lanes.unpack)(w, row_bytes, records_mut(out)),
-            Panels::Groups(groups) => (groups.unpack)(w, row_bytes, out),
+    /// Unpacks the rows `w`, `row_bytes` each, of `n` values; see [`Lanes::unpack`].
+    pub(crate) fn unpack(&self, n: usize, w: &[u8], row_bytes: usize, out: &mut [u8]) {
+        for (w, out) in tails(w, row_bytes).zip(out.chunks_exact_mut(self.weight_bytes(n))) {
+            match self {
+                Panels::Lanes(lanes) => (lanes.unpack)(w, row_bytes, records_mut(out)),
+                Panels::Groups(groups) => (groups.unpack)(w, row_bytes, out),
+            }
         }
     }
 
@@ -149,6 +153,31 @@ impl Panels {
             Panels::Lanes(lanes) => (lanes.gather)(x, records_mut(out)),
             Panels::Groups(groups) => (groups.gather)(x, out),
         }
+    }
+
+    /// [`Self::unpack`] and [`Self::multiply`], for weights that meet no more columns. Where groups are independent,
+    /// some at a time are unpacked and multiplied, and never leave the first-level cache; `room` is where.
+    #[allow(clippy::too_many_arguments, reason = "two operands, a result, and two things on the side")]
+    pub(crate) fn unpack_and_multiply(
+        &self,
+        n: usize,
+        w: &[u8],
+        row_bytes: usize,
+        x: &[u8],
+        room: &mut Workspace,
+        sums: &mut [Sums],
+        next: &[u8],
+        emit: impl FnMut(usize, usize, usize, &[f32; SIDE]),
+    ) {
+        match self {
+            Panels::Lanes(lanes) => {
+                let unpacked = room.get(sums.len() * self.weight_bytes(n));
+                self.unpack(n, w, row_bytes, unpacked);
+                lanes.multiply(n, records(unpacked), records(x), sums, next);
+            }
+            Panels::Groups(groups) => groups.unpack_and_multiply(n, w, row_bytes, x, room, sums, next),
+        }
+        self.finish(sums, x.len() / self.column_bytes(n), emit);
     }
 
     /// Products of some panels of weights with up to [`COLUMN_PANELS`] of columns, of `n` values each: `emit(i, j, c, y)`
@@ -161,15 +190,20 @@ impl Panels {
         x: &[u8],
         sums: &mut [Sums],
         next: &[u8],
-        mut emit: impl FnMut(usize, usize, usize, &[f32; SIDE]),
+        emit: impl FnMut(usize, usize, usize, &[f32; SIDE]),
     ) {
         match self {
             Panels::Lanes(lanes) => lanes.multiply(n, records(w), records(x), sums, next),
             Panels::Groups(groups) => groups.multiply(n, w, x, sums, next),
         }
+        self.finish(sums, x.len() / self.column_bytes(n), emit);
+    }
+
+    /// Adds up what `n` panels of columns made, and hands it out.
+    fn finish(&self, sums: &mut [Sums], n: usize, mut emit: impl FnMut(usize, usize, usize, &[f32; SIDE])) {
         let n_panels = sums.len();
         let sums = sums.as_flattened_mut();
-        for j in 0..x.len() / self.column_bytes(n) {
+        for j in 0..n {
             for i in 0..n_panels {
                 let at = self.place(i, j);
                 match self {
@@ -225,26 +259,76 @@ impl Groups {
     fn multiply(&self, n: usize, w: &[u8], x: &[u8], sums: &mut [Sums], next: &[u8]) {
         (self.enter)();
         let n_groups = n.div_ceil(GROUP);
-        let n_panels = sums.len();
-        let mut next = parts(next, n_groups.div_ceil(GROUPS) * n_panels);
-        let sums = &mut sums.as_flattened_mut()[..n_panels * COLUMN_PANELS];
-        sums.fill(Square::ZERO);
+        let mut next = parts(next, n_groups.div_ceil(GROUPS) * sums.len());
+        let sums = self.squares(sums);
         for first in (0..n_groups).step_by(GROUPS) {
-            let part = |bytes| first * bytes..(first + GROUPS).min(n_groups) * bytes;
+            let part = first..(first + GROUPS).min(n_groups);
             for (w, sums) in w.chunks_exact(n_groups * self.weight_bytes).zip(sums.chunks_exact_mut(COLUMN_PANELS)) {
                 next.next().into_iter().for_each(prefetch_early);
-                for (x, sums) in x.chunks_exact(n_groups * self.column_bytes).zip(sums) {
-                    (self.add)(&w[part(self.weight_bytes)], &x[part(self.column_bytes)], sums);
-                }
+                self.add(n_groups, part.clone(), &w[bytes(&part, self.weight_bytes)], x, sums);
             }
         }
         (self.leave)();
     }
+
+    /// See [`Panels::unpack_and_multiply`].
+    #[allow(clippy::too_many_arguments, reason = "as of the method of panels")]
+    fn unpack_and_multiply(
+        &self,
+        n: usize,
+        w: &[u8],
+        row_bytes: usize,
+        x: &[u8],
+        room: &mut Workspace,
+        sums: &mut [Sums],
+        next: &[u8],
+    ) {
+        (self.enter)();
+        let n_groups = n.div_ceil(GROUP);
+        let mut next = parts(next, n_groups.div_ceil(GROUPS) * sums.len());
+        let unpacked = room.get::<u8>(GROUPS * self.weight_bytes);
+        let sums = self.squares(sums);
+        for (w, sums) in tails(w, row_bytes).zip(sums.chunks_exact_mut(COLUMN_PANELS)) {
+            for first in (0..n_groups).step_by(GROUPS) {
+                next.next().into_iter().for_each(prefetch_early);
+                let part = first..(first + GROUPS).min(n_groups);
+                let unpacked = &mut unpacked[..part.len() * self.weight_bytes];
+                (self.unpack)(&w[first * (row_bytes / n_groups)..], row_bytes, unpacked);
+                self.add(n_groups, part, unpacked, x, sums);
+            }
+        }
+        (self.leave)();
+    }
+
+    /// The sums of each panel of weights and each of columns, zeros.
+    fn squares<'a>(&self, sums: &'a mut [Sums]) -> &'a mut [Square] {
+        let n_panels = sums.len();
+        let sums = &mut sums.as_flattened_mut()[..n_panels * COLUMN_PANELS];
+        sums.fill(Square::ZERO);
+        sums
+    }
+
+    /// Adds the products of the groups `part`, `w`, to the sums of each panel of columns.
+    fn add(&self, n_groups: usize, part: Range<usize>, w: &[u8], x: &[u8], sums: &mut [Square]) {
+        for (x, sums) in x.chunks_exact(n_groups * self.column_bytes).zip(sums) {
+            (self.add)(w, &x[bytes(&part, self.column_bytes)], sums);
+        }
+    }
+}
+
+/// Rows from every sixteenth on, to the last.
+fn tails(w: &[u8], row_bytes: usize) -> impl Iterator<Item = &[u8]> {
+    (0..w.len()).step_by((SIDE * row_bytes).max(1)).map(|start| &w[start..])
+}
+
+/// Where some of what is `each` bytes long are.
+fn bytes(range: &Range<usize>, each: usize) -> Range<usize> {
+    range.start * each..range.end * each
 }
 
 /// `bytes` in at most `n` parts.
-fn parts(bytes: &[u8], n: usize) -> std::slice::Chunks<'_, u8> {
-    bytes.chunks(bytes.len().div_ceil(n).max(1))
+pub(crate) fn parts(bytes: &[u8], n: usize) -> std::slice::Chunks<'_, u8> {
+    bytes.chunks(bytes.len().div_ceil(n.max(1)).max(1))
 }
 
 /// [`Lanes::gather`] in plain code, of values as they are.

@@ -2,8 +2,14 @@
 
 use quant::{FORMATS, Format};
 
-use super::{Isa, Kernel, LANES, Square, Tile, kernel, panel::COLUMN_PANELS};
-use crate::activation::{Activation, Group};
+use super::{
+    Isa, Kernel, LANES, Square, Tile, kernel,
+    panel::{COLUMN_PANELS, SIDE},
+};
+use crate::{
+    activation::{Activation, Group},
+    memory::Workspace,
+};
 
 #[test]
 fn every_instruction_set_computes_what_scalar_code_does() {
@@ -62,21 +68,25 @@ fn panels_are_many_times_one_column() {
                 let packed: Vec<u8> = rows.iter().flat_map(|row| row.w.iter().copied()).collect();
                 for isa in Isa::available() {
                     let Kernel { dot, panels: Some(panels), .. } = kernel(format, isa) else { continue };
-                    let w = filled(panels.weight_bytes(n), |out| panels.unpack(&packed, rows[0].w.len(), out));
+                    let row_bytes = rows[0].w.len();
+                    let w = filled(panels.weight_bytes(n), |out| panels.unpack(n, &packed, row_bytes, out));
                     let columns: Vec<&[Group]> = rows[0].packed.iter().map(|x| &x[..]).collect();
                     let (n_panels, panel_bytes) = (1 + n_rows % 2, panels.column_bytes(n));
                     let x = filled(n_panels * panel_bytes, |out| {
                         out.chunks_exact_mut(panel_bytes).for_each(|out| panels.gather(&columns, out));
                     });
-                    let mut sums = [[Square::ZERO; COLUMN_PANELS * LANES]];
-                    let (w, x) = (&bytes(&w)[..panels.weight_bytes(n)], &bytes(&x)[..n_panels * panel_bytes]);
-                    panels.multiply(n, w, x, &mut sums, &[], |_, _, c, y| {
+                    let check = |_, _, c: usize, y: &[f32; SIDE]| {
                         if c < columns.len() {
                             let one_by_one: Vec<f32> = rows.iter().map(|row| dot(&row.w, rows[0].row(c))).collect();
                             let same = one_by_one.iter().zip(y).all(|(one, y)| one.to_bits() == y.to_bits());
                             assert!(same, "{format:?} {isa:?} {n} {n_rows} {c}: {y:?}, not {one_by_one:?}");
                         }
-                    });
+                    };
+                    let mut sums = [[Square::ZERO; COLUMN_PANELS * LANES]];
+                    let (w, x) = (&bytes(&w)[..panels.weight_bytes(n)], &bytes(&x)[..n_panels * panel_bytes]);
+                    panels.multiply(n, w, x, &mut sums, &[], check);
+                    let mut room = Workspace::default();
+                    panels.unpack_and_multiply(n, &packed, row_bytes, x, &mut room, &mut sums, &[], check);
                 }
             }
         }

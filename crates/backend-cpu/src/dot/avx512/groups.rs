@@ -1,4 +1,4 @@
-//! `Q2_K` to `Q6_K` as sums of integers over groups of 256, for matrix registers.
+//! K-quants and codebooks as sums of integers over groups of 256, for matrix registers.
 //!
 //! The scales of these formats' blocks are integers, so a group is `d * I - dmin * M` with integers
 //! `I = sum_i scale_i * level_i * x_i` and `M = sum_b min_b * sum_b`, which are the same however they are added up. A
@@ -14,8 +14,8 @@ use std::{
 };
 
 use super::{
+    Parts,
     amx::{self, Sums},
-    k_quants::Parts,
     load_f32, load_i8, load_i32,
     panel::{store, transpose},
     prefetch,
@@ -37,6 +37,8 @@ pub(super) const WIDE: u8 = 1;
 pub(super) const OFFSET_32: u8 = 2;
 /// The same, but 4 stands for 0.
 pub(super) const OFFSET_4: u8 = 3;
+/// The same, but 128 stands for 0, and both halves of a block have its scale.
+pub(super) const OFFSET_128: u8 = 4;
 
 const fn has_mins(form: u8) -> bool {
     matches!(form, BYTE | WIDE)
@@ -44,7 +46,32 @@ const fn has_mins(form: u8) -> bool {
 
 /// What stands for 0, as a power of two.
 const fn offset_bits(form: u8) -> u32 {
-    if form == OFFSET_32 { 5 } else { 2 }
+    match form {
+        OFFSET_128 => 7,
+        OFFSET_32 => 5,
+        _ => 2,
+    }
+}
+
+/// Where a group of weights has its factors.
+#[derive(Clone, Copy)]
+pub(super) struct Factors {
+    /// The bytes at which there are `d` and `dmin`, f16 both.
+    pub(super) d: usize,
+    pub(super) dmin: usize,
+    /// What `d` is multiplied with.
+    pub(super) unit: f32,
+}
+
+impl Factors {
+    pub(super) fn at(d: usize, dmin: usize) -> Factors {
+        Factors { d, dmin, unit: 1.0 }
+    }
+
+    /// Without minima.
+    pub(super) fn of(d: usize) -> Factors {
+        Factors::at(d, d)
+    }
 }
 
 /// A group of 16 rows of weights.
@@ -102,13 +129,13 @@ pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [u8])) -> Pan
     })
 }
 
-/// The dot products of a row of weights with the rows `x`; `d` and `dmin` are the bytes of a group where these are.
+/// The dot products of a row of weights with the rows `x`.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 pub(super) fn dot<const N: usize, const BYTES: usize, const FORM: u8>(
     w: &[u8],
     x: [&[u8]; N],
-    [d, dmin]: [usize; 2],
+    factors: Factors,
     decode: impl Fn(&[u8; BYTES]) -> Parts,
 ) -> [f32; N] {
     let (w, rest) = w.as_chunks::<BYTES>();
@@ -132,7 +159,7 @@ pub(super) fn dot<const N: usize, const BYTES: usize, const FORM: u8>(
                 [sums[c][0][k], sums[c][1][k]] = parts_of_sums::<FORM>(&w, x);
             }
         }
-        let (d, dmin) = (halves(w, d), halves(w, dmin));
+        let (d, dmin) = (_mm_mul_ps(halves(w, factors.d), _mm_set1_ps(factors.unit)), halves(w, factors.dmin));
         for c in 0..N {
             let mut four = _mm_mul_ps(_mm_cvtepi32_ps(reduce(sums[c][0])), d);
             if has_mins(FORM) {
@@ -176,6 +203,7 @@ fn reduce(x: [__m512i; 4]) -> __m128i {
 fn parts_of_sums<const FORM: u8>(w: &Parts, x: &Group) -> [__m512i; 2] {
     let start = load_i32(&x.start); // -128 times the sums
     let mut products = match FORM {
+        OFFSET_128 => [start, _mm512_setzero_si512()],
         // What the offset takes off: of the first halves of blocks, and the second.
         OFFSET_32 | OFFSET_4 => {
             let offset = match FORM {
@@ -187,11 +215,12 @@ fn parts_of_sums<const FORM: u8>(w: &Parts, x: &Group) -> [__m512i; 2] {
         _ => [_mm512_setzero_si512(); 2],
     };
     for p in 0..4 {
-        let half = if has_mins(FORM) { 0 } else { p / 2 };
+        let half = if matches!(FORM, OFFSET_32 | OFFSET_4) { p / 2 } else { 0 };
         products[half] = _mm512_dpbusd_epi32(products[half], w.q[p], load_i8(&x.q[p]));
     }
     match FORM {
         BYTE => [products[0], _mm512_mullo_epi32(w.mins, start)],
+        OFFSET_128 => [_mm512_mullo_epi32(products[0], w.scales), _mm512_setzero_si512()],
         WIDE => [_mm512_mullo_epi32(products[0], w.scales), _mm512_mullo_epi32(w.mins, start)],
         _ => {
             let first = _mm512_mullo_epi32(products[0], _mm512_shuffle_epi32::<0xa0>(w.scales));
@@ -201,6 +230,15 @@ fn parts_of_sums<const FORM: u8>(w: &Parts, x: &Group) -> [__m512i; 2] {
     }
 }
 
+/// 256 weights, their scales in two bytes of each.
+pub(super) struct Split {
+    /// Low bytes, of seven bits but in [`BYTE`], then high ones; as in [`Group`].
+    pub(super) bytes: [[__m512i; 4]; 2],
+    pub(super) mins: __m512i,
+    pub(super) d: __m512,
+    pub(super) dmin: __m512,
+}
+
 /// See [`crate::dot::panel::Lanes::unpack`].
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
@@ -208,11 +246,10 @@ pub(super) fn unpack<const BYTES: usize, const FORM: u8>(
     w: &[u8],
     row_bytes: usize,
     out: &mut [u8],
-    decode: impl Fn(&[u8; BYTES]) -> Parts,
+    decode: impl Fn(&[u8; BYTES]) -> Split,
 ) {
     let out = records_mut::<WeightGroup>(out);
-    assert!(row_bytes == out.len() * BYTES, "rows of whole groups");
-    let n_rows = (w.len() / row_bytes).min(SIDE);
+    let n_rows = w.len().div_ceil(row_bytes).min(SIDE);
     let mut mins = [_mm512_setzero_ps(); SIDE];
     for (g, out) in out.iter_mut().enumerate() {
         for r in 0..n_rows {
@@ -220,10 +257,9 @@ pub(super) fn unpack<const BYTES: usize, const FORM: u8>(
             if let Some(later) = w.get(SIDE * row_bytes + at..) {
                 prefetch_early(&later[..BYTES.min(later.len())]);
             }
-            let parts = decode(w[at..].first_chunk().expect("a group"));
-            (out.d[r], out.dmin[r]) = (_mm512_cvtss_f32(parts.d), _mm512_cvtss_f32(parts.dmin));
-            mins[r] = _mm512_castsi512_ps(parts.mins);
-            let [low, high] = split::<FORM>(&parts);
+            let Split { bytes: [low, high], mins: min, d, dmin } = decode(w[at..].first_chunk().expect("a group"));
+            (out.d[r], out.dmin[r]) = (_mm512_cvtss_f32(d), _mm512_cvtss_f32(dmin));
+            mins[r] = _mm512_castsi512_ps(min);
             for p in 0..4 {
                 store_i8(&mut out.q[0][p][r], low[p]);
                 if FORM != BYTE {
@@ -240,10 +276,14 @@ pub(super) fn unpack<const BYTES: usize, const FORM: u8>(
 /// `scale * (level - offset)` as low and high bytes.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-fn split<const FORM: u8>(w: &Parts) -> [[__m512i; 4]; 2] {
-    if FORM == BYTE {
-        return [w.q, w.q];
-    }
+pub(super) fn split<const FORM: u8>(w: Parts) -> Split {
+    let bytes = if FORM == BYTE { [w.q, w.q] } else { products::<FORM>(&w) };
+    Split { bytes, mins: w.mins, d: w.d, dmin: w.dmin }
+}
+
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn products<const FORM: u8>(w: &Parts) -> [[__m512i; 4]; 2] {
     // The scale of a block, or of one of its halves, in the four words of its eight bytes.
     let first = 0x0100_0100_0100_0100_i64;
     let words = |half: i64| {

@@ -5,42 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Weights, eight, half_at, load_16, load_32, load_64};
-
-/// 256 weights before scales meet `d`. Lane `i` of `scales` and `mins` belongs to weights `16 i .. 16 i + 16`:
-/// `w = d * scale * (level - offset) - dmin * min`, where the format has an offset, or minima.
-pub(super) struct Parts {
-    /// Levels from 0 on, as in [`Weights`].
-    pub(super) q: [__m512i; 4],
-    pub(super) scales: __m512i,
-    pub(super) mins: __m512i,
-    pub(super) d: __m512,
-    pub(super) dmin: __m512,
-}
-
-impl Parts {
-    /// Levels without minima.
-    #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-    #[inline]
-    fn plain(q: [__m512i; 4], scales: __m512i, d: __m512) -> Parts {
-        Parts { q, scales, mins: _mm512_setzero_si512(), d, dmin: _mm512_setzero_ps() }
-    }
-
-    /// The levels with 128 added and `offset` taken off.
-    #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-    #[inline]
-    fn signed(self, offset: i8) -> Weights {
-        let q = self.q.map(|q| _mm512_add_epi8(q, _mm512_set1_epi8((-128i8).wrapping_sub(offset))));
-        Weights::signed(q, _mm512_mul_ps(_mm512_cvtepi32_ps(self.scales), self.d))
-    }
-
-    #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-    #[inline]
-    fn with_mins(self) -> Weights {
-        let product = |x, d| _mm512_mul_ps(_mm512_cvtepi32_ps(x), d);
-        Weights { q: self.q, a: product(self.scales, self.d), b: product(self.mins, self.dmin) }
-    }
-}
+use super::{Parts, Weights, eight, half_at, load_16, load_32, load_64};
 
 /// Scales are in the levels.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
@@ -163,17 +128,6 @@ fn word(w: &[u8], at: usize) -> i32 {
 #[inline]
 fn and_or(x: __m512i, mask: __m512i, y: __m512i) -> __m512i {
     _mm512_ternarylogic_epi32::<0xea>(x, mask, y)
-}
-
-/// The decoders of [`super::dot`], out of parts.
-macro_rules! weights {
-    ($name:ident, $bytes:literal, $parts:ident => $as:ident($($offset:literal)?)) => {
-        #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-        #[inline]
-        pub(super) fn $name(w: &[u8; $bytes]) -> Weights {
-            $parts(w).$as($($offset)?)
-        }
-    };
 }
 
 weights!(q2_k, 84, q2_k_parts => with_mins());

@@ -16,6 +16,17 @@
 //! Every function names all features, needed or not: what has fewer than the closures it takes cannot inline them.
 #![allow(clippy::needless_range_loop, reason = "loops over registers index several arrays, and unroll")]
 
+/// The decoders of [`super::dot`], out of parts.
+macro_rules! weights {
+    ($name:ident, $bytes:literal, $parts:ident => $as:ident($($offset:literal)?)) => {
+        #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+        #[inline]
+        pub(super) fn $name(w: &[u8; $bytes]) -> Weights {
+            $parts(w).$as($($offset)?)
+        }
+    };
+}
+
 mod amx;
 mod float;
 mod groups;
@@ -32,6 +43,7 @@ use quant::Format;
 use super::{Kernel, panel::WeightBlock, simd};
 use crate::activation::{Activation, Group, groups};
 pub(super) use amx::is_available as has_amx;
+use groups::Factors;
 
 /// Whether this machine can run these kernels.
 pub(super) fn is_available() -> bool {
@@ -68,17 +80,20 @@ macro_rules! integer {
 }
 
 /// The kernel of an integer format for matrix registers, of which a group is a sum of integers; given where a group has
-/// `d` and `dmin`.
+/// its factors.
 macro_rules! grouped {
-    ($form:path, $decode:path, $d:expr) => {{
+    ($form:path, $decode:path, $factors:expr) => {
+        grouped!($form, $decode, $factors, |w| groups::split::<{ $form }>($decode(w)))
+    };
+    ($form:path, $decode:path, $factors:expr, $split:expr) => {{
         use $decode as decode;
         #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
         fn dot<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-            groups::dot::<N, _, { $form }>(w, x, $d, |w| decode(w))
+            groups::dot::<N, _, { $form }>(w, x, $factors, |w| decode(w))
         }
         #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
         fn unpack(w: &[u8], row_bytes: usize, out: &mut [u8]) {
-            groups::unpack::<_, { $form }>(w, row_bytes, out, |w| decode(w));
+            groups::unpack::<_, { $form }>(w, row_bytes, out, $split);
         }
         // SAFETY: `super::kernel` refuses instruction sets that this machine lacks.
         let panels = groups::panels::<{ $form }>(|w, row_bytes, out| unsafe { unpack(w, row_bytes, out) });
@@ -99,11 +114,16 @@ pub(super) fn kernel(format: Format, amx: bool) -> Option<Kernel> {
         Format::Q5_1 => integer!(amx, Q8_1, MINS, nibbles::q5_1),
         Format::IQ4_NL => integer!(amx, Q8_0, SIGNED, nibbles::iq4_nl),
         Format::MXFP4 => integer!(amx, Q8_0, SIGNED, nibbles::mxfp4),
-        Format::Q2_K if amx => grouped!(groups::BYTE, k_quants::q2_k_parts, [80, 82]),
-        Format::Q3_K if amx => grouped!(groups::OFFSET_4, k_quants::q3_k_parts, [108, 108]),
-        Format::Q4_K if amx => grouped!(groups::WIDE, k_quants::q4_k_parts, [0, 2]),
-        Format::Q5_K if amx => grouped!(groups::WIDE, k_quants::q5_k_parts, [0, 2]),
-        Format::Q6_K if amx => grouped!(groups::OFFSET_32, k_quants::q6_k_parts, [208, 208]),
+        Format::Q2_K if amx => grouped!(groups::BYTE, k_quants::q2_k_parts, Factors::at(80, 82)),
+        Format::Q3_K if amx => grouped!(groups::OFFSET_4, k_quants::q3_k_parts, Factors::of(108)),
+        Format::Q4_K if amx => grouped!(groups::WIDE, k_quants::q4_k_parts, Factors::at(0, 2)),
+        Format::Q5_K if amx => grouped!(groups::WIDE, k_quants::q5_k_parts, Factors::at(0, 2)),
+        Format::Q6_K if amx => grouped!(groups::OFFSET_32, k_quants::q6_k_parts, Factors::of(208)),
+        Format::IQ2_XXS if amx => {
+            grouped!(groups::OFFSET_128, iq::iq2_xxs_parts, iq::IQ2_XXS, |w| iq::iq2_xxs_split(w))
+        }
+        Format::IQ3_XXS if amx => grouped!(groups::OFFSET_128, iq::iq3_xxs_parts, iq::IQ3_XXS),
+        Format::IQ4_XS if amx => grouped!(groups::OFFSET_128, iq::iq4_xs_parts, Factors::of(0)),
         Format::Q2_K => integer!(amx, Q8_K, MINS_16, k_quants::q2_k),
         Format::Q3_K => integer!(amx, Q8_K, BY_16, k_quants::q3_k),
         Format::Q4_K => integer!(amx, Q8_K, MINS, k_quants::q4_k),
@@ -151,6 +171,41 @@ impl Weights {
         let shift = |v| _mm512_maskz_permutexvar_epi64(present, from, v);
         let shift_ps = |v| _mm512_castsi512_ps(shift(_mm512_castps_si512(v)));
         Weights { q: self.q.map(shift), a: shift_ps(self.a), b: shift_ps(self.b) }
+    }
+}
+
+/// 256 weights before scales meet `d`. Lane `i` of `scales` and `mins` belongs to weights `16 i .. 16 i + 16`:
+/// `w = d * scale * (level - offset) - dmin * min`, where the format has an offset, or minima.
+pub(super) struct Parts {
+    /// Levels from 0 on, as in [`Weights`].
+    pub(super) q: [__m512i; 4],
+    pub(super) scales: __m512i,
+    pub(super) mins: __m512i,
+    pub(super) d: __m512,
+    pub(super) dmin: __m512,
+}
+
+impl Parts {
+    /// Levels without minima.
+    #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+    #[inline]
+    fn plain(q: [__m512i; 4], scales: __m512i, d: __m512) -> Parts {
+        Parts { q, scales, mins: _mm512_setzero_si512(), d, dmin: _mm512_setzero_ps() }
+    }
+
+    /// The levels with 128 added and `offset` taken off.
+    #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+    #[inline]
+    fn signed(self, offset: i8) -> Weights {
+        let q = self.q.map(|q| _mm512_add_epi8(q, _mm512_set1_epi8((-128i8).wrapping_sub(offset))));
+        Weights::signed(q, _mm512_mul_ps(_mm512_cvtepi32_ps(self.scales), self.d))
+    }
+
+    #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+    #[inline]
+    fn with_mins(self) -> Weights {
+        let product = |x, d| _mm512_mul_ps(_mm512_cvtepi32_ps(x), d);
+        Weights { q: self.q, a: product(self.scales, self.d), b: product(self.mins, self.dmin) }
     }
 }
 

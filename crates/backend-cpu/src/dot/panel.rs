@@ -104,6 +104,8 @@ pub(crate) struct Groups {
     pub(crate) gather: fn(x: &[&[Group]], out: &mut [u8]),
     /// Adds the products of some groups, `out[r][c]` for row `r` and column `c`.
     pub(crate) add: fn(w: &[u8], x: &[u8], out: &mut Square),
+    /// The same for two panels of columns.
+    pub(crate) add2: fn(w: &[u8], x: [&[u8]; 2], out: [&mut Square; 2]),
     /// Rows to columns.
     pub(crate) transpose: fn(sums: &mut Square),
     /// As of [`Lanes`].
@@ -310,8 +312,11 @@ impl Groups {
 
     /// Adds the products of the groups `part`, `w`, to the sums of each panel of columns.
     fn add(&self, n_groups: usize, part: Range<usize>, w: &[u8], x: &[u8], sums: &mut [Square]) {
-        for (x, sums) in x.chunks_exact(n_groups * self.column_bytes).zip(sums) {
-            (self.add)(w, &x[bytes(&part, self.column_bytes)], sums);
+        let part = bytes(&part, self.column_bytes);
+        let (first, second) = sums.split_at_mut(1);
+        match x.split_at(n_groups * self.column_bytes) {
+            (x, []) => (self.add)(w, &x[part], &mut first[0]),
+            (x, y) => (self.add2)(w, [&x[part.clone()], &y[part]], [&mut first[0], &mut second[0]]),
         }
     }
 }

@@ -106,8 +106,8 @@ fn chain<const FORM: u8>(w: &[WeightBlock], x: &[ColumnBlock], out: &mut Square)
         if g < n {
             let out = products[g % AHEAD].as_mut_ptr();
             match g % 2 {
-                0 => multiply::<0>(&w[g], &x[g], out),
-                _ => multiply::<1>(&w[g], &x[g], out),
+                0 => multiply_block::<0>(&w[g], &x[g], out),
+                _ => multiply_block::<1>(&w[g], &x[g], out),
             }
         }
         if let Some(g) = g.checked_sub(AHEAD - 1) {
@@ -123,30 +123,71 @@ fn chain<const FORM: u8>(w: &[WeightBlock], x: &[ColumnBlock], out: &mut Square)
     }
 }
 
-/// The products of 16 rows of `$w` and 16 columns of `$x` to `$out`, by way of some registers.
-macro_rules! product {
-    ($w:expr, $x:expr, $out:expr, $sum:tt, $row:tt, $column:tt) => {
-        asm!(
-            concat!("tilezero ", $sum),
-            concat!("tileloadd ", $row, ", [{w} + {stride_w}]"),
-            concat!("tileloadd ", $column, ", [{x} + {stride}]"),
-            concat!("tdpbssd ", $sum, ", ", $row, ", ", $column),
-            concat!("tilestored [{out} + {stride}], ", $sum),
-            w = in(reg) &$w.q, stride_w = in(reg) 32usize, x = in(reg) &$x.x, stride = in(reg) 64usize,
-            out = in(reg) $out, out($sum) _, out($row) _, out($column) _, options(nostack),
+/// Matrix registers to zeros.
+macro_rules! zero {
+    ($($register:tt),+) => {
+        $(std::arch::asm!(concat!("tilezero ", $register), out($register) _, options(nostack, nomem)));+
+    };
+}
+
+/// A matrix register from memory, rows of 64 bytes, or of as many as `$stride` says.
+macro_rules! load {
+    ($register:tt, $from:expr) => {
+        $crate::dot::avx512::amx::load!($register, $from, 64)
+    };
+    ($register:tt, $from:expr, $stride:literal) => {
+        std::arch::asm!(
+            concat!("tileloadd ", $register, ", [{from} + {stride}]"),
+            from = in(reg) $from, stride = in(reg) $stride as usize,
+            out($register) _, options(nostack, readonly),
         )
     };
 }
 
+/// Adds the product of rows of levels and quads of columns.
+macro_rules! multiply {
+    ($sums:tt, $rows:tt, $columns:tt) => {
+        std::arch::asm!(
+            concat!("tdpbssd ", $sums, ", ", $rows, ", ", $columns),
+            out($sums) _, options(nostack, nomem),
+        )
+    };
+}
+
+/// A matrix register to memory, rows of 64 bytes.
+macro_rules! store_tile {
+    ($register:tt, $to:expr) => {
+        std::arch::asm!(
+            concat!("tilestored [{to} + {stride}], ", $register),
+            to = in(reg) $to, stride = in(reg) 64usize, options(nostack),
+        )
+    };
+}
+
+pub(super) use {load, multiply, store_tile, zero};
+
 /// The products of a block. `TURN` takes other registers, so that two are under way.
 #[inline]
-fn multiply<const TURN: u8>(w: &WeightBlock, x: &ColumnBlock, out: *mut Sums) {
+fn multiply_block<const TURN: u8>(w: &WeightBlock, x: &ColumnBlock, out: *mut Sums) {
+    macro_rules! product {
+        ($sums:tt, $rows:tt, $columns:tt) => {
+            zero!($sums);
+            load!($rows, &w.q, 32);
+            load!($columns, &x.x);
+            multiply!($sums, $rows, $columns);
+            store_tile!($sums, out);
+        };
+    }
     // SAFETY: `enter` gave the registers their shapes, so that 16 rows of 32 bytes and 8 of 64 are read, 16 of 64 written.
     // Compilers do not use these registers.
     unsafe {
         match TURN {
-            0 => product!(w, x, out, "tmm0", "tmm4", "tmm6"),
-            _ => product!(w, x, out, "tmm1", "tmm5", "tmm7"),
+            0 => {
+                product!("tmm0", "tmm4", "tmm6");
+            }
+            _ => {
+                product!("tmm1", "tmm5", "tmm7");
+            }
         }
     }
 }

@@ -8,10 +8,7 @@
 //! `scale * level` has up to 14 bits. It is split into two bytes, `128 * high + low`, which are multiplied one after
 //! the other; those of `Q2_K` are one byte.
 
-use std::{
-    arch::{asm, x86_64::*},
-    mem::MaybeUninit,
-};
+use std::{arch::x86_64::*, mem::MaybeUninit};
 
 use super::{
     Parts,
@@ -121,6 +118,8 @@ pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [u8])) -> Pan
         gather: |x, out| unsafe { gather::<FORM>(x, records_mut(out)) },
         // SAFETY: as above; `enter` comes first.
         add: |w, x, out| unsafe { add::<FORM>(records(w), records(x), out) },
+        // SAFETY: as above.
+        add2: |w, x, out| unsafe { add2::<FORM>(records(w), x.map(records), out) },
         // SAFETY: as above.
         transpose: |sums| unsafe { turn(sums) },
         enter: || amx::enter([64, 64], [16, 16]),
@@ -362,41 +361,76 @@ fn store_i8(out: &mut [i8; 64], values: __m512i) {
 fn add<const FORM: u8>(w: &[WeightGroup], x: &[ColumnGroup], out: &mut Square) {
     let mut products = [const { MaybeUninit::<Sums>::uninit() }; 2];
     for (w, x) in w.iter().zip(x) {
-        multiply::<FORM>(w, x, products.each_mut().map(|sums| sums.as_mut_ptr()));
+        multiply::<FORM>(w, x, products.each_mut().map(MaybeUninit::as_mut_ptr));
         // SAFETY: just written, but for the second if `BYTE`, which then is not read.
         let products = [0, if FORM == BYTE { 0 } else { 1 }].map(|i| unsafe { products[i].assume_init_ref() });
         finish::<FORM>(products, w, x, out);
     }
 }
 
+/// See [`Groups::add2`].
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+fn add2<const FORM: u8>(w: &[WeightGroup], [x, y]: [&[ColumnGroup]; 2], out: [&mut Square; 2]) {
+    let mut products = [const { MaybeUninit::<Sums>::uninit() }; 4];
+    for ((w, x), y) in w.iter().zip(x).zip(y) {
+        multiply2::<FORM>(w, [x, y], products.each_mut().map(MaybeUninit::as_mut_ptr));
+        // SAFETY: just written, but for the third and fourth if `BYTE`, which then are not read.
+        let products = |i: usize| unsafe { products[i].assume_init_ref() };
+        let high = if FORM == BYTE { 0 } else { 2 };
+        finish::<FORM>([products(0), products(high)], w, x, out[0]);
+        finish::<FORM>([products(1), products(high + 1)], w, y, out[1]);
+    }
+}
+
 /// The products of a group, those of high bytes apart.
 #[inline]
-fn multiply<const FORM: u8>(w: &WeightGroup, x: &ColumnGroup, [first, second]: [*mut Sums; 2]) {
-    let [low, high] = &w.q;
+fn multiply<const FORM: u8>(w: &WeightGroup, x: &ColumnGroup, [low, high]: [*mut Sums; 2]) {
     // SAFETY: `enter` gave all registers 16 rows of 64 bytes, which is what the arrays are made of. Compilers do not use
     // these registers.
     unsafe {
-        asm!("tilezero tmm0", "tilezero tmm1", out("tmm0") _, out("tmm1") _, options(nostack, nomem));
+        amx::zero!("tmm0", "tmm1");
         for p in 0..4 {
-            asm!(
-                "tileloadd tmm6, [{x} + {stride}]",
-                "tileloadd tmm4, [{w} + {stride}]",
-                "tdpbssd tmm0, tmm4, tmm6",
-                w = in(reg) &low[p], x = in(reg) &x.x[p], stride = in(reg) 64usize,
-                out("tmm0") _, out("tmm4") _, out("tmm6") _, options(nostack, readonly),
-            );
+            amx::load!("tmm6", &x.x[p]);
+            amx::load!("tmm4", &w.q[0][p]);
+            amx::multiply!("tmm0", "tmm4", "tmm6");
             if FORM != BYTE {
-                asm!(
-                    "tileloadd tmm5, [{w} + {stride}]",
-                    "tdpbssd tmm1, tmm5, tmm6",
-                    w = in(reg) &high[p], stride = in(reg) 64usize,
-                    out("tmm1") _, out("tmm5") _, options(nostack, readonly),
-                );
+                amx::load!("tmm5", &w.q[1][p]);
+                amx::multiply!("tmm1", "tmm5", "tmm6");
             }
         }
-        asm!("tilestored [{out} + {stride}], tmm0", out = in(reg) first, stride = in(reg) 64usize, options(nostack));
+        amx::store_tile!("tmm0", low);
         if FORM != BYTE {
-            asm!("tilestored [{out} + {stride}], tmm1", out = in(reg) second, stride = in(reg) 64usize, options(nostack));
+            amx::store_tile!("tmm1", high);
+        }
+    }
+}
+
+/// The same for two columns: low bytes, then high ones. Loads take as long as products, so they are shared.
+#[inline]
+fn multiply2<const FORM: u8>(w: &WeightGroup, x: [&ColumnGroup; 2], out: [*mut Sums; 4]) {
+    // SAFETY: as of `multiply`.
+    unsafe {
+        amx::zero!("tmm0", "tmm1");
+        if FORM != BYTE {
+            amx::zero!("tmm2", "tmm3");
+        }
+        for p in 0..4 {
+            amx::load!("tmm4", &w.q[0][p]);
+            amx::load!("tmm6", &x[0].x[p]);
+            amx::multiply!("tmm0", "tmm4", "tmm6");
+            amx::load!("tmm7", &x[1].x[p]);
+            amx::multiply!("tmm1", "tmm4", "tmm7");
+            if FORM != BYTE {
+                amx::load!("tmm5", &w.q[1][p]);
+                amx::multiply!("tmm2", "tmm5", "tmm6");
+                amx::multiply!("tmm3", "tmm5", "tmm7");
+            }
+        }
+        amx::store_tile!("tmm0", out[0]);
+        amx::store_tile!("tmm1", out[1]);
+        if FORM != BYTE {
+            amx::store_tile!("tmm2", out[2]);
+            amx::store_tile!("tmm3", out[3]);
         }
     }
 }

@@ -168,7 +168,7 @@ impl<'a> Weights<'a> {
         self.kernel.panels.as_ref().filter(|panels| n >= panels.from())
     }
 
-    /// `emit(o, t, y)` with `y[0] = w[o] . x(t)`, for the rows `rows` of the weights and `n` packed rows.
+    /// `emit(o, t, y)` with `y[i] = w[o + i] . x(t)`, for the rows `rows` of the weights and `n` packed rows.
     pub(crate) fn multiply<'x>(
         &self,
         rows: Range<usize>,
@@ -178,6 +178,9 @@ impl<'a> Weights<'a> {
     ) {
         if let (Some(tile), TILE_FROM..) = (self.kernel.tile, n) {
             return self.multiply_tiles(tile, rows, n, x, emit);
+        }
+        if n == 1 {
+            return self.multiply_one(rows, x(0), emit);
         }
         let size = (BLOCK_BYTES / self.kernel.activation.row_bytes(self.n_in) / 4 * 4).max(4);
         for block in (0..n).step_by(size) {
@@ -192,6 +195,17 @@ impl<'a> Weights<'a> {
                 }
                 (t..end).for_each(|t| emit(o, t, &[(self.kernel.dot)(w, x(t))]));
             }
+        }
+    }
+
+    /// Some rows at a time: calls would cost as much as short rows.
+    fn multiply_one(&self, rows: Range<usize>, x: &[u8], emit: &mut dyn FnMut(usize, usize, &[f32])) {
+        let mut y = [0.0; 64];
+        for first in rows.clone().step_by(y.len()) {
+            let part = first..(first + y.len()).min(rows.end);
+            let y = &mut y[..part.len()];
+            (self.kernel.rows)(self.rows(part), self.row_bytes, x, y);
+            emit(first, 0, y);
         }
     }
 

@@ -39,6 +39,8 @@ pub(crate) struct Kernel {
     pub(crate) activation: Activation,
     /// `sum_i w[i] * x[i]`
     pub(crate) dot: fn(w: &[u8], x: &[u8]) -> f32,
+    /// `dot` of every row of `w`, `row_bytes` each.
+    pub(crate) rows: fn(w: &[u8], row_bytes: usize, x: &[u8], y: &mut [f32]),
     /// Four times `dot`, bit for bit, for the price of unpacking the weights once.
     pub(crate) dot4: fn(w: &[u8], x: [&[u8]; 4]) -> [f32; 4],
     /// What is faster from some eight columns on, where there is such a thing: for floats,
@@ -158,6 +160,12 @@ pub(crate) fn kernel(format: Format, isa: Isa) -> Kernel {
     simd.unwrap_or_else(|| scalar_kernel(format))
 }
 
+/// `y[i] = dot(row i)` for the rows of `w`.
+#[inline(always)]
+fn each_row(w: &[u8], row_bytes: usize, y: &mut [f32], dot: impl Fn(&[u8]) -> f32) {
+    w.chunks_exact(row_bytes).zip(y).for_each(|(w, y)| *y = dot(w));
+}
+
 /// A kernel out of a safe function that is generic in the number of columns.
 macro_rules! safe {
     ($activation:ident, $f:path) => {{
@@ -165,6 +173,7 @@ macro_rules! safe {
         Kernel {
             activation: Activation::$activation,
             dot: |w, x| f::<1>(w, [x])[0],
+            rows: |w, row_bytes, x, y| $crate::dot::each_row(w, row_bytes, y, |w| f::<1>(w, [x])[0]),
             dot4: |w, x| f::<4>(w, x),
             tile: None,
             panels: None,
@@ -182,6 +191,8 @@ macro_rules! simd {
             // SAFETY: `super::kernel` refuses instruction sets that this machine lacks.
             dot: |w, x| unsafe { f::<1>(w, [x])[0] },
             // SAFETY: as above.
+            rows: |w, row_bytes, x, y| $crate::dot::each_row(w, row_bytes, y, |w| unsafe { f::<1>(w, [x])[0] }),
+            // SAFETY: as above.
             dot4: |w, x| unsafe { f::<4>(w, x) },
             tile: None,
             panels: None,
@@ -197,6 +208,9 @@ macro_rules! decoded {
         Kernel {
             activation: Activation::F32,
             dot: |w, x| scalar::by_decoding($format, w, [x], scalar::f32::<1>)[0],
+            rows: |w, row_bytes, x, y| {
+                $crate::dot::each_row(w, row_bytes, y, |w| scalar::by_decoding($format, w, [x], scalar::f32::<1>)[0])
+            },
             dot4: |w, x| scalar::by_decoding($format, w, x, scalar::f32::<4>),
             tile: None,
             panels: None,

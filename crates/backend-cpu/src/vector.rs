@@ -8,6 +8,8 @@ use quant::{RowFormat, fp4, fp8};
 use crate::dot::Isa;
 
 #[cfg(target_arch = "x86_64")]
+mod halves;
+#[cfg(target_arch = "x86_64")]
 mod mix;
 
 /// Lanes of a sum: one AVX-512 register, two of AVX2.
@@ -136,10 +138,17 @@ fn plain_mix(y: &mut [f32], y_stride: usize, p: &[f32], p_stride: usize, rows: &
     }
 }
 
-#[inline(always)]
-fn unpack<const FMA: bool>(format: RowFormat, bytes: &[u8], out: &mut [f32]) {
+/// For machines that do not convert halves themselves; the others have [`halves`].
+fn plain_unpack(format: RowFormat, bytes: &[u8], out: &mut [f32]) {
     match format {
         RowFormat::F16 => unpack_f16(bytes, out),
+        _ => unpack_codes::<false>(format, bytes, out),
+    }
+}
+
+#[inline(always)]
+fn unpack_codes<const FMA: bool>(format: RowFormat, bytes: &[u8], out: &mut [f32]) {
+    match format {
         RowFormat::Fp8 { n_rope } => {
             let n = out.len() - n_rope;
             let (out, positional) = out.split_at_mut(n);
@@ -165,7 +174,7 @@ fn unpack<const FMA: bool>(format: RowFormat, bytes: &[u8], out: &mut [f32]) {
                 last.iter_mut().for_each(|v| *v = e2m1(codes[codes.len() - 1] & 15) * scale);
             }
         }
-        RowFormat::F32 => format.decode_row(bytes, out),
+        RowFormat::F16 | RowFormat::F32 => format.decode_row(bytes, out),
     }
 }
 
@@ -236,8 +245,14 @@ macro_rules! instance {
             instance!(@loop $fma, $feature, axpy(y: &mut [f32], a: f32, x: &[f32]) -> ());
             instance!(@loop $fma, $feature, exp_sum(x: &mut [f32], max: f32) -> f32);
             instance!(@loop $fma, $feature, swiglu(gate: &mut [f32], up: &[f32], limit: f32, scale: f32) -> ());
-            instance!(@loop $fma, $feature, unpack(format: RowFormat, bytes: &[u8], out: &mut [f32]) -> ());
+            instance!(@loop $fma, $feature, unpack_codes(format: RowFormat, bytes: &[u8], out: &mut [f32]) -> ());
             instance!(@loop $fma, $feature, pool(y: &mut [f32], slots: &[(&[f32], &[f32])]) -> ());
+            fn unpack(format: RowFormat, bytes: &[u8], out: &mut [f32]) {
+                match format {
+                    RowFormat::F16 => super::halves::unpack(bytes, out),
+                    _ => unpack_codes(format, bytes, out),
+                }
+            }
             pub(super) const VECTOR: super::Vector =
                 super::Vector { sum_sq, axpy, exp_sum, swiglu, mix: super::mix::$name::mix, unpack, pool };
         }
@@ -258,7 +273,7 @@ instance!(avx2, true, "avx2,fma");
 instance!(avx512, true, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma");
 
 mod scalar {
-    use super::{Vector, axpy, exp_sum, plain_mix, pool, sum_sq, swiglu, unpack};
+    use super::{Vector, axpy, exp_sum, plain_mix, plain_unpack, pool, sum_sq, swiglu};
 
     pub(super) const VECTOR: Vector = Vector {
         sum_sq: sum_sq::<false>,
@@ -266,7 +281,7 @@ mod scalar {
         exp_sum: exp_sum::<false>,
         swiglu: swiglu::<false>,
         mix: plain_mix,
-        unpack: unpack::<false>,
+        unpack: plain_unpack,
         pool: pool::<false>,
     };
 }

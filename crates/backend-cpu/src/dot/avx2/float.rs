@@ -2,26 +2,187 @@
 
 use std::arch::x86_64::*;
 
+use quant::Format;
+
 use super::{load_16, pad, reduce};
+use crate::{
+    activation::Activation,
+    dot::{Kernel, Tile, scalar, simd},
+};
 
 /// Registers of partial sums per column, which hide the latency of additions; of four columns they fit the registers.
 const SUMS: usize = 2;
 /// Bytes of a register.
 const REGISTER: usize = 32;
 
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn f32<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 32>(w, x, |w| load(w))
+/// The kernel for floats, given the bytes per register and what makes singles of them.
+macro_rules! float {
+    ($bytes:literal, $decode:path) => {{
+        use $decode as decode;
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn dot<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+            super::float::dot::<N, $bytes>(w, x, |w| decode(w))
+        }
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn unpack(w: &[u8], out: &mut [u8]) {
+            super::float::unpack::<$bytes>(w, out, |w| decode(w));
+        }
+        // SAFETY: `dot::kernel` refuses instruction sets that this machine lacks.
+        Kernel { tile: Some(tile(|w, out| unsafe { unpack(w, out) })), ..simd!(F32, dot) }
+    }};
+}
+
+pub(super) fn f32() -> Kernel {
+    float!(32, load)
+}
+
+pub(super) fn f16() -> Kernel {
+    float!(16, halves)
+}
+
+pub(super) fn bf16() -> Kernel {
+    float!(16, upper_halves)
+}
+
+/// The kernel for a format that `quant` has to decode: slow, but for batches as fast as singles.
+macro_rules! decoded {
+    ($format:path) => {{
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn dot<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+            let n = w.len() / $format.block_bytes() * $format.block_len();
+            let mut values = vec![0; 4 * n];
+            scalar::decode($format, w, &mut values);
+            super::float::dot::<N, REGISTER>(&values, x, |w| load(w))
+        }
+        Kernel { tile: Some(tile(|w, out| scalar::decode($format, w, out))), ..simd!(F32, dot) }
+    }};
+}
+
+pub(super) fn decoded(format: Format) -> Option<Kernel> {
+    Some(match format {
+        Format::IQ1_S => decoded!(Format::IQ1_S),
+        Format::IQ1_M => decoded!(Format::IQ1_M),
+        Format::TQ1_0 => decoded!(Format::TQ1_0),
+        Format::TQ2_0 => decoded!(Format::TQ2_0),
+        _ => return None,
+    })
+}
+
+/// Products of singles, four rows by four columns, in blocks of as many registers as there are sums.
+fn tile(unpack: fn(&[u8], &mut [u8])) -> Tile {
+    Tile {
+        unpack,
+        // SAFETY: `dot::kernel` refuses instruction sets that this machine lacks.
+        dot: |w, x| unsafe { four_by_four(w, x) },
+        // SAFETY: as above.
+        add: |w, x, sums| unsafe { add(w, x, sums) },
+        // SAFETY: as above.
+        sum: |sums| unsafe { sum(sums) },
+        block: (SUMS * REGISTER / 4, SUMS * REGISTER),
+    }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn f16<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 16>(w, x, |w| _mm256_cvtph_ps(load_16(w, 0)))
+#[inline]
+fn halves(w: &[u8; 16]) -> __m256 {
+    _mm256_cvtph_ps(load_16(w, 0))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn bf16<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-    dot::<N, 16>(w, x, |w| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(load_16(w, 0)))))
+#[inline]
+fn upper_halves(w: &[u8; 16]) -> __m256 {
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(load_16(w, 0))))
+}
+
+/// Writes the singles of a row, and zeros up to a whole block.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn unpack<const BYTES: usize>(w: &[u8], out: &mut [u8], decode: impl Fn(&[u8; BYTES]) -> __m256) {
+    let (whole, rest) = w.as_chunks::<BYTES>();
+    let (out, _) = out.as_chunks_mut::<REGISTER>();
+    assert_eq!(out.len(), w.len().div_ceil(SUMS * BYTES) * SUMS, "an unpacked row");
+    for (i, out) in out.iter_mut().enumerate() {
+        let values = match whole.get(i) {
+            Some(w) => decode(w),
+            None if i == whole.len() => decode(&pad(rest)),
+            None => _mm256_setzero_ps(),
+        };
+        // SAFETY: a register of writable bytes; `storeu` has no alignment requirement.
+        unsafe { _mm256_storeu_ps(out.as_mut_ptr().cast(), values) };
+    }
+}
+
+/// [`dot`] of unpacked rows and columns, bit for bit. Columns end in zeros up to a whole block.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn four_by_four(w: [&[u8]; 4], x: [&[u8]; 4]) -> [[f32; 4]; 4] {
+    let mut sums = [[[0.0; 16]; 4]; 4];
+    add(w, x, &mut sums);
+    let mut y = [[0.0; 4]; 4];
+    for r in 0..4 {
+        for c in 0..4 {
+            y[r][c] = sum(&sums[r][c]);
+        }
+    }
+    y
+}
+
+/// See [`Tile::add`]: two rows and one of the sums at a time, so that eight chains of additions fit the registers.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn add(w: [&[u8]; 4], x: [&[u8]; 4], out: &mut [[[f32; 16]; 4]; 4]) {
+    let n = w[0].len() / (SUMS * REGISTER);
+    let (mut rows, mut columns): ([&[[u8; SUMS * REGISTER]]; 4], [&[[u8; SUMS * REGISTER]]; 4]) = ([&[]; 4], [&[]; 4]);
+    for i in 0..4 {
+        rows[i] = &w[i].as_chunks().0[..n];
+        columns[i] = &x[i].as_chunks().0[..n];
+    }
+    for (first, part) in [(0, 0), (0, 1), (2, 0), (2, 1)] {
+        let mut sums = [[_mm256_setzero_ps(); 4]; 2];
+        for r in 0..2 {
+            for c in 0..4 {
+                sums[r][c] = load_sums(&out[first + r][c], part);
+            }
+        }
+        for i in 0..n {
+            let w = [load_part(&rows[first][i], part), load_part(&rows[first + 1][i], part)];
+            for c in 0..4 {
+                let x = load_part(&columns[c][i], part);
+                for r in 0..2 {
+                    sums[r][c] = _mm256_fmadd_ps(w[r], x, sums[r][c]);
+                }
+            }
+        }
+        for r in 0..2 {
+            for c in 0..4 {
+                let out = &mut out[first + r][c][8 * part..8 * part + 8];
+                // SAFETY: 32 writable bytes; `storeu` has no alignment requirement.
+                unsafe { _mm256_storeu_ps(out.as_mut_ptr(), sums[r][c]) };
+            }
+        }
+    }
+}
+
+/// All lanes of both sums.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn sum(sums: &[f32; 16]) -> f32 {
+    reduce(_mm256_add_ps(load_sums(sums, 0), load_sums(sums, 1)))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn load_sums(sums: &[f32; 16], part: usize) -> __m256 {
+    let sums = &sums[8 * part..8 * part + 8];
+    // SAFETY: 32 readable bytes; `loadu` has no alignment requirement.
+    unsafe { _mm256_loadu_ps(sums.as_ptr()) }
+}
+
+/// A register of a block.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn load_part(block: &[u8; SUMS * REGISTER], part: usize) -> __m256 {
+    load(&block.as_chunks().0[part])
 }
 
 /// The dot products of a row of weights, `BYTES` per register, with the rows `x`.

@@ -6,7 +6,7 @@
 //!
 //! | file | formats |
 //! |---|---|
-//! | `float.rs` | `F32`, `F16`, `BF16` |
+//! | `float.rs` | `F32`, `F16`, `BF16`, and for batches what `quant` decodes |
 //! | `legacy.rs` | blocks of 32: `Q4_0` to `Q8_0`, `IQ4_NL`, `MXFP4` |
 //! | `k_quants.rs` | `Q2_K` to `Q6_K` |
 //! | `iq.rs` | the formats with a codebook: `IQ2_*`, `IQ3_*`, `IQ4_XS` |
@@ -54,9 +54,9 @@ macro_rules! integer {
 /// The kernel for `format`, if there is one; only for machines where [`is_available`].
 pub(super) fn kernel(format: Format) -> Option<Kernel> {
     Some(match format {
-        Format::F32 => simd!(F32, float::f32),
-        Format::F16 => simd!(F32, float::f16),
-        Format::BF16 => simd!(F32, float::bf16),
+        Format::F32 => float::f32(),
+        Format::F16 => float::f16(),
+        Format::BF16 => float::bf16(),
         Format::Q4_0 => integer!(Q8_0, 15, MINS, legacy::q4_0),
         Format::Q4_1 => integer!(Q8_1, 15, MINS, legacy::q4_1),
         Format::Q5_0 => integer!(Q8_0, 31, MINS, legacy::q5_0),
@@ -75,7 +75,7 @@ pub(super) fn kernel(format: Format) -> Option<Kernel> {
         Format::IQ3_XXS => integer!(Q8_K, iq::MAX, MINS, iq::iq3_xxs),
         Format::IQ3_S => integer!(Q8_K, iq::MAX, MINS, iq::iq3_s),
         Format::IQ4_XS => integer!(Q8_K, SIGNED, PLAIN, iq::iq4_xs),
-        _ => return None,
+        _ => return float::decoded(format),
     })
 }
 

@@ -11,6 +11,7 @@
 //! | `k_quants.rs` | `Q2_K` to `Q6_K` |
 //! | `iq.rs` | the formats with a codebook: `IQ2_*`, `IQ3_*`, `IQ4_XS` |
 //! | `panel.rs` | all but floats, for batches |
+//! | `wide.rs` | of those, the ones with signed bytes |
 //!
 //! Every function names all features, needed or not: what has fewer than the closures it takes cannot inline them.
 #![allow(clippy::needless_range_loop, reason = "loops over registers index several arrays, and unroll")]
@@ -20,6 +21,7 @@ mod iq;
 mod k_quants;
 mod legacy;
 mod panel;
+mod wide;
 
 use std::arch::x86_64::*;
 
@@ -43,7 +45,7 @@ macro_rules! integer {
         }
         #[target_feature(enable = "avx2,fma,f16c")]
         fn unpack(w: &[u8], row_bytes: usize, out: &mut [WeightBlock]) {
-            panel::unpack::<_, $form>(w, row_bytes, out, |w| decode::<0>(w), |w| decode::<1>(w));
+            panel::unpack::<_, { $max }>(w, row_bytes, out, |w| decode::<0>(w), |w| decode::<1>(w));
         }
         // SAFETY: `super::kernel` refuses instruction sets that this machine lacks.
         let panels = panel::panels::<{ $max }, $form>(|w, row_bytes, out| unsafe { unpack(w, row_bytes, out) });

@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{MINS, MINS_16, PLAIN, SIGNED, Weights, interleave, pad};
+use super::{MINS, MINS_16, PLAIN, SIGNED, Weights, interleave, pad, wide};
 use crate::{
     dot::{
         LANES, Square,
@@ -19,6 +19,9 @@ const ROWS: usize = 2;
 
 /// Panels, given what unpacks weights.
 pub(super) fn panels<const MAX: usize, const FORM: u8>(unpack: fn(&[u8], usize, &mut [WeightBlock])) -> Panels {
+    if MAX == SIGNED {
+        return Panels::Wide(wide::lanes(unpack));
+    }
     Panels::Lanes(Lanes {
         unpack,
         gather: panel::gather,
@@ -36,15 +39,15 @@ pub(super) fn panels<const MAX: usize, const FORM: u8>(unpack: fn(&[u8], usize, 
 /// See [`Lanes::unpack`].
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn unpack<const BYTES: usize, const FORM: u8>(
+pub(super) fn unpack<const BYTES: usize, const MAX: usize>(
     w: &[u8],
     row_bytes: usize,
     out: &mut [WeightBlock],
     first: impl Fn(&[u8; BYTES]) -> Weights,
     second: impl Fn(&[u8; BYTES]) -> Weights,
 ) {
-    let n_groups = out.len() / LANES;
-    assert!(n_groups == row_bytes.div_ceil(BYTES), "rows of a panel");
+    let n_groups = row_bytes.div_ceil(BYTES);
+    assert!(out.len() == LANES * n_groups * if MAX == SIGNED { 2 } else { 1 }, "rows of a panel");
     for g in 0..n_groups {
         for (r, row) in w.chunks_exact(row_bytes).take(SIDE).enumerate() {
             if let Some(later) = w.get((SIDE + r) * row_bytes + g * BYTES..) {
@@ -68,7 +71,12 @@ pub(super) fn unpack<const BYTES: usize, const FORM: u8>(
                 }
                 // Pieces to blocks as blocks to pieces: rows to columns.
                 for (i, levels) in interleave(w.q).into_iter().enumerate() {
-                    let out = &mut out[(4 * half + i) * n_groups + g];
+                    let block = (4 * half + i) * n_groups + g;
+                    if MAX == SIGNED {
+                        wide::store(levels, a[2 * i], r, &mut out[2 * block..2 * block + 2]);
+                        continue;
+                    }
+                    let out = &mut out[block];
                     // SAFETY: as above.
                     unsafe { _mm256_storeu_si256(out.q[r].as_mut_ptr().cast(), levels) };
                     let factors = [a[2 * i], b[2 * i], b[2 * i + 1], a[2 * i + 1]];
@@ -118,10 +126,7 @@ fn half_block<const MAX: usize>(q: &[i8; 32], x: &ColumnBlock, half: usize, c: u
         let four = _mm256_set1_epi32(i32::from_ne_bytes(four));
         // SAFETY: 32 readable bytes; `loadu` has no alignment requirement.
         let x = unsafe { _mm256_loadu_si256(x.x[4 * half + i][32 * c..32 * c + 32].as_ptr().cast()) };
-        pairs[i] = match MAX {
-            SIGNED => _mm256_maddubs_epi16(_mm256_abs_epi8(four), _mm256_sign_epi8(x, four)),
-            _ => _mm256_maddubs_epi16(four, x),
-        };
+        pairs[i] = _mm256_maddubs_epi16(four, x);
     }
     let widen = |pairs| _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
     let two = [_mm256_add_epi16(pairs[0], pairs[1]), _mm256_add_epi16(pairs[2], pairs[3])];

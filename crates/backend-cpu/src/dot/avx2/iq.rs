@@ -5,9 +5,11 @@
 
 use std::arch::x86_64::*;
 
-use super::{Weights, bytes_at, half_at, interleave, legacy::look_up, legacy::nibbles, twice};
+use super::{Parts, Weights, groups::Factors, bytes_at, half_at, interleave, legacy::look_up, legacy::nibbles, twice};
 use crate::dot::tables::{IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID, IQ4, even_signs};
 
+/// Scales count eighths of `d`.
+pub(super) const IQ2_XXS: Factors = Factors { d: 0, dmin: 0, unit: 0.125 };
 /// Makes signed levels unsigned.
 const OFFSET: i8 = 64;
 /// What the levels are at most, the offset included.
@@ -15,15 +17,15 @@ pub(super) const MAX: usize = 64 + 62;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn iq2_xxs<const HALF: usize>(w: &[u8; 66]) -> Weights {
+pub(super) fn iq2_xxs<const HALF: usize>(w: &[u8; 66]) -> Parts {
     let block = |b: usize| (bytes_at::<4>(w, 2 + 32 * HALF + 8 * b), word(w, 6 + 32 * HALF + 8 * b));
-    let q = rows(|p, b| {
+    let q = signed_rows(|p, b| {
         let (indices, signs) = block(b);
         (IQ2_XXS_GRID[usize::from(indices[p])], EVEN_MASKS[(signs >> (7 * p) & 127) as usize])
     });
-    let scale = |b: usize| (block(b).1 >> 28) as i32;
-    let scales = _mm_setr_epi32(scale(0), scale(1), scale(2), scale(3));
-    Weights { q, ..scaled(odd_multiples(twice(_mm_cvtepi32_ps(scales)), half_at(w, 0), 0.125)) }
+    let scale = |b: usize| (block(b).1 >> 28 << 1 | 1) as i32;
+    let (a, b, c, d) = (scale(0), scale(1), scale(2), scale(3));
+    Parts { q, scales: _mm256_setr_epi32(a, a, b, b, c, c, d, d), mins: _mm256_setzero_si256() }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -100,7 +102,7 @@ static EVEN_MASKS: [u64; 128] = even_masks();
 /// Eight weights of each of four blocks: eight magnitudes and the mask of their signs, for piece `p` and block `b`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn rows(row: impl Fn(usize, usize) -> (u64, u64)) -> [__m256i; 4] {
+fn signed_rows(row: impl Fn(usize, usize) -> (u64, u64)) -> [__m256i; 4] {
     let (mut magnitudes, mut negative) = ([[0; 4]; 4], [[0; 4]; 4]);
     for p in 0..4 {
         for b in 0..4 {
@@ -108,13 +110,23 @@ fn rows(row: impl Fn(usize, usize) -> (u64, u64)) -> [__m256i; 4] {
             (magnitudes[p][b], negative[p][b]) = (row as i64, signs as i64);
         }
     }
-    let mut q = [_mm256_set1_epi8(OFFSET); 4];
+    let mut q = [_mm256_setzero_si256(); 4];
     for p in 0..4 {
         let ([a, b, c, d], [e, f, g, h]) = (magnitudes[p], negative[p]);
         let (magnitudes, negative) = (_mm256_setr_epi64x(a, b, c, d), _mm256_setr_epi64x(e, f, g, h));
         // -x is !x + 1.
-        let signed = _mm256_sub_epi8(_mm256_xor_si256(magnitudes, negative), negative);
-        q[p] = _mm256_add_epi8(signed, q[p]);
+        q[p] = _mm256_sub_epi8(_mm256_xor_si256(magnitudes, negative), negative);
+    }
+    q
+}
+
+/// The same with [`OFFSET`] added.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn rows(row: impl Fn(usize, usize) -> (u64, u64)) -> [__m256i; 4] {
+    let mut q = signed_rows(row);
+    for p in 0..4 {
+        q[p] = _mm256_add_epi8(q[p], _mm256_set1_epi8(OFFSET));
     }
     q
 }

@@ -2,22 +2,16 @@
 
 use std::arch::x86_64::*;
 
-use super::{Weights, bytes_at, half_at, interleave, load_32};
+use super::{Parts, Weights, bytes_at, groups::Factors, half_at, interleave, load_32};
+
+pub(super) const Q2_K: Factors = Factors { d: 80, dmin: 82, unit: 1.0 };
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn q2_k<const HALF: usize>(w: &[u8; 84]) -> Weights {
-    let scales = _mm256_cvtepu8_epi32(load_8(w, 8 * HALF));
-    // As for AVX-512: 0 to 3 times the scale of each 16 weights, looked up in dword `i` of eight.
-    let low = _mm256_and_si256(scales, _mm256_set1_epi32(15));
-    let multiples = _mm256_mullo_epi32(low, _mm256_set1_epi32(0x0302_0100));
-    let q = [0, 1, 2, 3].map(|p| {
-        let second = if p < 2 { 0 } else { 0x0404_0404_0404_0404 };
-        let table = _mm256_broadcastsi128_si256(_mm_set_epi64x(0x0808_0808_0808_0808 + second, second));
-        _mm256_shuffle_epi8(multiples, _mm256_or_si256(two_bits(w, 16 + 32 * HALF + 8 * p), table))
-    });
-    let mins = _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(scales));
-    Weights { q, a: half_at(w, 80), b: _mm256_mul_ps(mins, half_at(w, 82)) }
+pub(super) fn q2_k<const HALF: usize>(w: &[u8; 84]) -> Parts {
+    let both = _mm256_cvtepu8_epi32(load_8(w, 8 * HALF));
+    let q = [0, 1, 2, 3].map(|p| two_bits(w, 16 + 32 * HALF + 8 * p));
+    Parts { q, scales: _mm256_and_si256(both, _mm256_set1_epi32(15)), mins: _mm256_srli_epi32::<4>(both) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -17,6 +17,7 @@
 #![allow(clippy::needless_range_loop, reason = "loops over registers index several arrays, and unroll")]
 
 mod float;
+mod groups;
 mod iq;
 mod k_quants;
 mod legacy;
@@ -53,6 +54,25 @@ macro_rules! integer {
     }};
 }
 
+/// The kernel of a format of which a group is a sum of integers, given where it has its factors.
+macro_rules! grouped {
+    ($form:ident, $decode:path, $factors:expr) => {{
+        use $decode as decode;
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn dot<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+            groups::dot::<N, _, { groups::$form }>(w, x, $factors, |w| decode::<0>(w), |w| decode::<1>(w))
+        }
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn unpack(w: &[u8], row_bytes: usize, out: &mut [u8]) {
+            let (first, second) = (|w: &_| decode::<0>(w), |w: &_| decode::<1>(w));
+            groups::unpack::<_, { groups::$form }>(w, row_bytes, out, $factors, first, second);
+        }
+        // SAFETY: `super::kernel` refuses instruction sets that this machine lacks.
+        let panels = groups::panels::<{ groups::$form }>(|w, row_bytes, out| unsafe { unpack(w, row_bytes, out) });
+        Kernel { panels: Some(panels), ..simd!(Q8_K, dot) }
+    }};
+}
+
 /// The kernel for `format`, if there is one; only for machines where [`is_available`].
 pub(super) fn kernel(format: Format) -> Option<Kernel> {
     Some(match format {
@@ -66,12 +86,12 @@ pub(super) fn kernel(format: Format) -> Option<Kernel> {
         Format::Q8_0 => integer!(Q8_0, SIGNED, PLAIN, legacy::q8_0),
         Format::IQ4_NL => integer!(Q8_0, SIGNED, PLAIN, legacy::iq4_nl),
         Format::MXFP4 => integer!(Q8_0, 24, MINS, legacy::mxfp4),
-        Format::Q2_K => integer!(Q8_K, 45, MINS_16, k_quants::q2_k),
+        Format::Q2_K => grouped!(Q2_K, k_quants::q2_k, k_quants::Q2_K),
         Format::Q3_K => integer!(Q8_K, 7, BY_16, k_quants::q3_k),
         Format::Q4_K => integer!(Q8_K, 15, MINS, k_quants::q4_k),
         Format::Q5_K => integer!(Q8_K, 31, MINS, k_quants::q5_k),
         Format::Q6_K => integer!(Q8_K, 63, BY_16, k_quants::q6_k),
-        Format::IQ2_XXS => integer!(Q8_K, iq::MAX, MINS, iq::iq2_xxs),
+        Format::IQ2_XXS => grouped!(IQ2_XXS, iq::iq2_xxs, iq::IQ2_XXS),
         Format::IQ2_XS => integer!(Q8_K, iq::MAX, BY_16, iq::iq2_xs),
         Format::IQ2_S => integer!(Q8_K, iq::MAX, BY_16, iq::iq2_s),
         Format::IQ3_XXS => integer!(Q8_K, iq::MAX, MINS, iq::iq3_xxs),
@@ -98,6 +118,14 @@ struct Weights {
     q: [__m256i; 4],
     a: __m256,
     b: __m256,
+}
+
+/// 128 weights before scales meet `d`. Lane `i` of `scales` and `mins` belongs to weights `16 i .. 16 i + 16`:
+/// `w = d * scale * q - dmin * min`.
+struct Parts {
+    q: [__m256i; 4],
+    scales: __m256i,
+    mins: __m256i,
 }
 
 /// The dot products of a row of weights, `BYTES` per 256 of them, with the rows `x`.

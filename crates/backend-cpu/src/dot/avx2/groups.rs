@@ -1,0 +1,395 @@
+//! Formats whose blocks have integers for scales, as sums of integers over groups of 256.
+//!
+//! A group is `d * I - dmin * M` with `I = sum_i scale_i * level_i * x_i` and `M = sum_i min_i * sum_i`, which are the same
+//! however they are added up. Products of bytes are added in 16 bits, as many as fit; the instruction that widens them
+//! multiplies with the scale as well (`vpmaddwd`), so blocks need no floats.
+//!
+//! Levels with signs have an offset added, and what that adds to a 16-bit sum is taken off before the sum is widened.
+//! Meanwhile the sum may wrap around: only what is left at the end has to fit.
+
+use std::arch::x86_64::*;
+
+use super::{Parts, interleave, load_i8, prefetch};
+use crate::{
+    activation::{Group, groups},
+    dot::{
+        Square,
+        panel::{Groups, Panels, SIDE},
+    },
+    memory::{Record, prefetch_early, records, records_mut},
+};
+
+/// Rows whose sums have registers.
+const ROWS: usize = 4;
+/// Blocks of 32 in a group.
+const BLOCKS: usize = 8;
+/// Four neighbours in a block.
+const FOURS: usize = 8;
+
+/// What a format's groups are made of.
+#[derive(Clone, Copy)]
+pub(super) struct Form {
+    /// The largest magnitude of a level, of which `signed` ones are stored with that much added.
+    pub(super) max: i16,
+    pub(super) signed: bool,
+    /// Whether the halves of a block have scales of their own.
+    pub(super) by_16: bool,
+    /// Whether there are minima, of 16 neighbours each.
+    pub(super) mins: bool,
+}
+
+impl Form {
+    const fn offset(self) -> i16 {
+        if self.signed { self.max } else { 0 }
+    }
+
+    /// Pairs of products that 16 bits can add up, within what has one scale.
+    const fn pairs(self) -> usize {
+        let fit = i16::MAX / (2 * 127 * self.max);
+        let most = if self.by_16 { FOURS / 2 } else { FOURS };
+        if (fit as usize) < most { fit as usize } else { most }
+    }
+
+    /// Sums of 16 bits in a block.
+    const fn sums(self) -> usize {
+        FOURS.div_ceil(self.pairs())
+    }
+}
+
+/// The forms, by number.
+pub(super) const FORMS: [Form; 2] = [
+    Form { max: 43, signed: true, by_16: false, mins: false },
+    Form { max: 3, signed: false, by_16: true, mins: true },
+];
+pub(super) const IQ2_XXS: usize = 0;
+pub(super) const Q2_K: usize = 1;
+
+/// Where a group of weights has its factors.
+#[derive(Clone, Copy)]
+pub(super) struct Factors {
+    /// The bytes at which there are `d` and `dmin`, f16 both.
+    pub(super) d: usize,
+    pub(super) dmin: usize,
+    /// What `d` is multiplied with.
+    pub(super) unit: f32,
+}
+
+/// A group of 16 rows of weights.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct WeightGroup {
+    /// The levels of each block and row.
+    q: [[[i8; 32]; SIDE]; BLOCKS],
+    /// The scales of each block, or of the halves of each, and of each row; twice, in 16 bits.
+    scales: [[i32; SIDE]; 2 * BLOCKS],
+    /// Pairs of minima, 16 bits each.
+    mins: [[i32; SIDE]; BLOCKS],
+    d: [f32; SIDE],
+    dmin: [f32; SIDE],
+}
+
+/// A group of 16 columns.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct ColumnGroup {
+    /// `x[b][j][4 c + k]` is value `4 j + k` of block `b` of column `c`.
+    x: [[[i8; 4 * SIDE]; FOURS]; BLOCKS],
+    /// What takes the offset off each sum of a block.
+    offsets: [[[i16; 2 * SIDE]; 4]; BLOCKS],
+    /// Pairs of sums of 16 values, 16 bits each, that belong to the pairs of minima.
+    sums: [[i32; SIDE]; BLOCKS],
+    scale: [f32; SIDE],
+}
+
+// SAFETY: integers and floats; their sizes add up to the struct's.
+unsafe impl Record for WeightGroup {}
+// SAFETY: as above.
+unsafe impl Record for ColumnGroup {}
+
+/// Panels of such a format, given what unpacks weights.
+pub(super) fn panels<const FORM: usize>(unpack: fn(&[u8], usize, &mut [u8])) -> Panels {
+    Panels::Groups(Groups {
+        weight_bytes: size_of::<WeightGroup>(),
+        column_bytes: size_of::<ColumnGroup>(),
+        unpack,
+        // SAFETY: `dot::kernel` refuses instruction sets that this machine lacks.
+        gather: |x, out| unsafe { gather::<FORM>(x, records_mut(out)) },
+        // SAFETY: as above.
+        add: |w, x, out| unsafe { add::<FORM>(records(w), records(x), out) },
+        // SAFETY: as above.
+        add2: |w, x, out| {
+            x.into_iter().zip(out).for_each(|(x, out)| unsafe { add::<FORM>(records(w), records(x), out) })
+        },
+        transpose,
+        enter: || (),
+        leave: || (),
+        from: 8,
+    })
+}
+
+/// The dot products of a row of weights with the rows `x`; `first` and `second` unpack 128 each.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn dot<const N: usize, const BYTES: usize, const FORM: usize>(
+    w: &[u8],
+    x: [&[u8]; N],
+    factors: Factors,
+    first: impl Fn(&[u8; BYTES]) -> Parts,
+    second: impl Fn(&[u8; BYTES]) -> Parts,
+) -> [f32; N] {
+    let (w, rest) = w.as_chunks::<BYTES>();
+    assert!(rest.is_empty(), "rows of whole groups");
+    let mut x_groups: [&[Group]; N] = [&[]; N];
+    for c in 0..N {
+        x_groups[c] = groups(x[c], w.len());
+    }
+    let mut y = [0.0; N];
+    // Four groups at a time, as four registers are added up for the price of two.
+    for (i, w) in w.chunks(4).enumerate() {
+        let mut sums = [[[_mm256_setzero_si256(); 4]; 2]; N];
+        for (k, bytes) in w.iter().enumerate() {
+            if N == 1 {
+                prefetch(bytes);
+            }
+            for half in 0..2 {
+                let w = if half == 0 { first(bytes) } else { second(bytes) };
+                for c in 0..N {
+                    // SAFETY: a column was cut to as many groups. Checks take time here.
+                    let x = unsafe { x_groups[c].get_unchecked(4 * i + k) };
+                    let [products, mins] = half_group::<FORM>(&w, x, half);
+                    sums[c][0][k] = _mm256_add_epi32(sums[c][0][k], products);
+                    sums[c][1][k] = _mm256_add_epi32(sums[c][1][k], mins);
+                }
+            }
+        }
+        let (d, dmin) = (_mm_mul_ps(halves(w, factors.d), _mm_set1_ps(factors.unit)), halves(w, factors.dmin));
+        for c in 0..N {
+            let mut four = _mm_mul_ps(_mm_cvtepi32_ps(reduce(sums[c][0])), d);
+            if FORMS[FORM].mins {
+                let mins = _mm_srai_epi32::<7>(reduce(sums[c][1])); // negative
+                four = _mm_fmadd_ps(_mm_cvtepi32_ps(mins), dmin, four);
+            }
+            let mut values = [0.0; 4];
+            // SAFETY: 16 writable bytes; `storeu` has no alignment requirement.
+            unsafe { _mm_storeu_ps(values.as_mut_ptr(), four) };
+            let x = &x_groups[c][4 * i..][..w.len()];
+            values.iter().zip(x).for_each(|(group, x)| y[c] = group.mul_add(x.scale[0], y[c]));
+        }
+    }
+    y
+}
+
+/// The f16 at byte `at` of up to four groups.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn halves<const BYTES: usize>(w: &[[u8; BYTES]], at: usize) -> __m128 {
+    let mut halves = [0u16; 8];
+    w.iter().zip(&mut halves).for_each(|(w, half)| *half = u16::from_le_bytes([w[at], w[at + 1]]));
+    // SAFETY: 16 readable bytes; `loadu` has no alignment requirement.
+    _mm_cvtph_ps(unsafe { _mm_loadu_si128(halves.as_ptr().cast()) })
+}
+
+/// The sum of the lanes of each of four registers.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn reduce(x: [__m256i; 4]) -> __m128i {
+    let four = _mm256_hadd_epi32(_mm256_hadd_epi32(x[0], x[1]), _mm256_hadd_epi32(x[2], x[3]));
+    _mm_add_epi32(_mm256_castsi256_si128(four), _mm256_extracti128_si256::<1>(four))
+}
+
+/// Of half a group, lanes that add up to its part of `I`, and of `-128 M`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn half_group<const FORM: usize>(w: &Parts, x: &Group, half: usize) -> [__m256i; 2] {
+    let form = FORMS[FORM];
+    let mut pairs = [_mm256_setzero_si256(); 4];
+    for p in 0..4 {
+        let x = load_i8(&x.q[p], half);
+        pairs[p] = match form.signed {
+            true => _mm256_maddubs_epi16(_mm256_abs_epi8(w.q[p]), _mm256_sign_epi8(x, w.q[p])),
+            false => _mm256_maddubs_epi16(w.q[p], x),
+        };
+    }
+    // Scales are below 2^15, so an `i32` is one of 16 bits and a zero: twice the same makes pairs.
+    let twice = _mm256_or_si256(w.scales, _mm256_slli_epi32::<16>(w.scales));
+    let (first, second) = (_mm256_shuffle_epi32::<0xa0>(twice), _mm256_shuffle_epi32::<0xf5>(twice));
+    let two = [_mm256_add_epi16(pairs[0], pairs[1]), _mm256_add_epi16(pairs[2], pairs[3])];
+    let products = match (form.by_16, form.max) {
+        (false, ..=32) => _mm256_madd_epi16(_mm256_add_epi16(two[0], two[1]), first),
+        _ => _mm256_add_epi32(_mm256_madd_epi16(two[0], first), _mm256_madd_epi16(two[1], second)),
+    };
+    let mins = match form.mins {
+        // SAFETY: half of 16 numbers; `loadu` has no alignment requirement.
+        true => _mm256_mullo_epi32(w.mins, unsafe { _mm256_loadu_si256(x.start[8 * half..].as_ptr().cast()) }),
+        false => _mm256_setzero_si256(),
+    };
+    [products, mins]
+}
+
+/// See [`Groups::unpack`].
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn unpack<const BYTES: usize, const FORM: usize>(
+    w: &[u8],
+    row_bytes: usize,
+    out: &mut [u8],
+    factors: Factors,
+    first: impl Fn(&[u8; BYTES]) -> Parts,
+    second: impl Fn(&[u8; BYTES]) -> Parts,
+) {
+    let n_rows = w.len().div_ceil(row_bytes).min(SIDE);
+    let offset = _mm256_set1_epi8(FORMS[FORM].offset() as i8);
+    for (g, out) in records_mut::<WeightGroup>(out).iter_mut().enumerate() {
+        for r in 0..n_rows {
+            let at = r * row_bytes + g * BYTES;
+            if let Some(later) = w.get(SIDE * row_bytes + at..) {
+                prefetch_early(&later[..BYTES.min(later.len())]);
+            }
+            let bytes = w[at..].first_chunk().expect("a group");
+            let float = |at: usize| half::f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32();
+            (out.d[r], out.dmin[r]) = (float(factors.d) * factors.unit, float(factors.dmin));
+            for half in 0..2 {
+                let w = if half == 0 { first(bytes) } else { second(bytes) };
+                for (i, levels) in interleave(w.q).into_iter().enumerate() {
+                    let levels = _mm256_add_epi8(levels, offset);
+                    // SAFETY: 32 writable bytes; `storeu` has no alignment requirement.
+                    unsafe { _mm256_storeu_si256(out.q[4 * half + i][r].as_mut_ptr().cast(), levels) };
+                }
+                store_numbers::<FORM>(&w, half, r, out);
+            }
+        }
+    }
+}
+
+/// The scales and minima of half a group of a row.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn store_numbers<const FORM: usize>(w: &Parts, half: usize, r: usize, out: &mut WeightGroup) {
+    let numbers = |x| {
+        let mut numbers = [0i32; 8];
+        // SAFETY: 32 writable bytes; `storeu` has no alignment requirement.
+        unsafe { _mm256_storeu_si256(numbers.as_mut_ptr().cast(), x) };
+        numbers
+    };
+    let scales = numbers(_mm256_mullo_epi32(w.scales, _mm256_set1_epi32(0x1_0001)));
+    let step = if FORMS[FORM].by_16 { 1 } else { 2 };
+    for i in (0..8).step_by(step) {
+        out.scales[8 * half + i][r] = scales[i];
+    }
+    if FORMS[FORM].mins {
+        let pairs = numbers(_mm256_or_si256(w.mins, _mm256_srli_epi64::<16>(w.mins)));
+        (0..4).for_each(|b| out.mins[4 * half + b][r] = pairs[2 * b]);
+    }
+}
+
+/// See [`Groups::gather`].
+#[target_feature(enable = "avx2,fma,f16c")]
+fn gather<const FORM: usize>(x: &[&[Group]], out: &mut [ColumnGroup]) {
+    let form = FORMS[FORM];
+    for (g, out) in out.iter_mut().enumerate() {
+        for c in 0..SIDE {
+            let group = x.get(c).map_or(&Group::ZERO, |x| &x[g]);
+            out.scale[c] = group.scale[0];
+            for b in 0..BLOCKS {
+                let pair = [0, 1].map(|half| group.sums[2 * b + half] as i32);
+                out.sums[b][c] = pair[0] & 0xffff | pair[1] << 16;
+                let mut offsets = [[0; 2]; 4];
+                for j in 0..FOURS {
+                    let four = group.q[j / 2][8 * b + j % 2 * 4..].first_chunk::<4>().expect("eight values");
+                    out.x[b][j][4 * c..4 * c + 4].copy_from_slice(four);
+                    for k in 0..4 {
+                        offsets[j / form.pairs()][k / 2] -= form.offset() * i16::from(four[k]);
+                    }
+                }
+                for i in 0..form.sums() {
+                    out.offsets[b][i][2 * c..2 * c + 2].copy_from_slice(&offsets[i]);
+                }
+            }
+        }
+    }
+}
+
+/// See [`Groups::add`].
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add<const FORM: usize>(w: &[WeightGroup], x: &[ColumnGroup], out: &mut Square) {
+    for (w, x) in w.iter().zip(x) {
+        for first in (0..SIDE).step_by(ROWS) {
+            for c in 0..2 {
+                let mut sums = [_mm256_setzero_si256(); ROWS];
+                for b in 0..BLOCKS {
+                    for r in 0..ROWS {
+                        sums[r] = _mm256_add_epi32(sums[r], block::<FORM>(w, first + r, x, c, b));
+                    }
+                }
+                for r in 0..ROWS {
+                    let out = &mut out.0[first + r][8 * c..8 * c + 8];
+                    finish::<FORM>(sums[r], w, first + r, x, c, out);
+                }
+            }
+        }
+    }
+}
+
+/// The products of a block of a row with eight columns, scaled.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn block<const FORM: usize>(w: &WeightGroup, row: usize, x: &ColumnGroup, c: usize, b: usize) -> __m256i {
+    let form = FORMS[FORM];
+    let mut total = _mm256_setzero_si256();
+    for i in 0..form.sums() {
+        let js = i * form.pairs()..((i + 1) * form.pairs()).min(FOURS);
+        let mut sum = _mm256_setzero_si256();
+        for j in js.clone() {
+            let four = w.q[b][row].as_chunks::<4>().0[j].map(|q| q as u8);
+            let four = _mm256_set1_epi32(i32::from_ne_bytes(four));
+            let pair = _mm256_maddubs_epi16(four, load_i8(&x.x[b][j], c));
+            sum = if j == js.start { pair } else { _mm256_add_epi16(sum, pair) };
+            if j == js.start && form.signed {
+                sum = _mm256_add_epi16(sum, load_offsets(&x.offsets[b][i], c));
+            }
+        }
+        let scale = if form.by_16 { 2 * b + js.start / (FOURS / 2) } else { 2 * b };
+        let wide = _mm256_madd_epi16(sum, _mm256_set1_epi32(w.scales[scale][row]));
+        total = if i == 0 { wide } else { _mm256_add_epi32(total, wide) };
+    }
+    total
+}
+
+/// Adds a group's products as [`dot`] does.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn finish<const FORM: usize>(sum: __m256i, w: &WeightGroup, row: usize, x: &ColumnGroup, c: usize, out: &mut [f32]) {
+    let mut group = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(w.d[row]));
+    if FORMS[FORM].mins {
+        let mut mins = _mm256_setzero_si256();
+        for b in 0..BLOCKS {
+            // SAFETY: 32 readable bytes; `loadu` has no alignment requirement.
+            let sums = unsafe { _mm256_loadu_si256(x.sums[b][8 * c..8 * c + 8].as_ptr().cast()) };
+            mins = _mm256_add_epi32(mins, _mm256_madd_epi16(sums, _mm256_set1_epi32(w.mins[b][row])));
+        }
+        group = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(mins), _mm256_set1_ps(w.dmin[row]), group);
+    }
+    assert!(out.len() == 8, "eight columns");
+    // SAFETY: 32 readable and writable bytes each; `loadu` and `storeu` have no alignment requirement.
+    unsafe {
+        let scale = _mm256_loadu_ps(x.scale[8 * c..8 * c + 8].as_ptr());
+        _mm256_storeu_ps(out.as_mut_ptr(), _mm256_fmadd_ps(group, scale, _mm256_loadu_ps(out.as_ptr())));
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn load_offsets(offsets: &[i16; 2 * SIDE], c: usize) -> __m256i {
+    let offsets = &offsets[16 * c..16 * c + 16];
+    // SAFETY: 32 readable bytes; `loadu` has no alignment requirement.
+    unsafe { _mm256_loadu_si256(offsets.as_ptr().cast()) }
+}
+
+/// See [`Groups::transpose`].
+fn transpose(sums: &mut Square) {
+    for r in 0..SIDE {
+        for c in 0..r {
+            (sums.0[r][c], sums.0[c][r]) = (sums.0[c][r], sums.0[r][c]);
+        }
+    }
+}

@@ -213,7 +213,9 @@ impl Panels {
             for i in 0..n_panels {
                 let at = self.place(i, j);
                 match self {
-                    Panels::Lanes(lanes) | Panels::Wide(lanes) => (lanes.sum)(sums[at..].first_chunk_mut().expect("all lanes")),
+                    Panels::Lanes(lanes) | Panels::Wide(lanes) => {
+                        (lanes.sum)(sums[at..].first_chunk_mut().expect("all lanes"))
+                    }
                     Panels::Groups(groups) => (groups.transpose)(&mut sums[at]),
                 }
             }

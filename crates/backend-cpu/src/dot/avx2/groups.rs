@@ -9,7 +9,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Parts, interleave, load_i8, prefetch};
+use super::{Parts, half_at, load_i8, prefetch};
 use crate::{
     activation::{Group, groups},
     dot::{
@@ -123,7 +123,7 @@ pub(super) fn panels<const FORM: usize>(unpack: fn(&[u8], usize, &mut [u8])) -> 
         transpose,
         enter: || (),
         leave: || (),
-        from: 8,
+        from: 5,
     })
 }
 
@@ -226,7 +226,7 @@ fn half_group<const FORM: usize>(w: &Parts, x: &Group, half: usize) -> [__m256i;
     [products, mins]
 }
 
-/// See [`Groups::unpack`].
+/// See [`Groups::unpack`]; `first` and `second` unpack four blocks each, in the order of the blocks.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 pub(super) fn unpack<const BYTES: usize, const FORM: usize>(
@@ -237,6 +237,7 @@ pub(super) fn unpack<const BYTES: usize, const FORM: usize>(
     first: impl Fn(&[u8; BYTES]) -> Parts,
     second: impl Fn(&[u8; BYTES]) -> Parts,
 ) {
+    let single = |bytes: &[u8; BYTES], at| _mm256_cvtss_f32(half_at(bytes, at));
     let n_rows = w.len().div_ceil(row_bytes).min(SIDE);
     let offset = _mm256_set1_epi8(FORMS[FORM].offset() as i8);
     for (g, out) in records_mut::<WeightGroup>(out).iter_mut().enumerate() {
@@ -246,11 +247,10 @@ pub(super) fn unpack<const BYTES: usize, const FORM: usize>(
                 prefetch_early(&later[..BYTES.min(later.len())]);
             }
             let bytes = w[at..].first_chunk().expect("a group");
-            let float = |at: usize| half::f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32();
-            (out.d[r], out.dmin[r]) = (float(factors.d) * factors.unit, float(factors.dmin));
+            (out.d[r], out.dmin[r]) = (single(bytes, factors.d) * factors.unit, single(bytes, factors.dmin));
             for half in 0..2 {
                 let w = if half == 0 { first(bytes) } else { second(bytes) };
-                for (i, levels) in interleave(w.q).into_iter().enumerate() {
+                for (i, levels) in w.q.into_iter().enumerate() {
                     let levels = _mm256_add_epi8(levels, offset);
                     // SAFETY: 32 writable bytes; `storeu` has no alignment requirement.
                     unsafe { _mm256_storeu_si256(out.q[4 * half + i][r].as_mut_ptr().cast(), levels) };
@@ -313,8 +313,10 @@ fn gather<const FORM: usize>(x: &[&[Group]], out: &mut [ColumnGroup]) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add<const FORM: usize>(w: &[WeightGroup], x: &[ColumnGroup], out: &mut Square) {
     for (w, x) in w.iter().zip(x) {
+        // Columns that are missing have no scale.
+        let n_halves = if x.scale[8..] == [0.0; 8] { 1 } else { 2 };
         for first in (0..SIDE).step_by(ROWS) {
-            for c in 0..2 {
+            for c in 0..n_halves {
                 let mut sums = [_mm256_setzero_si256(); ROWS];
                 for b in 0..BLOCKS {
                     for r in 0..ROWS {

@@ -5,8 +5,11 @@
 
 use std::arch::x86_64::*;
 
-use super::{Parts, Weights, groups::Factors, bytes_at, half_at, interleave, legacy::look_up, legacy::nibbles, twice};
-use crate::dot::tables::{IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID, IQ4, even_signs};
+use super::{
+    PIECES, Parts, Weights, bytes_at, groups::Factors, half_at, interleave, legacy::look_up, legacy::nibbles, load_32,
+    twice,
+};
+use crate::dot::tables::{self, IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID, IQ4};
 
 /// Scales count eighths of `d`.
 pub(super) const IQ2_XXS: Factors = Factors { d: 0, dmin: 0, unit: 0.125 };
@@ -17,15 +20,45 @@ pub(super) const MAX: usize = 64 + 62;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn iq2_xxs<const HALF: usize>(w: &[u8; 66]) -> Parts {
-    let block = |b: usize| (bytes_at::<4>(w, 2 + 32 * HALF + 8 * b), word(w, 6 + 32 * HALF + 8 * b));
-    let q = signed_rows(|p, b| {
-        let (indices, signs) = block(b);
-        (IQ2_XXS_GRID[usize::from(indices[p])], EVEN_MASKS[(signs >> (7 * p) & 127) as usize])
-    });
-    let scale = |b: usize| (block(b).1 >> 28 << 1 | 1) as i32;
-    let (a, b, c, d) = (scale(0), scale(1), scale(2), scale(3));
-    Parts { q, scales: _mm256_setr_epi32(a, a, b, b, c, c, d, d), mins: _mm256_setzero_si256() }
+pub(super) fn iq2_xxs<const HALF: usize, const ORDER: u8>(w: &[u8; 66]) -> Parts {
+    // Of each block: an index per eight weights, then four times seven signs and a scale.
+    let (blocks, at) = (load_32(w, 2 + 32 * HALF), 2 + 32 * HALF);
+    let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_shuffle_epi32::<0xd8>(blocks));
+    let words = _mm256_extracti128_si256::<1>(words);
+    let signs = _mm256_broadcastsi128_si256(even_signs(words));
+    let mut q = [_mm256_setzero_si256(); 4];
+    for i in 0..4 {
+        let row = |j: usize| {
+            let (p, b) = if ORDER == PIECES { (i, j) } else { (j, i) };
+            IQ2_XXS_GRID[usize::from(w[at + 8 * b + p])] as i64
+        };
+        let magnitudes = _mm256_setr_epi64x(row(0), row(1), row(2), row(3));
+        // The byte of signs of each eight weights, once per weight.
+        let (first, step) = if ORDER == PIECES { (i as i64, 4) } else { (4 * i as i64, 1) };
+        let byte = |j: i64| (first + step * j) * 0x0101_0101_0101_0101;
+        let signs = _mm256_shuffle_epi8(signs, _mm256_setr_epi64x(byte(0), byte(1), byte(2), byte(3)));
+        let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+        let negative = _mm256_cmpeq_epi8(_mm256_and_si256(signs, bit), bit);
+        // -x is !x + 1.
+        q[i] = _mm256_sub_epi8(_mm256_xor_si256(magnitudes, negative), negative);
+    }
+    let scales = _mm_or_si128(_mm_slli_epi32::<1>(_mm_srli_epi32::<28>(words)), _mm_set1_epi32(1));
+    let scales = _mm256_permutevar8x32_epi32(_mm256_castsi128_si256(scales), _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+    Parts { q, scales, mins: _mm256_setzero_si256() }
+}
+
+/// Four times seven signs, from the lowest bits of each lane on, to bytes with an even number of ones.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn even_signs(words: __m128i) -> __m128i {
+    let part = |words, p: i32| _mm_and_si128(words, _mm_set1_epi32(0x7f << (8 * p)));
+    let low = _mm_or_si128(part(words, 0), part(_mm_slli_epi32::<1>(words), 1));
+    let high = _mm_or_si128(part(_mm_slli_epi32::<2>(words), 2), part(_mm_slli_epi32::<3>(words), 3));
+    let seven = _mm_or_si128(low, high);
+    let nibbles = _mm_and_si128(_mm_xor_si128(seven, _mm_srli_epi16::<4>(seven)), _mm_set1_epi8(15));
+    // 128 for what has an odd number of ones.
+    let odd = _mm_set_epi64x(0x0080_8000_8000_0080_u64 as i64, 0x8000_0080_0080_8000_u64 as i64);
+    _mm_or_si128(seven, _mm_shuffle_epi8(odd, nibbles))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -102,7 +135,7 @@ static EVEN_MASKS: [u64; 128] = even_masks();
 /// Eight weights of each of four blocks: eight magnitudes and the mask of their signs, for piece `p` and block `b`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn signed_rows(row: impl Fn(usize, usize) -> (u64, u64)) -> [__m256i; 4] {
+fn rows(row: impl Fn(usize, usize) -> (u64, u64)) -> [__m256i; 4] {
     let (mut magnitudes, mut negative) = ([[0; 4]; 4], [[0; 4]; 4]);
     for p in 0..4 {
         for b in 0..4 {
@@ -110,23 +143,13 @@ fn signed_rows(row: impl Fn(usize, usize) -> (u64, u64)) -> [__m256i; 4] {
             (magnitudes[p][b], negative[p][b]) = (row as i64, signs as i64);
         }
     }
-    let mut q = [_mm256_setzero_si256(); 4];
+    let mut q = [_mm256_set1_epi8(OFFSET); 4];
     for p in 0..4 {
         let ([a, b, c, d], [e, f, g, h]) = (magnitudes[p], negative[p]);
         let (magnitudes, negative) = (_mm256_setr_epi64x(a, b, c, d), _mm256_setr_epi64x(e, f, g, h));
         // -x is !x + 1.
-        q[p] = _mm256_sub_epi8(_mm256_xor_si256(magnitudes, negative), negative);
-    }
-    q
-}
-
-/// The same with [`OFFSET`] added.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn rows(row: impl Fn(usize, usize) -> (u64, u64)) -> [__m256i; 4] {
-    let mut q = signed_rows(row);
-    for p in 0..4 {
-        q[p] = _mm256_add_epi8(q[p], _mm256_set1_epi8(OFFSET));
+        let signed = _mm256_sub_epi8(_mm256_xor_si256(magnitudes, negative), negative);
+        q[p] = _mm256_add_epi8(signed, q[p]);
     }
     q
 }
@@ -175,7 +198,7 @@ const fn even_masks() -> [u64; 128] {
     let (masks, mut even) = (masks(), [0; 128]);
     let mut i = 0;
     while i < 128 {
-        even[i] = masks[even_signs(i as u32) as usize];
+        even[i] = masks[tables::even_signs(i as u32) as usize];
         i += 1;
     }
     even

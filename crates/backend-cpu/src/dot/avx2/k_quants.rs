@@ -2,15 +2,22 @@
 
 use std::arch::x86_64::*;
 
-use super::{Parts, Weights, bytes_at, groups::Factors, half_at, interleave, load_32};
+use super::{PIECES, Parts, Weights, bytes_at, groups::Factors, half_at, interleave, load_32};
 
 pub(super) const Q2_K: Factors = Factors { d: 80, dmin: 82, unit: 1.0 };
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn q2_k<const HALF: usize>(w: &[u8; 84]) -> Parts {
+pub(super) fn q2_k<const HALF: usize, const ORDER: u8>(w: &[u8; 84]) -> Parts {
     let both = _mm256_cvtepu8_epi32(load_8(w, 8 * HALF));
-    let q = [0, 1, 2, 3].map(|p| two_bits(w, 16 + 32 * HALF + 8 * p));
+    let q = match ORDER {
+        PIECES => [0, 1, 2, 3].map(|p| two_bits(w, 16 + 32 * HALF + 8 * p)),
+        _ => {
+            let (all, three) = (load_32(w, 16 + 32 * HALF), _mm256_set1_epi8(3));
+            let shifted = [all, _mm256_srli_epi16::<2>(all), _mm256_srli_epi16::<4>(all), _mm256_srli_epi16::<6>(all)];
+            shifted.map(|block| _mm256_and_si256(block, three))
+        }
+    };
     Parts { q, scales: _mm256_and_si256(both, _mm256_set1_epi32(15)), mins: _mm256_srli_epi32::<4>(both) }
 }
 

@@ -60,11 +60,12 @@ macro_rules! grouped {
         use $decode as decode;
         #[target_feature(enable = "avx2,fma,f16c")]
         fn dot<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-            groups::dot::<N, _, { groups::$form }>(w, x, $factors, |w| decode::<0>(w), |w| decode::<1>(w))
+            let (first, second) = (|w: &_| decode::<0, PIECES>(w), |w: &_| decode::<1, PIECES>(w));
+            groups::dot::<N, _, { groups::$form }>(w, x, $factors, first, second)
         }
         #[target_feature(enable = "avx2,fma,f16c")]
         fn unpack(w: &[u8], row_bytes: usize, out: &mut [u8]) {
-            let (first, second) = (|w: &_| decode::<0>(w), |w: &_| decode::<1>(w));
+            let (first, second) = (|w: &_| decode::<0, BLOCKS>(w), |w: &_| decode::<1, BLOCKS>(w));
             groups::unpack::<_, { groups::$form }>(w, row_bytes, out, $factors, first, second);
         }
         // SAFETY: `super::kernel` refuses instruction sets that this machine lacks.
@@ -120,7 +121,11 @@ struct Weights {
     b: __m256,
 }
 
-/// 128 weights before scales meet `d`. Lane `i` of `scales` and `mins` belongs to weights `16 i .. 16 i + 16`:
+/// The order of four registers of levels: those of a [`Group`]'s pieces, or a block each.
+const PIECES: u8 = 0;
+const BLOCKS: u8 = 1;
+
+/// 128 weights before scales meet `d`, in either order. Lane `i` of `scales` and `mins` belongs to weights `16 i .. 16 i + 16`:
 /// `w = d * scale * q - dmin * min`.
 struct Parts {
     q: [__m256i; 4],

@@ -94,6 +94,34 @@ fn panels_are_many_times_one_column() {
 }
 
 #[test]
+fn the_largest_sums_overflow_nowhere() {
+    for &format in FORMATS {
+        let n = 2 * format.block_len().max(256);
+        for byte in 0..=255 {
+            let case = Case::extreme(format, n, byte);
+            for isa in Isa::available() {
+                let Kernel { dot, panels, .. } = case.kernel(isa);
+                let all: [f32; 4] = [0, 1, 2, 3].map(|i| dot(&case.w, case.row(i)));
+                for (i, actual) in all.iter().enumerate() {
+                    let expected = (case.kernel(Isa::Scalar).dot)(&case.w, case.row(i));
+                    let error = (actual - expected).abs();
+                    assert!(error <= 1e-5 * case.magnitude(i), "{format:?} {isa:?} {byte}: {actual}, not {expected}");
+                }
+                let Some(panels) = panels else { continue };
+                let columns: Vec<&[Group]> = case.packed.iter().map(|x| &x[..]).collect();
+                let w = filled(panels.weight_bytes(n), |out| panels.unpack(n, &case.w, case.w.len(), out));
+                let x = filled(panels.column_bytes(n), |out| panels.gather(&columns, out));
+                let (w, x) = (&bytes(&w)[..panels.weight_bytes(n)], &bytes(&x)[..panels.column_bytes(n)]);
+                let mut sums = [[Square::ZERO; COLUMN_PANELS * LANES]];
+                panels.multiply(n, w, x, &mut sums, &[], |_, _, c, y| {
+                    assert!(all.get(c).is_none_or(|one| one.to_bits() == y[0].to_bits()), "{format:?} {isa:?} {byte}");
+                });
+            }
+        }
+    }
+}
+
+#[test]
 fn scalar_code_computes_what_the_format_says() {
     for &format in FORMATS {
         for n in lengths(format) {
@@ -149,6 +177,19 @@ impl Case {
             .collect();
         let packed = x.iter().map(|x| pack(kernel(format, Isa::Scalar).activation, x)).collect();
         Case { format, w, values, x, packed }
+    }
+
+    /// Bytes that are all the same, but for scales, and activations as large as they get, of every sign that makes sums large.
+    fn extreme(format: Format, n: usize, byte: u8) -> Case {
+        let mut case = Case::new(format, n);
+        case.w.fill(byte);
+        let mut random = Random(1 + u64::from(byte));
+        case.w.chunks_exact_mut(format.block_bytes()).for_each(|w| tame(format, w, &mut random));
+        format.decode(&case.w, &mut case.values);
+        let signs = case.values.iter().map(|w| 1f32.copysign(*w)).collect::<Vec<f32>>();
+        case.x = vec![vec![1.0; n], vec![-1.0; n], signs.clone(), signs.iter().map(|s| -s).collect()];
+        case.packed = case.x.iter().map(|x| pack(kernel(format, Isa::Scalar).activation, x)).collect();
+        case
     }
 
     fn kernel(&self, isa: Isa) -> Kernel {

@@ -117,8 +117,9 @@ pub(super) fn panels<const FORM: usize>(unpack: fn(&[u8], usize, &mut [u8])) -> 
         // SAFETY: as above.
         add: |w, x, out| unsafe { add::<FORM>(records(w), records(x), out) },
         // SAFETY: as above.
-        add2: |w, x, out| {
-            x.into_iter().zip(out).for_each(|(x, out)| unsafe { add::<FORM>(records(w), records(x), out) })
+        add2: |w, [x, y], [out, out_y]| unsafe {
+            add::<FORM>(records(w), records(x), out);
+            add::<FORM>(records(w), records(y), out_y);
         },
         transpose,
         enter: || (),

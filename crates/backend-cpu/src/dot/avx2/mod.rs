@@ -10,7 +10,8 @@
 //! | `legacy.rs` | blocks of 32: `Q4_0` to `Q8_0`, `IQ4_NL`, `MXFP4` |
 //! | `k_quants.rs` | `Q2_K` to `Q6_K` |
 //! | `iq.rs` | the formats with a codebook: `IQ2_*`, `IQ3_*`, `IQ4_XS` |
-//! | `panel.rs` | all but floats, for batches |
+//! | `groups.rs` | how `IQ2_XXS` and `Q2_K` are multiplied: as sums of integers |
+//! | `panel.rs` | the others but floats, for batches |
 //! | `wide.rs` | of those, the ones with signed bytes |
 //!
 //! Every function names all features, needed or not: what has fewer than the closures it takes cannot inline them.
@@ -109,10 +110,8 @@ const AHEAD: usize = 1536;
 const PLAIN: u8 = 0;
 /// `w = a * level - b`
 const MINS: u8 = 1;
-/// The same, but the halves of a block of 32 have a `b` of their own.
-const MINS_16: u8 = 2;
-/// The same, but these have an `a` and a `b` of their own.
-const BY_16: u8 = 3;
+/// The same, but the halves of a block of 32 have an `a` and a `b` of their own.
+const BY_16: u8 = 2;
 
 /// 128 weights, half of a [`Group`]: `w = a * q - b`. Lane `i` of `a` and `b` is for weights `16 i .. 16 i + 16`.
 struct Weights {
@@ -191,7 +190,6 @@ fn add_half<const MAX: usize, const FORM: u8>(sum: __m256, w: &Weights, x: &Grou
     let total = match FORM {
         PLAIN => _mm256_mul_ps(first, w.a),
         MINS => _mm256_fnmadd_ps(load_f32(&x.totals, half), w.b, _mm256_mul_ps(first, w.a)),
-        MINS_16 => _mm256_fmsub_ps(first, w.a, mins()),
         _ => {
             let second = _mm256_mul_ps(pairs(second), _mm256_movehdup_ps(w.a));
             _mm256_sub_ps(_mm256_fmadd_ps(first, _mm256_moveldup_ps(w.a), second), mins())

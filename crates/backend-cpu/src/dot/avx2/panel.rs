@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{MINS, MINS_16, PLAIN, SIGNED, Weights, interleave, pad, wide};
+use super::{MINS, SIGNED, Weights, interleave, pad, wide};
 use crate::{
     dot::{
         LANES, Square,
@@ -155,18 +155,16 @@ fn finish<const FORM: u8>(
     // SAFETY: 32 readable bytes; `loadu` has no alignment requirement.
     let load = |values: &[f32; SIDE]| unsafe { _mm256_loadu_ps(values[8 * c..8 * c + 8].as_ptr()) };
     let [first, second] = products;
-    let all = || _mm256_cvtepi32_ps(_mm256_add_epi32(first, second));
     let mins = || {
         let halves = [_mm256_mul_ps(load(&x.sums[0]), factor(1)), _mm256_mul_ps(load(&x.sums[1]), factor(2))];
         _mm256_add_ps(halves[0], halves[1])
     };
     let total = match FORM {
-        PLAIN => _mm256_mul_ps(all(), factor(0)),
         MINS => {
             let sums = _mm256_add_ps(load(&x.sums[0]), load(&x.sums[1]));
-            _mm256_fnmadd_ps(sums, factor(1), _mm256_mul_ps(all(), factor(0)))
+            let all = _mm256_cvtepi32_ps(_mm256_add_epi32(first, second));
+            _mm256_fnmadd_ps(sums, factor(1), _mm256_mul_ps(all, factor(0)))
         }
-        MINS_16 => _mm256_fmsub_ps(all(), factor(0), mins()),
         _ => {
             let [first, second] = [first, second].map(|products| _mm256_cvtepi32_ps(products));
             _mm256_sub_ps(_mm256_fmadd_ps(first, factor(0), _mm256_mul_ps(second, factor(3))), mins())

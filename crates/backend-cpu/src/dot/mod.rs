@@ -64,6 +64,30 @@ impl Square {
     pub(crate) const ZERO: Square = Square([[0.0; SIDE]; SIDE]);
 }
 
+/// Where a group of weights has its factors, for kernels that sum integers over groups.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Factors {
+    /// The bytes at which there are `d` and `dmin`, f16 both.
+    d: usize,
+    dmin: usize,
+    /// What `d` is multiplied with.
+    unit: f32,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Factors {
+    /// With minima.
+    const fn at(d: usize, dmin: usize) -> Factors {
+        Factors { d, dmin, unit: 1.0 }
+    }
+
+    /// Without minima.
+    const fn of(d: usize) -> Factors {
+        Factors::at(d, d)
+    }
+}
+
 /// Products of many rows of floats with many columns: each row of weights is unpacked once.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile {

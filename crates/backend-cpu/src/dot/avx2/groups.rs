@@ -13,7 +13,7 @@ use super::{Parts, half_at, load_i8, prefetch};
 use crate::{
     activation::{Group, groups},
     dot::{
-        Square,
+        Factors, Square,
         panel::{Groups, Panels, SIDE},
     },
     memory::{Record, prefetch_early, records, records_mut},
@@ -63,16 +63,6 @@ pub(super) const FORMS: [Form; 2] = [
 ];
 pub(super) const IQ2_XXS: usize = 0;
 pub(super) const Q2_K: usize = 1;
-
-/// Where a group of weights has its factors.
-#[derive(Clone, Copy)]
-pub(super) struct Factors {
-    /// The bytes at which there are `d` and `dmin`, f16 both.
-    pub(super) d: usize,
-    pub(super) dmin: usize,
-    /// What `d` is multiplied with.
-    pub(super) unit: f32,
-}
 
 /// A group of 16 rows of weights.
 #[repr(C, align(64))]

@@ -5,11 +5,11 @@
 
 use std::arch::x86_64::*;
 
-use super::{
-    PIECES, Parts, Weights, bytes_at, groups::Factors, half_at, interleave, legacy::look_up, legacy::nibbles, load_32,
-    twice,
+use super::{PIECES, Parts, Weights, bytes_at, half_at, interleave, legacy::look_up, legacy::nibbles, load_32, twice};
+use crate::dot::{
+    Factors,
+    tables::{self, IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID, IQ4},
 };
-use crate::dot::tables::{self, IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID, IQ4};
 
 /// Scales count eighths of `d`.
 pub(super) const IQ2_XXS: Factors = Factors { d: 0, dmin: 0, unit: 0.125 };

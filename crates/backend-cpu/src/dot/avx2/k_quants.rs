@@ -2,9 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::{PIECES, Parts, Weights, bytes_at, groups::Factors, half_at, interleave, load_32};
+use super::{PIECES, Parts, Weights, bytes_at, half_at, interleave, load_32};
+use crate::dot::Factors;
 
-pub(super) const Q2_K: Factors = Factors { d: 80, dmin: 82, unit: 1.0 };
+pub(super) const Q2_K: Factors = Factors::at(80, 82);
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     activation::{Group, groups},
     dot::{
-        Square,
+        Factors, Square,
         panel::{Groups, Panels, SIDE},
     },
     memory::{Record, prefetch_early, records, records_mut},
@@ -47,27 +47,6 @@ const fn offset_bits(form: u8) -> u32 {
         OFFSET_128 => 7,
         OFFSET_32 => 5,
         _ => 2,
-    }
-}
-
-/// Where a group of weights has its factors.
-#[derive(Clone, Copy)]
-pub(super) struct Factors {
-    /// The bytes at which there are `d` and `dmin`, f16 both.
-    pub(super) d: usize,
-    pub(super) dmin: usize,
-    /// What `d` is multiplied with.
-    pub(super) unit: f32,
-}
-
-impl Factors {
-    pub(super) fn at(d: usize, dmin: usize) -> Factors {
-        Factors { d, dmin, unit: 1.0 }
-    }
-
-    /// Without minima.
-    pub(super) fn of(d: usize) -> Factors {
-        Factors::at(d, d)
     }
 }
 

@@ -8,14 +8,12 @@
 use std::arch::x86_64::*;
 
 use super::{
-    Parts, Weights, eight,
-    groups::{Factors, Split},
-    half_at, load_32, load_64,
-    nibbles::look_up,
-    nibbles::split,
-    transpose_bits,
+    Parts, Weights, eight, groups::Split, half_at, load_32, load_64, nibbles::look_up, nibbles::split, transpose_bits,
 };
-use crate::dot::tables::{IQ2_XXS_GRID, IQ3_XXS_GRID, IQ4};
+use crate::dot::{
+    Factors,
+    tables::{IQ2_XXS_GRID, IQ3_XXS_GRID, IQ4},
+};
 
 /// Scales count eighths and quarters of `d`.
 pub(super) const IQ2_XXS: Factors = Factors { d: 0, dmin: 0, unit: 0.125 };

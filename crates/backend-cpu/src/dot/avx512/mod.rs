@@ -40,10 +40,9 @@ use std::arch::x86_64::*;
 
 use quant::Format;
 
-use super::{Kernel, panel::WeightBlock, simd};
+use super::{Factors, Kernel, panel::WeightBlock, simd};
 use crate::activation::{Activation, Group, groups};
 pub(super) use amx::is_available as has_amx;
-use groups::Factors;
 
 /// Whether this machine can run these kernels.
 pub(super) fn is_available() -> bool {

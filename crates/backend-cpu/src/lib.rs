@@ -291,6 +291,11 @@ mod tests {
         conforms(Isa::Amx);
     }
 
+    #[test]
+    fn neon_conforms() {
+        conforms(Isa::Neon);
+    }
+
     /// Every operation is the reference's, to the bit the same for one to three threads and however a batch is cut.
     fn conforms(isa: Isa) {
         if !Isa::available().any(|i| i == isa) {

@@ -46,14 +46,14 @@ impl Loops {
     /// The functions do where this machine lacks `isa`.
     fn of(isa: Isa) -> Loops {
         match isa {
-            Isa::Scalar => plain::LOOPS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => x86::AVX2,
             #[cfg(target_arch = "x86_64")]
             // Matrix registers multiply eight times as fast, but not what has a scale per 32 values: their products leave
             // for vector registers, whose peak stays the measure.
             Isa::Avx512 | Isa::Amx => x86::AVX512,
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => arm::NEON,
             _ => plain::LOOPS,
         }
     }
@@ -138,6 +138,40 @@ mod plain {
             sum += w.iter().zip(x).map(|(&w, &mut x)| i32::from(w) * i32::from(x)).sum::<i32>();
         }
         black_box(sum);
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::arch::{aarch64::*, asm};
+
+    use super::*;
+
+    /// Sums that no instruction waits for: more than its latency times how many start per cycle.
+    const N_SUMS: usize = 16;
+
+    pub(super) const NEON: Loops = Loops {
+        read: |memory| fold::<64>(memory, |_| ()),
+        // SAFETY: a `Cpu` with this instruction set exists only where the machine has it.
+        multiply: |n| unsafe { multiply(n) },
+        n_mac: N_SUMS * 16,
+        name: "sdot",
+    };
+
+    #[target_feature(enable = "neon,dotprod")]
+    fn multiply(n_rounds: usize) {
+        let (w, x) = (vdupq_n_s8(black_box(1)), vdupq_n_s8(black_box(2)));
+        let mut sums = [vdupq_n_s32(0); N_SUMS];
+        for _ in 0..n_rounds {
+            for sum in &mut sums {
+                // SAFETY: works on registers alone, and the feature is there.
+                unsafe {
+                    asm!("sdot {0:v}.4s, {1:v}.16b, {2:v}.16b", inout(vreg) *sum, in(vreg) w, in(vreg) x,
+                        options(pure, nomem, nostack, preserves_flags));
+                }
+            }
+        }
+        black_box(sums.into_iter().fold(vdupq_n_s32(0), |a, b| vaddq_s32(a, b)));
     }
 }
 

@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn loops_are_handed_out_for_what_this_machine_has() {
-        for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512] {
+        for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon] {
             let handed_out = std::panic::catch_unwind(|| Vector::new(isa)).is_ok();
             assert_eq!(handed_out, isa.is_available(), "{isa:?}");
         }

@@ -21,7 +21,8 @@ pub struct Options {
     pub model: PathBuf,
     /// Threads that compute; by default one per physical core that we may use.
     pub threads: Option<usize>,
-    /// The instruction set to compute with: `scalar`, `avx2`, `avx512`, `amx`; by default the best that the machine has.
+    /// The instruction set to compute with: `scalar`, `avx2`, `avx512`, `amx`, `neon`; by default the best that the
+    /// machine has.
     pub isa: Option<String>,
     /// How cached rows are kept; by default as the model's authors do.
     pub kv: Option<KvType>,

@@ -8,15 +8,18 @@
 //! |---|---|
 //! | `scalar/` | nothing |
 //! | `avx2/` | AVX2, FMA, F16C: x86 since 2013 |
-//! | `avx512/` | AVX-512 with VNNI, VBMI and GFNI: Intel since Ice Lake, AMD since Zen 4; there, for batches, AMX: Xeons since Sapphire Rapids |
+//! | `avx512/` | AVX-512 with VNNI, VBMI, GFNI: Intel since Ice Lake, AMD since Zen 4; for batches AMX, where it is |
+//! | `neon/` | NEON with `sdot`: ARM since 2018 |
 //!
 //! To add a format: its levels in `scalar/`, a line in [`scalar_kernel`]; where it should be fast, a decoder in
-//! `avx2/` and `avx512/` and a line in their tables. A format without any of these is decoded by `quant`.
+//! `avx2/`, `avx512/` and `neon/` and a line in their tables. A format without any of these is decoded by `quant`.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(crate) mod panel;
 mod scalar;
 mod tables;
@@ -127,9 +130,14 @@ pub enum Isa {
     Avx512,
     /// The same, and AMX with bytes.
     Amx,
+    /// NEON with products of bytes (`sdot`).
+    Neon,
 }
 
 impl Isa {
+    /// Of each architecture the best last.
+    pub(crate) const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx, Isa::Neon];
+
     /// The best that this machine has.
     pub fn detect() -> Isa {
         Isa::available().last().expect("scalar code runs everywhere")
@@ -137,7 +145,7 @@ impl Isa {
 
     /// All that this machine has, the best one last.
     pub fn available() -> impl DoubleEndedIterator<Item = Isa> {
-        [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx].into_iter().filter(|isa| isa.is_available())
+        Isa::ALL.into_iter().filter(|isa| isa.is_available())
     }
 
     /// As messages spell it.
@@ -147,6 +155,7 @@ impl Isa {
             Isa::Avx2 => "AVX2",
             Isa::Avx512 => "AVX-512",
             Isa::Amx => "AMX",
+            Isa::Neon => "NEON",
         }
     }
 
@@ -157,10 +166,16 @@ impl Isa {
             Isa::Avx2 => avx2::is_available(),
             Isa::Avx512 => avx512::is_available() && avx2::is_available(),
             Isa::Amx => Isa::Avx512.is_available() && avx512::has_amx(),
+            Isa::Neon => false,
         }
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) fn is_available(self) -> bool {
+        self == Isa::Scalar || self == Isa::Neon && neon::is_available()
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub(crate) fn is_available(self) -> bool {
         self == Isa::Scalar
     }
@@ -178,7 +193,8 @@ pub(crate) fn kernel(format: Format, isa: Isa) -> Kernel {
         Isa::Avx2 => avx2::kernel(format),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Amx => avx512::kernel(format, isa == Isa::Amx).or_else(|| avx2::kernel(format)),
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => neon::kernel(format),
         _ => None,
     };
     simd.unwrap_or_else(|| scalar_kernel(format))
@@ -206,7 +222,7 @@ macro_rules! safe {
 }
 
 /// The same out of a function that needs more than every machine has.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! simd {
     ($activation:ident, $f:path) => {{
         use $f as f;
@@ -223,7 +239,7 @@ macro_rules! simd {
         }
     }};
 }
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use simd;
 
 /// A kernel that lets `quant` decode and multiplies f32.

@@ -69,7 +69,9 @@ unsafe impl Record for ColumnBlock {}
 pub(crate) enum Panels {
     Lanes(Lanes),
     /// The same with numbers of 16 bits, of which a block holds half as many: the two halves of 32 neighbours stand together.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "NEON multiplies signed bytes"))]
     Wide(Lanes),
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "so far only x86 has them"))]
     Groups(Groups),
 }
 

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod arm;
 mod fetch;
 mod tidy;
 
@@ -9,7 +10,8 @@ use std::{env, error::Error, path::PathBuf, process::ExitCode};
 
 const USAGE: &str = "\
 cargo xtask tidy          report what is untidy; a test does the same
-cargo xtask fetch NAME    put a real model into models/: smollm2";
+cargo xtask fetch NAME    put a real model into models/: smollm2
+cargo xtask arm           run the tests of quant and backend-cpu for ARM, under emulation";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -17,6 +19,7 @@ fn main() -> ExitCode {
     let done = match args[..] {
         ["tidy"] => tidy(),
         ["fetch", name] => fetch::fetch(&root(), name).map(|path| println!("{}", path.display())),
+        ["arm"] => arm::test(&root()),
         _ => Err(USAGE.into()),
     };
     match done {

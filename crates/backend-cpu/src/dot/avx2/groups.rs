@@ -26,21 +26,30 @@ const BLOCKS: usize = 8;
 /// Four neighbours in a block.
 const FOURS: usize = 8;
 
+/// Levels as they are unpacked. In panels, all with a sign have [`Form::max`] added.
+#[derive(Clone, Copy, PartialEq)]
+enum Levels {
+    Unsigned,
+    Signed,
+    /// Signed, and the maximum, a power of two, has been added.
+    Raised,
+}
+
 /// What a format's groups are made of.
 #[derive(Clone, Copy)]
 pub(super) struct Form {
-    /// The largest magnitude of a level, of which `signed` ones are stored with that much added.
-    pub(super) max: i16,
-    pub(super) signed: bool,
+    /// The largest magnitude of a level.
+    max: i16,
+    levels: Levels,
     /// Whether the halves of a block have scales of their own.
-    pub(super) by_16: bool,
+    by_16: bool,
     /// Whether there are minima, of 16 neighbours each.
-    pub(super) mins: bool,
+    mins: bool,
 }
 
 impl Form {
     const fn offset(self) -> i16 {
-        if self.signed { self.max } else { 0 }
+        if matches!(self.levels, Levels::Unsigned) { 0 } else { self.max }
     }
 
     /// Pairs of products that 16 bits can add up, within what has one scale.
@@ -57,12 +66,20 @@ impl Form {
 }
 
 /// The forms, by number.
-pub(super) const FORMS: [Form; 2] = [
-    Form { max: 43, signed: true, by_16: false, mins: false },
-    Form { max: 3, signed: false, by_16: true, mins: true },
+const FORMS: [Form; 6] = [
+    Form { max: 43, levels: Levels::Signed, by_16: false, mins: false },
+    Form { max: 3, levels: Levels::Unsigned, by_16: true, mins: true },
+    Form { max: 4, levels: Levels::Raised, by_16: true, mins: false },
+    Form { max: 15, levels: Levels::Unsigned, by_16: false, mins: true },
+    Form { max: 31, levels: Levels::Unsigned, by_16: false, mins: true },
+    Form { max: 32, levels: Levels::Raised, by_16: true, mins: false },
 ];
 pub(super) const IQ2_XXS: usize = 0;
 pub(super) const Q2_K: usize = 1;
+pub(super) const Q3_K: usize = 2;
+pub(super) const Q4_K: usize = 3;
+pub(super) const Q5_K: usize = 4;
+pub(super) const Q6_K: usize = 5;
 
 /// A group of 16 rows of weights.
 #[repr(C, align(64))]
@@ -196,25 +213,36 @@ fn half_group<const FORM: usize>(w: &Parts, x: &Group, half: usize) -> [__m256i;
     let mut pairs = [_mm256_setzero_si256(); 4];
     for p in 0..4 {
         let x = load_i8(&x.q[p], half);
-        pairs[p] = match form.signed {
-            true => _mm256_maddubs_epi16(_mm256_abs_epi8(w.q[p]), _mm256_sign_epi8(x, w.q[p])),
-            false => _mm256_maddubs_epi16(w.q[p], x),
+        pairs[p] = match form.levels {
+            Levels::Signed => _mm256_maddubs_epi16(_mm256_abs_epi8(w.q[p]), _mm256_sign_epi8(x, w.q[p])),
+            _ => _mm256_maddubs_epi16(w.q[p], x),
         };
     }
-    // Scales are below 2^15, so an `i32` is one of 16 bits and a zero: twice the same makes pairs.
-    let twice = _mm256_or_si256(w.scales, _mm256_slli_epi32::<16>(w.scales));
+    let twice = twice(w.scales);
     let (first, second) = (_mm256_shuffle_epi32::<0xa0>(twice), _mm256_shuffle_epi32::<0xf5>(twice));
     let two = [_mm256_add_epi16(pairs[0], pairs[1]), _mm256_add_epi16(pairs[2], pairs[3])];
     let products = match (form.by_16, form.max) {
         (false, ..=32) => _mm256_madd_epi16(_mm256_add_epi16(two[0], two[1]), first),
         _ => _mm256_add_epi32(_mm256_madd_epi16(two[0], first), _mm256_madd_epi16(two[1], second)),
     };
-    let mins = match form.mins {
-        // SAFETY: half of 16 numbers; `loadu` has no alignment requirement.
-        true => _mm256_mullo_epi32(w.mins, unsafe { _mm256_loadu_si256(x.start[8 * half..].as_ptr().cast()) }),
-        false => _mm256_setzero_si256(),
-    };
-    [products, mins]
+    let start = &x.start[8 * half..8 * half + 8]; // -128 times the sums
+    // SAFETY: 32 readable bytes; `loadu` has no alignment requirement.
+    let start = unsafe { _mm256_loadu_si256(start.as_ptr().cast()) };
+    match (form.mins, form.levels) {
+        (true, _) => [products, _mm256_mullo_epi32(w.mins, start)],
+        (_, Levels::Raised) => {
+            let offset = _mm256_sra_epi32(start, _mm_cvtsi32_si128(7 - form.max.ilog2() as i32));
+            [_mm256_add_epi32(products, _mm256_mullo_epi32(w.scales, offset)), _mm256_setzero_si256()]
+        }
+        _ => [products, _mm256_setzero_si256()],
+    }
+}
+
+/// Each number twice, in 16 bits.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn twice(numbers: __m256i) -> __m256i {
+    _mm256_blend_epi16::<0xaa>(numbers, _mm256_slli_epi32::<16>(numbers))
 }
 
 /// See [`Groups::unpack`]; `first` and `second` unpack four blocks each, in the order of the blocks.
@@ -230,7 +258,8 @@ pub(super) fn unpack<const BYTES: usize, const FORM: usize>(
 ) {
     let single = |bytes: &[u8; BYTES], at| _mm256_cvtss_f32(half_at(bytes, at));
     let n_rows = w.len().div_ceil(row_bytes).min(SIDE);
-    let offset = _mm256_set1_epi8(FORMS[FORM].offset() as i8);
+    let signed = FORMS[FORM].levels == Levels::Signed;
+    let offset = _mm256_set1_epi8(if signed { FORMS[FORM].offset() as i8 } else { 0 });
     for (g, out) in records_mut::<WeightGroup>(out).iter_mut().enumerate() {
         for r in 0..n_rows {
             let at = r * row_bytes + g * BYTES;
@@ -262,7 +291,7 @@ fn store_numbers<const FORM: usize>(w: &Parts, half: usize, r: usize, out: &mut 
         unsafe { _mm256_storeu_si256(numbers.as_mut_ptr().cast(), x) };
         numbers
     };
-    let scales = numbers(_mm256_mullo_epi32(w.scales, _mm256_set1_epi32(0x1_0001)));
+    let scales = numbers(twice(w.scales));
     let step = if FORMS[FORM].by_16 { 1 } else { 2 };
     for i in (0..8).step_by(step) {
         out.scales[8 * half + i][r] = scales[i];
@@ -337,7 +366,7 @@ fn block<const FORM: usize>(w: &WeightGroup, row: usize, x: &ColumnGroup, c: usi
             let four = _mm256_set1_epi32(i32::from_ne_bytes(four));
             let pair = _mm256_maddubs_epi16(four, load_i8(&x.x[b][j], c));
             sum = if j == js.start { pair } else { _mm256_add_epi16(sum, pair) };
-            if j == js.start && form.signed {
+            if j == js.start && form.offset() != 0 {
                 sum = _mm256_add_epi16(sum, load_offsets(&x.offsets[b][i], c));
             }
         }

@@ -10,7 +10,7 @@
 //! | `legacy.rs` | blocks of 32: `Q4_0` to `Q8_0`, `IQ4_NL`, `MXFP4` |
 //! | `k_quants.rs` | `Q2_K` to `Q6_K` |
 //! | `iq.rs` | the formats with a codebook: `IQ2_*`, `IQ3_*`, `IQ4_XS` |
-//! | `groups.rs` | how `IQ2_XXS` and `Q2_K` are multiplied: as sums of integers |
+//! | `groups.rs` | how `Q2_K` to `Q6_K` and `IQ2_XXS` are multiplied: as sums of integers |
 //! | `panel.rs` | the others but floats, for batches |
 //! | `wide.rs` | of those, the ones with signed bytes |
 //!
@@ -89,10 +89,10 @@ pub(super) fn kernel(format: Format) -> Option<Kernel> {
         Format::IQ4_NL => integer!(Q8_0, SIGNED, PLAIN, legacy::iq4_nl),
         Format::MXFP4 => integer!(Q8_0, 24, MINS, legacy::mxfp4),
         Format::Q2_K => grouped!(Q2_K, k_quants::q2_k, k_quants::Q2_K),
-        Format::Q3_K => integer!(Q8_K, 7, BY_16, k_quants::q3_k),
-        Format::Q4_K => integer!(Q8_K, 15, MINS, k_quants::q4_k),
-        Format::Q5_K => integer!(Q8_K, 31, MINS, k_quants::q5_k),
-        Format::Q6_K => integer!(Q8_K, 63, BY_16, k_quants::q6_k),
+        Format::Q3_K => grouped!(Q3_K, k_quants::q3_k, k_quants::Q3_K),
+        Format::Q4_K => grouped!(Q4_K, k_quants::q4_k, k_quants::Q4_K),
+        Format::Q5_K => grouped!(Q5_K, k_quants::q5_k, k_quants::Q4_K),
+        Format::Q6_K => grouped!(Q6_K, k_quants::q6_k, k_quants::Q6_K),
         Format::IQ2_XXS => grouped!(IQ2_XXS, iq::iq2_xxs, iq::IQ2_XXS),
         Format::IQ2_XS => integer!(Q8_K, iq::MAX, BY_16, iq::iq2_xs),
         Format::IQ2_S => integer!(Q8_K, iq::MAX, BY_16, iq::iq2_s),

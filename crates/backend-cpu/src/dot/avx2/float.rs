@@ -14,6 +14,8 @@ use crate::{
 const SUMS: usize = 2;
 /// Bytes of a register.
 const REGISTER: usize = 32;
+/// Values that all sums take in turn.
+type Block = [u8; SUMS * REGISTER];
 
 /// The kernel for floats, given the bytes per register and what makes singles of them.
 macro_rules! float {
@@ -127,37 +129,60 @@ fn four_by_four(w: [&[u8]; 4], x: [&[u8]; 4]) -> [[f32; 4]; 4] {
     y
 }
 
-/// See [`Tile::add`]: two rows and one of the sums at a time, so that eight chains of additions fit the registers.
+/// See [`Tile::add`]: one of the sums of three rows at a time, then both of the last row, so that eight chains of
+/// additions or twelve are under way and fit the registers.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn add(w: [&[u8]; 4], x: [&[u8]; 4], out: &mut [[[f32; 16]; 4]; 4]) {
+    let [first @ .., last] = w;
+    let [first_out @ .., last_out] = out;
+    add_part::<3, 1>(first, x, first_out, 0);
+    add_part::<3, 1>(first, x, first_out, 1);
+    add_part::<1, 2>([last], x, std::array::from_mut(last_out), 0);
+}
+
+/// The same for some rows, and `P` of the sums from `part` on.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn add_part<const R: usize, const P: usize>(w: [&[u8]; R], x: [&[u8]; 4], out: &mut [[[f32; 16]; 4]; R], part: usize) {
     let n = w[0].len() / (SUMS * REGISTER);
-    let (mut rows, mut columns): ([&[[u8; SUMS * REGISTER]]; 4], [&[[u8; SUMS * REGISTER]]; 4]) = ([&[]; 4], [&[]; 4]);
-    for i in 0..4 {
-        rows[i] = &w[i].as_chunks().0[..n];
-        columns[i] = &x[i].as_chunks().0[..n];
+    let (mut rows, mut columns): ([&[Block]; R], [&[Block]; 4]) = ([&[]; R], [&[]; 4]);
+    for r in 0..R {
+        rows[r] = &w[r].as_chunks().0[..n];
     }
-    for (first, part) in [(0, 0), (0, 1), (2, 0), (2, 1)] {
-        let mut sums = [[_mm256_setzero_ps(); 4]; 2];
-        for r in 0..2 {
-            for c in 0..4 {
-                sums[r][c] = load_sums(&out[first + r][c], part);
+    for c in 0..4 {
+        columns[c] = &x[c].as_chunks().0[..n];
+    }
+    let mut sums = [[[_mm256_setzero_ps(); P]; 4]; R];
+    for r in 0..R {
+        for c in 0..4 {
+            for p in 0..P {
+                sums[r][c][p] = load_sums(&out[r][c], part + p);
             }
         }
-        for i in 0..n {
-            let w = [load_part(&rows[first][i], part), load_part(&rows[first + 1][i], part)];
-            for c in 0..4 {
-                let x = load_part(&columns[c][i], part);
-                for r in 0..2 {
-                    sums[r][c] = _mm256_fmadd_ps(w[r], x, sums[r][c]);
+    }
+    for i in 0..n {
+        let mut values = [[_mm256_setzero_ps(); P]; R];
+        for r in 0..R {
+            for p in 0..P {
+                values[r][p] = load_part(&rows[r][i], part + p);
+            }
+        }
+        for c in 0..4 {
+            for p in 0..P {
+                let x = load_part(&columns[c][i], part + p);
+                for r in 0..R {
+                    sums[r][c][p] = _mm256_fmadd_ps(values[r][p], x, sums[r][c][p]);
                 }
             }
         }
-        for r in 0..2 {
-            for c in 0..4 {
-                let out = &mut out[first + r][c][8 * part..8 * part + 8];
+    }
+    for r in 0..R {
+        for c in 0..4 {
+            for p in 0..P {
+                let out = &mut out[r][c][8 * (part + p)..8 * (part + p) + 8];
                 // SAFETY: 32 writable bytes; `storeu` has no alignment requirement.
-                unsafe { _mm256_storeu_ps(out.as_mut_ptr(), sums[r][c]) };
+                unsafe { _mm256_storeu_ps(out.as_mut_ptr(), sums[r][c][p]) };
             }
         }
     }
@@ -181,7 +206,7 @@ fn load_sums(sums: &[f32; 16], part: usize) -> __m256 {
 /// A register of a block.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn load_part(block: &[u8; SUMS * REGISTER], part: usize) -> __m256 {
+fn load_part(block: &Block, part: usize) -> __m256 {
     load(&block.as_chunks().0[part])
 }
 

@@ -9,7 +9,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Parts, half_at, load_i8, prefetch};
+use super::{Parts, column_blocks, half_at, load_i8, prefetch, transpose};
 use crate::{
     activation::{Group, groups},
     dot::{
@@ -128,7 +128,8 @@ pub(super) fn panels<const FORM: usize>(unpack: fn(&[u8], usize, &mut [u8])) -> 
             add::<FORM>(records(w), records(x), out);
             add::<FORM>(records(w), records(y), out_y);
         },
-        transpose,
+        // SAFETY: as above.
+        transpose: |sums| unsafe { turn(sums) },
         enter: || (),
         leave: || (),
         from: 5,
@@ -305,27 +306,46 @@ fn store_numbers<const FORM: usize>(w: &Parts, half: usize, r: usize, out: &mut 
 /// See [`Groups::gather`].
 #[target_feature(enable = "avx2,fma,f16c")]
 fn gather<const FORM: usize>(x: &[&[Group]], out: &mut [ColumnGroup]) {
-    let form = FORMS[FORM];
     for (g, out) in out.iter_mut().enumerate() {
-        for c in 0..SIDE {
-            let group = x.get(c).map_or(&Group::ZERO, |x| &x[g]);
-            out.scale[c] = group.scale[0];
+        for first in [0, 8] {
             for b in 0..BLOCKS {
-                let pair = [0, 1].map(|half| group.sums[2 * b + half] as i32);
-                out.sums[b][c] = pair[0] & 0xffff | pair[1] << 16;
-                let mut offsets = [[0; 2]; 4];
-                for j in 0..FOURS {
-                    let four = group.q[j / 2][8 * b + j % 2 * 4..].first_chunk::<4>().expect("eight values");
-                    out.x[b][j][4 * c..4 * c + 4].copy_from_slice(four);
-                    for k in 0..4 {
-                        offsets[j / form.pairs()][k / 2] -= form.offset() * i16::from(four[k]);
-                    }
+                let fours = transpose(column_blocks(x, first, g, b));
+                for (fours, out) in fours.into_iter().zip(&mut out.x[b]) {
+                    let out = &mut out[4 * first..4 * first + 32];
+                    // SAFETY: 32 writable bytes; `storeu` has no alignment requirement.
+                    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), fours) };
                 }
-                for i in 0..form.sums() {
-                    out.offsets[b][i][2 * c..2 * c + 2].copy_from_slice(&offsets[i]);
+                if FORMS[FORM].offset() != 0 {
+                    store_offsets::<FORM>(&fours, first, &mut out.offsets[b]);
                 }
             }
         }
+        for c in 0..SIDE {
+            let group = x.get(c).map_or(&Group::ZERO, |x| &x[g]);
+            out.scale[c] = group.scale[0];
+            if FORMS[FORM].mins {
+                for (b, out) in out.sums.iter_mut().enumerate() {
+                    let pair = [0, 1].map(|half| group.sums[2 * b + half] as i32);
+                    out[c] = pair[0] & 0xffff | pair[1] << 16;
+                }
+            }
+        }
+    }
+}
+
+/// What takes the offset off the sums of a block of eight columns, of which the `first` is given.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn store_offsets<const FORM: usize>(fours: &[__m256i; FOURS], first: usize, out: &mut [[i16; 2 * SIDE]; 4]) {
+    let form = FORMS[FORM];
+    for (fours, out) in fours.chunks(form.pairs()).zip(out) {
+        let mut sum = _mm256_setzero_si256();
+        for &four in fours {
+            sum = _mm256_sub_epi16(sum, _mm256_maddubs_epi16(_mm256_set1_epi8(form.offset() as i8), four));
+        }
+        let out = &mut out[2 * first..2 * first + 16];
+        // SAFETY: 32 writable bytes; `storeu` has no alignment requirement.
+        unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), sum) };
     }
 }
 
@@ -408,10 +428,21 @@ fn load_offsets(offsets: &[i16; 2 * SIDE], c: usize) -> __m256i {
 }
 
 /// See [`Groups::transpose`].
-fn transpose(sums: &mut Square) {
-    for r in 0..SIDE {
-        for c in 0..r {
-            (sums.0[r][c], sums.0[c][r]) = (sums.0[c][r], sums.0[r][c]);
+#[target_feature(enable = "avx2,fma,f16c")]
+fn turn(sums: &mut Square) {
+    let corner = |sums: &Square, r: usize, c: usize| {
+        let mut rows = [_mm256_setzero_si256(); 8];
+        for (i, row) in rows.iter_mut().enumerate() {
+            // SAFETY: 32 readable bytes; `loadu` has no alignment requirement.
+            *row = unsafe { _mm256_loadu_si256(sums.0[r + i][c..c + 8].as_ptr().cast()) };
+        }
+        transpose(rows)
+    };
+    let old = *sums;
+    for (r, c) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
+        for (i, row) in corner(&old, c, r).into_iter().enumerate() {
+            // SAFETY: 32 writable bytes; `storeu` has no alignment requirement.
+            unsafe { _mm256_storeu_si256(sums.0[r + i][c..c + 8].as_mut_ptr().cast(), row) };
         }
     }
 }

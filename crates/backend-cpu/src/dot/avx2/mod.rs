@@ -246,6 +246,46 @@ fn interleave(blocks: [__m256i; 4]) -> [__m256i; 4] {
     ]
 }
 
+/// Block `b` of each of eight columns, of `x` from `first` on; of columns that are missing, zeros.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn column_blocks(x: &[&[Group]], first: usize, g: usize, b: usize) -> [__m256i; 8] {
+    let mut blocks = [_mm256_setzero_si256(); 8];
+    for (i, block) in blocks.iter_mut().enumerate() {
+        if let Some(x) = x.get(first + i) {
+            let [p, q, r, s] = [0, 1, 2, 3].map(|p| {
+                let eight = x[g].q[p][8 * b..].first_chunk::<8>().expect("eight blocks");
+                i64::from_le_bytes(eight.map(|q| q as u8))
+            });
+            *block = _mm256_setr_epi64x(p, q, r, s);
+        }
+    }
+    blocks
+}
+
+/// A square of 32-bit numbers, its rows to columns.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn transpose(rows: [__m256i; 8]) -> [__m256i; 8] {
+    let mut x = rows;
+    // Squares of 4 x 4 within halves: x[4 i + j] has columns j and 4 + j of rows 4 i ...
+    for i in [0, 4] {
+        let [a, b, c, d] = [rows[i], rows[i + 1], rows[i + 2], rows[i + 3]];
+        let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+        let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+        x[i] = _mm256_unpacklo_epi64(ab, cd);
+        x[i + 1] = _mm256_unpackhi_epi64(ab, cd);
+        x[i + 2] = _mm256_unpacklo_epi64(ab_high, cd_high);
+        x[i + 3] = _mm256_unpackhi_epi64(ab_high, cd_high);
+    }
+    let mut y = x;
+    for j in 0..4 {
+        y[j] = _mm256_permute2x128_si256::<0x20>(x[j], x[4 + j]);
+        y[4 + j] = _mm256_permute2x128_si256::<0x31>(x[j], x[4 + j]);
+    }
+    y
+}
+
 /// `bytes`, and zeros behind them.
 fn pad<const BYTES: usize>(bytes: &[u8]) -> [u8; BYTES] {
     let mut padded = [0; BYTES];

@@ -6,6 +6,7 @@
 
 use std::arch::x86_64::*;
 
+use super::{column_blocks, transpose};
 use crate::{
     activation::Group,
     dot::{
@@ -21,8 +22,9 @@ const ROWS: usize = 2;
 pub(super) fn lanes(unpack: fn(&[u8], usize, &mut [WeightBlock])) -> Lanes {
     Lanes {
         unpack,
-        gather,
         // SAFETY: `dot::kernel` refuses instruction sets that this machine lacks.
+        gather: |x, out| unsafe { gather(x, out) },
+        // SAFETY: as above.
         chain: |w, x, out| unsafe { chain(w, x, out) },
         // SAFETY: as above.
         chain2: |w, x, out| x.into_iter().zip(out).for_each(|(x, out)| unsafe { chain(w, x, out) }),
@@ -46,22 +48,27 @@ pub(super) fn store(levels: __m256i, a: f32, row: usize, out: &mut [WeightBlock]
 }
 
 /// See [`Lanes::gather`].
+#[target_feature(enable = "avx2,fma,f16c")]
 fn gather(x: &[&[Group]], out: &mut [ColumnBlock]) {
     let n_groups = out.len() / (2 * LANES);
     for (i, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
         let (lane, g) = (i / n_groups, i % n_groups);
-        for c in 0..SIDE {
-            let group = x.get(c).map_or(&Group::ZERO, |x| &x[g]);
-            for half in 0..2 {
-                for (j, two) in out[half].x.iter_mut().enumerate() {
-                    let (piece, at) = (2 * half + j / 4, 8 * lane + 2 * (j % 4));
-                    for k in 0..2 {
-                        let value = i16::from(group.q[piece][at + k]);
-                        two[4 * c + 2 * k..][..2].copy_from_slice(&value.to_ne_bytes());
-                    }
+        for first in [0, 8] {
+            let blocks = column_blocks(x, first, g, lane);
+            let halves = [
+                blocks.map(|block| _mm256_cvtepi8_epi16(_mm256_castsi256_si128(block))),
+                blocks.map(|block| _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(block))),
+            ];
+            for (half, out) in halves.into_iter().zip(&mut *out) {
+                for (pairs, out) in transpose(half).into_iter().zip(&mut out.x) {
+                    let out = &mut out[4 * first..4 * first + 32];
+                    // SAFETY: 32 writable bytes; `storeu` has no alignment requirement.
+                    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), pairs) };
                 }
             }
-            out[0].scale[c] = group.scale[2 * lane];
+        }
+        for (c, scale) in out[0].scale.iter_mut().enumerate() {
+            *scale = x.get(c).map_or(0.0, |x| x[g].scale[2 * lane]);
         }
     }
 }

@@ -47,7 +47,7 @@ macro_rules! integer {
         }
         #[target_feature(enable = "avx2,fma,f16c")]
         fn unpack(w: &[u8], row_bytes: usize, out: &mut [WeightBlock]) {
-            panel::unpack::<_, { $max }>(w, row_bytes, out, |w| decode::<0>(w), |w| decode::<1>(w));
+            panel::unpack(w, row_bytes, out, |w| decode::<0>(w), |w| decode::<1>(w));
         }
         // SAFETY: `super::kernel` refuses instruction sets that this machine lacks.
         let panels = panel::panels::<{ $max }, $form>(|w, row_bytes, out| unsafe { unpack(w, row_bytes, out) });

@@ -5,8 +5,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{MINS, SIGNED, Weights, interleave, pad, wide};
+use super::{MINS, SIGNED, Weights, column_blocks, interleave, pad, transpose, wide};
 use crate::{
+    activation::Group,
     dot::{
         LANES, Square,
         panel::{self, ColumnBlock, Lanes, Panels, SIDE, WeightBlock},
@@ -19,16 +20,25 @@ const ROWS: usize = 2;
 
 /// Panels, given what unpacks weights.
 pub(super) fn panels<const MAX: usize, const FORM: u8>(unpack: fn(&[u8], usize, &mut [WeightBlock])) -> Panels {
-    if MAX == SIGNED {
-        return Panels::Wide(wide::lanes(unpack));
-    }
     Panels::Lanes(Lanes {
         unpack,
-        gather: panel::gather,
         // SAFETY: `dot::kernel` refuses instruction sets that this machine lacks.
-        chain: |w, x, out| unsafe { chain::<MAX, FORM>(w, x, out) },
+        gather: |x, out| unsafe { gather(x, out) },
         // SAFETY: as above.
-        chain2: |w, x, out| x.into_iter().zip(out).for_each(|(x, out)| unsafe { chain::<MAX, FORM>(w, x, out) }),
+        chain: |w, x, out| unsafe {
+            match MAX {
+                SIGNED => wide::chain(w, [x], [out]),
+                _ => chain::<MAX, FORM>(w, x, out),
+            }
+        },
+        // SAFETY: as above.
+        chain2: |w, [x, y], [out, out_y]| unsafe {
+            if MAX == SIGNED {
+                return wide::chain(w, [x, y], [out, out_y]);
+            }
+            chain::<MAX, FORM>(w, x, out);
+            chain::<MAX, FORM>(w, y, out_y);
+        },
         sum: panel::sum,
         enter: || (),
         leave: || (),
@@ -39,15 +49,15 @@ pub(super) fn panels<const MAX: usize, const FORM: u8>(unpack: fn(&[u8], usize, 
 /// See [`Lanes::unpack`].
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn unpack<const BYTES: usize, const MAX: usize>(
+pub(super) fn unpack<const BYTES: usize>(
     w: &[u8],
     row_bytes: usize,
     out: &mut [WeightBlock],
     first: impl Fn(&[u8; BYTES]) -> Weights,
     second: impl Fn(&[u8; BYTES]) -> Weights,
 ) {
-    let n_groups = row_bytes.div_ceil(BYTES);
-    assert!(out.len() == LANES * n_groups * if MAX == SIGNED { 2 } else { 1 }, "rows of a panel");
+    let n_groups = out.len() / LANES;
+    assert!(n_groups == row_bytes.div_ceil(BYTES), "rows of a panel");
     for g in 0..n_groups {
         for (r, row) in w.chunks_exact(row_bytes).take(SIDE).enumerate() {
             if let Some(later) = w.get((SIDE + r) * row_bytes + g * BYTES..) {
@@ -71,18 +81,35 @@ pub(super) fn unpack<const BYTES: usize, const MAX: usize>(
                 }
                 // Pieces to blocks as blocks to pieces: rows to columns.
                 for (i, levels) in interleave(w.q).into_iter().enumerate() {
-                    let block = (4 * half + i) * n_groups + g;
-                    if MAX == SIGNED {
-                        wide::store(levels, a[2 * i], r, &mut out[2 * block..2 * block + 2]);
-                        continue;
-                    }
-                    let out = &mut out[block];
+                    let out = &mut out[(4 * half + i) * n_groups + g];
                     // SAFETY: as above.
                     unsafe { _mm256_storeu_si256(out.q[r].as_mut_ptr().cast(), levels) };
                     let factors = [a[2 * i], b[2 * i], b[2 * i + 1], a[2 * i + 1]];
                     factors.into_iter().zip(&mut out.factors).for_each(|(factor, out)| out[r] = factor);
                 }
             }
+        }
+    }
+}
+
+/// See [`Lanes::gather`].
+#[target_feature(enable = "avx2,fma,f16c")]
+fn gather(x: &[&[Group]], out: &mut [ColumnBlock]) {
+    let n_groups = out.len() / LANES;
+    for (i, out) in out.iter_mut().enumerate() {
+        let (lane, g) = (i / n_groups, i % n_groups);
+        for first in [0, 8] {
+            let fours = transpose(column_blocks(x, first, g, lane));
+            for (fours, out) in fours.into_iter().zip(&mut out.x) {
+                let out = &mut out[4 * first..4 * first + 32];
+                // SAFETY: 32 writable bytes; `storeu` has no alignment requirement.
+                unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), fours) };
+            }
+        }
+        for c in 0..SIDE {
+            let group = x.get(c).map_or(&Group::ZERO, |x| &x[g]);
+            out.scale[c] = group.scale[2 * lane];
+            (0..2).for_each(|half| out.sums[half][c] = group.sums[2 * lane + half]);
         }
     }
 }

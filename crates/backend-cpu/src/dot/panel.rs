@@ -68,9 +68,6 @@ unsafe impl Record for ColumnBlock {}
 #[derive(Clone, Copy)]
 pub(crate) enum Panels {
     Lanes(Lanes),
-    /// The same with numbers of 16 bits, of which a block holds half as many: the two halves of 32 neighbours stand together.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "NEON multiplies signed bytes"))]
-    Wide(Lanes),
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "so far only x86 has them"))]
     Groups(Groups),
 }
@@ -122,7 +119,7 @@ impl Panels {
     /// Columns from which panels are faster than [`super::Kernel::dot4`].
     pub(crate) fn from(&self) -> usize {
         match self {
-            Panels::Lanes(lanes) | Panels::Wide(lanes) => lanes.from,
+            Panels::Lanes(lanes) => lanes.from,
             Panels::Groups(groups) => groups.from,
         }
     }
@@ -130,7 +127,7 @@ impl Panels {
     /// Bytes of a panel of weights, of `n` values a row.
     pub(crate) fn weight_bytes(&self, n: usize) -> usize {
         match self {
-            Panels::Lanes(_) | Panels::Wide(_) => self.n_blocks(n) * size_of::<WeightBlock>(),
+            Panels::Lanes(_) => n_blocks(n) * size_of::<WeightBlock>(),
             Panels::Groups(groups) => n.div_ceil(GROUP) * groups.weight_bytes,
         }
     }
@@ -138,7 +135,7 @@ impl Panels {
     /// Bytes of a panel of columns, of `n` values each.
     pub(crate) fn column_bytes(&self, n: usize) -> usize {
         match self {
-            Panels::Lanes(_) | Panels::Wide(_) => self.n_blocks(n) * size_of::<ColumnBlock>(),
+            Panels::Lanes(_) => n_blocks(n) * size_of::<ColumnBlock>(),
             Panels::Groups(groups) => n.div_ceil(GROUP) * groups.column_bytes,
         }
     }
@@ -147,7 +144,7 @@ impl Panels {
     pub(crate) fn unpack(&self, n: usize, w: &[u8], row_bytes: usize, out: &mut [u8]) {
         for (w, out) in tails(w, row_bytes).zip(out.chunks_exact_mut(self.weight_bytes(n))) {
             match self {
-                Panels::Lanes(lanes) | Panels::Wide(lanes) => (lanes.unpack)(w, row_bytes, records_mut(out)),
+                Panels::Lanes(lanes) => (lanes.unpack)(w, row_bytes, records_mut(out)),
                 Panels::Groups(groups) => (groups.unpack)(w, row_bytes, out),
             }
         }
@@ -156,7 +153,7 @@ impl Panels {
     /// See [`Lanes::gather`].
     pub(crate) fn gather(&self, x: &[&[Group]], out: &mut [u8]) {
         match self {
-            Panels::Lanes(lanes) | Panels::Wide(lanes) => (lanes.gather)(x, records_mut(out)),
+            Panels::Lanes(lanes) => (lanes.gather)(x, records_mut(out)),
             Panels::Groups(groups) => (groups.gather)(x, out),
         }
     }
@@ -176,10 +173,10 @@ impl Panels {
         emit: impl FnMut(usize, usize, usize, &[f32; SIDE]),
     ) {
         match self {
-            Panels::Lanes(lanes) | Panels::Wide(lanes) => {
+            Panels::Lanes(lanes) => {
                 let unpacked = room.get(sums.len() * self.weight_bytes(n));
                 self.unpack(n, w, row_bytes, unpacked);
-                lanes.multiply(n, self.n_blocks(n), records(unpacked), records(x), sums, next);
+                lanes.multiply(n, records(unpacked), records(x), sums, next);
             }
             Panels::Groups(groups) => groups.unpack_and_multiply(n, w, row_bytes, x, room, sums, next),
         }
@@ -199,9 +196,7 @@ impl Panels {
         emit: impl FnMut(usize, usize, usize, &[f32; SIDE]),
     ) {
         match self {
-            Panels::Lanes(lanes) | Panels::Wide(lanes) => {
-                lanes.multiply(n, self.n_blocks(n), records(w), records(x), sums, next);
-            }
+            Panels::Lanes(lanes) => lanes.multiply(n, records(w), records(x), sums, next),
             Panels::Groups(groups) => groups.multiply(n, w, x, sums, next),
         }
         self.finish(sums, x.len() / self.column_bytes(n), emit);
@@ -215,9 +210,7 @@ impl Panels {
             for i in 0..n_panels {
                 let at = self.place(i, j);
                 match self {
-                    Panels::Lanes(lanes) | Panels::Wide(lanes) => {
-                        (lanes.sum)(sums[at..].first_chunk_mut().expect("all lanes"))
-                    }
+                    Panels::Lanes(lanes) => (lanes.sum)(sums[at..].first_chunk_mut().expect("all lanes")),
                     Panels::Groups(groups) => (groups.transpose)(&mut sums[at]),
                 }
             }
@@ -231,34 +224,26 @@ impl Panels {
     fn place(&self, i: usize, j: usize) -> usize {
         let place = i * COLUMN_PANELS + j;
         match self {
-            Panels::Lanes(_) | Panels::Wide(_) => place * LANES,
+            Panels::Lanes(_) => place * LANES,
             Panels::Groups(_) => place,
         }
     }
+}
 
-    /// Blocks of a panel of `n` values.
-    fn n_blocks(&self, n: usize) -> usize {
-        n.div_ceil(GROUP) * LANES * if matches!(self, Panels::Wide(_)) { 2 } else { 1 }
-    }
+/// Blocks of a panel of `n` values.
+fn n_blocks(n: usize) -> usize {
+    n.div_ceil(GROUP) * LANES
 }
 
 impl Lanes {
-    fn multiply(
-        &self,
-        n: usize,
-        n_blocks: usize,
-        w: &[WeightBlock],
-        x: &[ColumnBlock],
-        sums: &mut [Sums],
-        next: &[u8],
-    ) {
+    fn multiply(&self, n: usize, w: &[WeightBlock], x: &[ColumnBlock], sums: &mut [Sums], next: &[u8]) {
         (self.enter)();
-        let (lane_blocks, n_groups) = (n_blocks / LANES, n.div_ceil(GROUP));
+        let (n_blocks, n_groups) = (n_blocks(n), n.div_ceil(GROUP));
         let mut next = parts(next, LANES * sums.len());
         for lane in 0..LANES {
             // The last group may end before this lane.
-            let n_used = n.div_ceil(GROUP / LANES).saturating_sub(lane).div_ceil(LANES) * lane_blocks / n_groups.max(1);
-            let part = lane * lane_blocks..lane * lane_blocks + n_used;
+            let n_used = n.div_ceil(GROUP / LANES).saturating_sub(lane).div_ceil(LANES);
+            let part = lane * n_groups..lane * n_groups + n_used;
             for (w, sums) in w.chunks_exact(n_blocks).zip(&mut *sums) {
                 next.next().into_iter().for_each(prefetch_early);
                 let (first, second) = sums.split_at_mut(LANES);
@@ -353,6 +338,7 @@ pub(crate) fn parts(bytes: &[u8], n: usize) -> std::slice::Chunks<'_, u8> {
 }
 
 /// [`Lanes::gather`] in plain code, of values as they are.
+#[cfg(not(target_arch = "x86_64"))]
 pub(super) fn gather(x: &[&[Group]], out: &mut [ColumnBlock]) {
     let n_groups = out.len() / LANES;
     for (i, out) in out.iter_mut().enumerate() {

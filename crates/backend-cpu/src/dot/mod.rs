@@ -206,6 +206,25 @@ fn each_row(w: &[u8], row_bytes: usize, y: &mut [f32], dot: impl Fn(&[u8]) -> f3
     w.chunks_exact(row_bytes).zip(y).for_each(|(w, y)| *y = dot(w));
 }
 
+/// `bytes`, and zeros behind them.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+fn pad<const BYTES: usize>(bytes: &[u8]) -> [u8; BYTES] {
+    let mut padded = [0; BYTES];
+    padded[..bytes.len()].copy_from_slice(bytes);
+    padded
+}
+
+/// `BYTES` bytes of a row from `at` on; of a row that ends within them a copy with zeros behind, which `room` holds.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+fn padded<'a, const BYTES: usize>(row: &'a [u8], at: usize, room: &'a mut Option<[u8; BYTES]>) -> &'a [u8; BYTES] {
+    match row[at..].first_chunk() {
+        Some(bytes) => bytes,
+        None => room.insert(pad(&row[at..])),
+    }
+}
+
 /// A kernel out of a safe function that is generic in the number of columns.
 macro_rules! safe {
     ($activation:ident, $f:path) => {{

@@ -263,7 +263,7 @@ impl Groups {
         (self.enter)();
         let n_groups = n.div_ceil(GROUP);
         let mut next = parts(next, n_groups.div_ceil(GROUPS) * sums.len());
-        let sums = self.squares(sums);
+        let sums = squares(sums);
         for first in (0..n_groups).step_by(GROUPS) {
             let part = first..(first + GROUPS).min(n_groups);
             for (w, sums) in w.chunks_exact(n_groups * self.weight_bytes).zip(sums.chunks_exact_mut(COLUMN_PANELS)) {
@@ -290,7 +290,7 @@ impl Groups {
         let n_groups = n.div_ceil(GROUP);
         let mut next = parts(next, n_groups.div_ceil(GROUPS) * sums.len());
         let unpacked = room.get::<u8>(GROUPS * self.weight_bytes);
-        let sums = self.squares(sums);
+        let sums = squares(sums);
         for (w, sums) in tails(w, row_bytes).zip(sums.chunks_exact_mut(COLUMN_PANELS)) {
             for first in (0..n_groups).step_by(GROUPS) {
                 next.next().into_iter().for_each(prefetch_early);
@@ -303,14 +303,6 @@ impl Groups {
         (self.leave)();
     }
 
-    /// The sums of each panel of weights and each of columns, zeros.
-    fn squares<'a>(&self, sums: &'a mut [Sums]) -> &'a mut [Square] {
-        let n_panels = sums.len();
-        let sums = &mut sums.as_flattened_mut()[..n_panels * COLUMN_PANELS];
-        sums.fill(Square::ZERO);
-        sums
-    }
-
     /// Adds the products of the groups `part`, `w`, to the sums of each panel of columns.
     fn add(&self, n_groups: usize, part: Range<usize>, w: &[u8], x: &[u8], sums: &mut [Square]) {
         let part = bytes(&part, self.column_bytes);
@@ -319,6 +311,23 @@ impl Groups {
             (x, []) => (self.add)(w, &x[part], &mut first[0]),
             (x, y) => (self.add2)(w, [&x[part.clone()], &y[part]], [&mut first[0], &mut second[0]]),
         }
+    }
+}
+
+/// The sums of groups, of each panel of weights and each of columns: zeros.
+fn squares(sums: &mut [Sums]) -> &mut [Square] {
+    let n_panels = sums.len();
+    let sums = &mut sums.as_flattened_mut()[..n_panels * COLUMN_PANELS];
+    sums.fill(Square::ZERO);
+    sums
+}
+
+/// Asks for the `BYTES` bytes that stand, in the next panel of these rows, where byte `at` is in this one.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+pub(super) fn prefetch_next_panel<const BYTES: usize>(w: &[u8], row_bytes: usize, at: usize) {
+    if let Some(later) = w.get(SIDE * row_bytes + at..) {
+        prefetch_early(&later[..BYTES.min(later.len())]);
     }
 }
 

@@ -14,9 +14,9 @@ use crate::{
     activation::{Group, groups},
     dot::{
         Factors, Square,
-        panel::{Groups, Panels, SIDE},
+        panel::{Groups, Panels, SIDE, prefetch_next_panel},
     },
-    memory::{Record, prefetch_early, records, records_mut},
+    memory::{Record, records, records_mut},
 };
 
 /// Rows whose sums have registers.
@@ -264,9 +264,7 @@ pub(super) fn unpack<const BYTES: usize, const FORM: usize>(
     for (g, out) in records_mut::<WeightGroup>(out).iter_mut().enumerate() {
         for r in 0..n_rows {
             let at = r * row_bytes + g * BYTES;
-            if let Some(later) = w.get(SIDE * row_bytes + at..) {
-                prefetch_early(&later[..BYTES.min(later.len())]);
-            }
+            prefetch_next_panel::<BYTES>(w, row_bytes, at);
             let bytes = w[at..].first_chunk().expect("a group");
             (out.d[r], out.dmin[r]) = (single(bytes, factors.d) * factors.unit, single(bytes, factors.dmin));
             for half in 0..2 {

@@ -29,7 +29,7 @@ use std::arch::x86_64::*;
 
 use quant::Format;
 
-use super::{Kernel, panel::WeightBlock, simd};
+use super::{Kernel, pad, panel::WeightBlock, simd};
 use crate::activation::{Activation, Group, groups};
 
 /// Whether this machine can run these kernels.
@@ -284,13 +284,6 @@ fn transpose(rows: [__m256i; 8]) -> [__m256i; 8] {
         y[4 + j] = _mm256_permute2x128_si256::<0x31>(x[j], x[4 + j]);
     }
     y
-}
-
-/// `bytes`, and zeros behind them.
-fn pad<const BYTES: usize>(bytes: &[u8]) -> [u8; BYTES] {
-    let mut padded = [0; BYTES];
-    padded[..bytes.len()].copy_from_slice(bytes);
-    padded
 }
 
 /// The sum of what pairs of lanes both hold, in the order of `crate::dot::panel::sum`.

@@ -5,14 +5,13 @@
 
 use std::arch::x86_64::*;
 
-use super::{MINS, SIGNED, Weights, column_blocks, interleave, pad, transpose, wide};
+use super::{MINS, SIGNED, Weights, column_blocks, interleave, transpose, wide};
 use crate::{
     activation::Group,
     dot::{
-        LANES, Square,
-        panel::{self, ColumnBlock, Lanes, Panels, SIDE, WeightBlock},
+        LANES, Square, padded,
+        panel::{self, ColumnBlock, Lanes, Panels, SIDE, WeightBlock, prefetch_next_panel},
     },
-    memory::prefetch_early,
 };
 
 /// Rows whose sums and products have registers.
@@ -60,17 +59,9 @@ pub(super) fn unpack<const BYTES: usize>(
     assert!(n_groups == row_bytes.div_ceil(BYTES), "rows of a panel");
     for g in 0..n_groups {
         for (r, row) in w.chunks_exact(row_bytes).take(SIDE).enumerate() {
-            if let Some(later) = w.get((SIDE + r) * row_bytes + g * BYTES..) {
-                prefetch_early(&later[..BYTES.min(later.len())]);
-            }
-            let padded;
-            let bytes = match row[g * BYTES..].first_chunk() {
-                Some(bytes) => bytes,
-                None => {
-                    padded = pad(&row[g * BYTES..]);
-                    &padded
-                }
-            };
+            prefetch_next_panel::<BYTES>(w, row_bytes, r * row_bytes + g * BYTES);
+            let mut room = None;
+            let bytes = padded(row, g * BYTES, &mut room);
             for half in 0..2 {
                 let w = if half == 0 { first(bytes) } else { second(bytes) };
                 let (mut a, mut b) = ([0.0; 8], [0.0; 8]);

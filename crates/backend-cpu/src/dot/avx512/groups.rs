@@ -15,15 +15,15 @@ use super::{
     amx::{self, Sums},
     load_f32, load_i8, load_i32,
     panel::{store, transpose},
-    prefetch,
+    prefetch, select,
 };
 use crate::{
     activation::{Group, groups},
     dot::{
         Factors, Square,
-        panel::{Groups, Panels, SIDE},
+        panel::{Groups, Panels, SIDE, prefetch_next_panel},
     },
-    memory::{Record, prefetch_early, records, records_mut},
+    memory::{Record, records, records_mut},
 };
 
 /// One byte per level, scale included; minima of 16.
@@ -232,9 +232,7 @@ pub(super) fn unpack<const BYTES: usize, const FORM: u8>(
     for (g, out) in out.iter_mut().enumerate() {
         for r in 0..n_rows {
             let at = r * row_bytes + g * BYTES;
-            if let Some(later) = w.get(SIDE * row_bytes + at..) {
-                prefetch_early(&later[..BYTES.min(later.len())]);
-            }
+            prefetch_next_panel::<BYTES>(w, row_bytes, at);
             let Split { bytes: [low, high], mins: min, d, dmin } = decode(w[at..].first_chunk().expect("a group"));
             (out.d[r], out.dmin[r]) = (_mm512_cvtss_f32(d), _mm512_cvtss_f32(dmin));
             mins[r] = _mm512_castsi512_ps(min);
@@ -282,13 +280,6 @@ fn products<const FORM: u8>(w: &Parts) -> [[__m512i; 4]; 2] {
         bytes[1][p] = select(_mm512_set1_epi16(0xff), high[0], high[1]);
     }
     bytes
-}
-
-/// `x` where `mask` has ones, `y` elsewhere.
-#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-#[inline]
-fn select(mask: __m512i, x: __m512i, y: __m512i) -> __m512i {
-    _mm512_ternarylogic_epi32::<0xca>(mask, x, y)
 }
 
 /// From numbers of each half of a block, the halves in turn, to pairs of halves; where these have the same number, to pairs

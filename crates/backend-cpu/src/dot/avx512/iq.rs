@@ -8,7 +8,8 @@
 use std::arch::x86_64::*;
 
 use super::{
-    Parts, Weights, eight, groups::Split, half_at, load_32, load_64, nibbles::look_up, nibbles::split, transpose_bits,
+    Parts, Weights, eight, groups::Split, half_at, load_32, load_64, nibbles::look_up, nibbles::split, select,
+    transpose_bits,
 };
 use crate::dot::{
     Factors,
@@ -165,13 +166,6 @@ fn even_signs(codes: __m512i) -> __m512i {
 fn odd(scales: __m512i) -> __m512i {
     let twice = _mm512_and_si512(_mm512_slli_epi32::<1>(scales), _mm512_set1_epi32(30));
     _mm512_or_si512(twice, _mm512_set1_epi32(1))
-}
-
-/// `x` where `mask` has ones, `y` elsewhere.
-#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
-#[inline]
-fn select(mask: __m512i, x: __m512i, y: __m512i) -> __m512i {
-    _mm512_ternarylogic_epi32::<0xca>(mask, x, y)
 }
 
 /// Bit `bit` of the levels of `IQ2_XXS`: magnitudes 8, 25, 43 are levels 0, 1, 2.

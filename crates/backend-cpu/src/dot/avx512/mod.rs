@@ -40,7 +40,7 @@ use std::arch::x86_64::*;
 
 use quant::Format;
 
-use super::{Factors, Kernel, panel::WeightBlock, simd};
+use super::{Factors, Kernel, pad, panel::WeightBlock, simd};
 use crate::activation::{Activation, Group, groups};
 pub(super) use amx::is_available as has_amx;
 
@@ -298,13 +298,6 @@ fn pairs(lanes: __m512i) -> __m512i {
     _mm512_add_epi32(lanes, _mm512_shuffle_epi32::<0xb1>(lanes))
 }
 
-/// `bytes`, and zeros behind them.
-fn pad<const BYTES: usize>(bytes: &[u8]) -> [u8; BYTES] {
-    let mut padded = [0; BYTES];
-    padded[..bytes.len()].copy_from_slice(bytes);
-    padded
-}
-
 /// Asks for the weights that come [`AHEAD`] of `bytes`, into the second-level cache: the first has room for few lines under
 /// way.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
@@ -429,6 +422,13 @@ impl Picks {
 fn half_at(bytes: &[u8], at: usize) -> __m512 {
     let half = i16::from_le_bytes([bytes[at], bytes[at + 1]]);
     _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(half as i32)))
+}
+
+/// `x` where `mask` has ones, `y` elsewhere.
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn select(mask: __m512i, x: __m512i, y: __m512i) -> __m512i {
+    _mm512_ternarylogic_epi32::<0xca>(mask, x, y)
 }
 
 /// Bit `k` of byte `7 - j` to bit `j` of byte `k`, in each eight bytes.

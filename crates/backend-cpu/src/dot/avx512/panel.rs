@@ -5,14 +5,13 @@
 
 use std::arch::x86_64::*;
 
-use super::{BY_16, MINS, MINS_16, SIGNED, Weights, load_64, load_f32, load_i8, pad, pairs};
+use super::{BY_16, MINS, MINS_16, SIGNED, Weights, load_64, load_f32, load_i8, pairs};
 use crate::{
     activation::Group,
     dot::{
-        LANES, Square,
-        panel::{ColumnBlock, Lanes, Panels, SIDE, WeightBlock},
+        LANES, Square, padded,
+        panel::{ColumnBlock, Lanes, Panels, SIDE, WeightBlock, prefetch_next_panel},
     },
-    memory::prefetch_early,
 };
 
 /// Panels whose products are made here, given what unpacks weights.
@@ -50,17 +49,9 @@ pub(super) fn unpack<const BYTES: usize, const FORM: u8, const START: bool>(
     for g in 0..n_groups {
         for r in 0..n_rows {
             let row = &w[r * row_bytes..][..row_bytes];
-            let padded;
-            let bytes = match row[g * BYTES..].first_chunk() {
-                Some(bytes) => bytes,
-                None => {
-                    padded = pad(&row[g * BYTES..]);
-                    &padded
-                }
-            };
-            if let Some(later) = w.get((SIDE + r) * row_bytes + g * BYTES..) {
-                prefetch_early(&later[..BYTES.min(later.len())]);
-            }
+            let mut room = None;
+            let bytes = padded(row, g * BYTES, &mut room);
+            prefetch_next_panel::<BYTES>(w, row_bytes, r * row_bytes + g * BYTES);
             let w = decode(bytes);
             (a[r], b[r]) = (w.a, w.b);
             let q = match FORM {

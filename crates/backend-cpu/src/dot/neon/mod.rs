@@ -27,7 +27,7 @@ use std::arch::{aarch64::*, asm, is_aarch64_feature_detected};
 
 use quant::Format;
 
-use super::{Kernel, panel::WeightBlock, simd};
+use super::{Kernel, pad, panel::WeightBlock, simd};
 use crate::activation::{Activation, Group, groups};
 
 /// Whether this machine can run these kernels.
@@ -271,14 +271,6 @@ fn pairs(values: &[f32; 16], half: usize) -> [float32x4_t; 2] {
     // SAFETY: 32 readable bytes.
     let float32x4x2_t(first, second) = unsafe { vld2q_f32(values.as_ptr()) };
     [first, second]
-}
-
-/// `bytes`, and zeros behind them.
-#[inline]
-fn pad<const BYTES: usize>(bytes: &[u8]) -> [u8; BYTES] {
-    let mut padded = [0; BYTES];
-    padded[..bytes.len()].copy_from_slice(bytes);
-    padded
 }
 
 /// The 16 bytes from `at` on.

@@ -3,13 +3,10 @@
 
 use std::arch::aarch64::*;
 
-use super::{Factors, Weights, finish, has_halves, load_i8, pad, sdot_lane};
-use crate::{
-    dot::{
-        LANES, Square,
-        panel::{self, ColumnBlock, Lanes, Panels, SIDE, WeightBlock},
-    },
-    memory::prefetch_early,
+use super::{Factors, Weights, finish, has_halves, load_i8, sdot_lane};
+use crate::dot::{
+    LANES, Square, padded,
+    panel::{self, ColumnBlock, Lanes, Panels, SIDE, WeightBlock, prefetch_next_panel},
 };
 
 /// Rows, and registers of columns, whose sums and products have registers.
@@ -46,17 +43,9 @@ pub(super) fn unpack<const BYTES: usize>(
     assert!(n_groups == row_bytes.div_ceil(BYTES), "rows of a panel");
     for g in 0..n_groups {
         for (r, row) in w.chunks_exact(row_bytes).take(SIDE).enumerate() {
-            if let Some(later) = w.get((SIDE + r) * row_bytes + g * BYTES..) {
-                prefetch_early(&later[..BYTES.min(later.len())]);
-            }
-            let padded;
-            let bytes = match row[g * BYTES..].first_chunk() {
-                Some(bytes) => bytes,
-                None => {
-                    padded = pad(&row[g * BYTES..]);
-                    &padded
-                }
-            };
+            prefetch_next_panel::<BYTES>(w, row_bytes, r * row_bytes + g * BYTES);
+            let mut room = None;
+            let bytes = padded(row, g * BYTES, &mut room);
             for half in 0..2 {
                 let w = if half == 0 { first(bytes) } else { second(bytes) };
                 let mut factors = [[0.0; 4]; 4];

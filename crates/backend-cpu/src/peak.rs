@@ -143,9 +143,10 @@ mod plain {
 
 #[cfg(target_arch = "aarch64")]
 mod arm {
-    use std::arch::{aarch64::*, asm};
+    use std::arch::aarch64::*;
 
     use super::*;
+    use crate::dot::sdot;
 
     /// Sums that no instruction waits for: more than its latency times how many start per cycle.
     const N_SUMS: usize = 16;
@@ -164,11 +165,7 @@ mod arm {
         let mut sums = [vdupq_n_s32(0); N_SUMS];
         for _ in 0..n_rounds {
             for sum in &mut sums {
-                // SAFETY: works on registers alone, and the feature is there.
-                unsafe {
-                    asm!("sdot {0:v}.4s, {1:v}.16b, {2:v}.16b", inout(vreg) *sum, in(vreg) w, in(vreg) x,
-                        options(pure, nomem, nostack, preserves_flags));
-                }
+                *sum = sdot(*sum, w, x);
             }
         }
         black_box(sums.into_iter().fold(vdupq_n_s32(0), |a, b| vaddq_s32(a, b)));

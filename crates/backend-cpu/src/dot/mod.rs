@@ -26,6 +26,8 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::sdot;
 use panel::{Panels, SIDE};
 use quant::Format;
 

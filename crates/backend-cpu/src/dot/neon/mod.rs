@@ -235,7 +235,7 @@ fn interleave(blocks: &Blocks) -> [[int8x16_t; 4]; 2] {
 /// Adds to each lane of `sum` four products of bytes. Rust 1.95 has the instruction, but not yet its intrinsic.
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-fn sdot(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+pub(crate) fn sdot(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     // SAFETY: works on registers alone, and the feature is there.
     unsafe {
         asm!("sdot {0:v}.4s, {1:v}.16b, {2:v}.16b", inout(vreg) sum, in(vreg) a, in(vreg) b,

@@ -210,7 +210,8 @@ fn round_to_f16(x: f32) -> f32 {
 #[inline(always)]
 fn scale_of_256(x: &[f32; GROUP]) -> (f32, f32) {
     let max = max_magnitude(x);
-    let extreme = x.iter().copied().find(|x| x.abs() == max).unwrap_or(0.0);
+    // By bits, so that what is no number is found, too, and makes a scale that is none.
+    let extreme = x.iter().copied().find(|x| x.abs().to_bits() == max.to_bits()).unwrap_or(0.0);
     if extreme == 0.0 {
         return (0.0, 0.0);
     }
@@ -257,6 +258,17 @@ mod tests {
             for i in 0..16 {
                 let sum: i32 = (0..16).map(|k| i32::from(group.value(16 * i + k))).sum();
                 assert_eq!(group.sums[i], sum as f32);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_makes_a_scale_that_is_none() {
+        for activation in [Activation::Q8_0, Activation::Q8_1, Activation::Q8_K] {
+            for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut x = wave(256);
+                x[5] = bad;
+                assert!(!pack(activation, &x)[0].scale[0].is_finite(), "{activation:?} {bad}");
             }
         }
     }

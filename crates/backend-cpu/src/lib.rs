@@ -9,7 +9,8 @@
 //! | `topology.rs`, `pool.rs`, `memory.rs` | cores; threads; tensors' bytes as slices |
 //! | `activation.rs`, `dot/` | packing of rows before a dot product; dot products per format and instruction set |
 //! | `vector.rs`, `vector/mix.rs` | the other loops over f32 |
-//! | `matmul.rs`, `products.rs`, `moe.rs`, `attention.rs`, `latent.rs`, `simple.rs` | the operations |
+//! | `rows.rs` | rows of a batch as products want them |
+//! | `matmul.rs`, `few.rs`, `moe.rs`, `attention.rs`, `latent.rs`, `simple.rs` | the operations |
 //! | `peak.rs` | what bounds them all |
 #![deny(unsafe_code)]
 
@@ -19,6 +20,8 @@ mod activation;
 mod attention;
 #[allow(unsafe_code, reason = "loads, stores and the choice of kernels")]
 mod dot;
+#[allow(unsafe_code, reason = "threads write different parts of one output")]
+mod few;
 #[allow(unsafe_code, reason = "threads write different parts of one output")]
 mod latent;
 #[allow(unsafe_code, reason = "threads write different parts of one output")]
@@ -31,8 +34,7 @@ mod moe;
 mod peak;
 #[allow(unsafe_code, reason = "regions borrow from their caller")]
 mod pool;
-#[allow(unsafe_code, reason = "threads write different parts of one output")]
-mod products;
+mod rows;
 mod simple;
 mod topology;
 #[allow(unsafe_code, reason = "loads, stores and the choice of instruction set")]
@@ -60,7 +62,6 @@ pub struct Cpu {
     kernels: Vec<Kernel>, // as in `quant::FORMATS`
     running: Lock,
     scratch: Mutex<matmul::Scratch>,
-    rows: Mutex<products::Scratch>,
 }
 
 impl Cpu {
@@ -89,7 +90,6 @@ impl Cpu {
             kernels,
             running: Lock::default(),
             scratch: Mutex::default(),
-            rows: Mutex::default(),
         })
     }
 
@@ -158,22 +158,22 @@ impl Device for Cpu {
 
     fn matmul_grouped(&self, y: &Tensor, w: &Tensor, x: &Tensor, n_group: usize) {
         match x.rows() {
-            0..=products::FEW => products::matmuls(self, &[(y, w)], x, n_group),
+            0..=few::FEW => few::matmuls(self, &[(y, w)], x, n_group),
             _ => matmul::matmuls(self, &[(y, w)], x, n_group),
         }
     }
 
     fn matmuls(&self, products: &[(&Tensor, &Tensor)], x: &Tensor) {
         match x.rows() {
-            0..=products::FEW => products::matmuls(self, products, x, 1),
+            0..=few::FEW => few::matmuls(self, products, x, 1),
             _ => matmul::matmuls(self, products, x, 1),
         }
     }
 
     fn gated(&self, y: &Tensor, [gate, up]: [(&Tensor, &Tensor); 2], x: &Tensor, limit: Option<f32>) {
         shapes::gated(y, [gate, up], x);
-        if x.rows() <= products::FEW {
-            return products::gated(self, y, [gate.1, up.1], x, limit);
+        if x.rows() <= few::FEW {
+            return few::gated(self, y, [gate.1, up.1], x, limit);
         }
         self.matmuls(&[gate, up], x);
         self.swiglu(y, gate.0, up.0, limit);

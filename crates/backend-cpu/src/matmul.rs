@@ -18,14 +18,14 @@ use compute::{Tensor, shapes};
 
 use crate::{
     Cpu,
-    activation::{Activation, GROUP, groups},
     dot::{
         Kernel, Tile, TileSums,
         panel::{COLUMN_PANELS, Panels, SIDE, Sums, parts},
     },
-    memory::{Workspace, bytes_of},
+    memory::{MOST_OUTPUTS, Workspace},
     moe::Choices,
-    pool::{Pool, Shares},
+    pool::Shares,
+    rows::{Columns, Packed, RowSpace, Rows},
 };
 
 /// Bytes of packed rows that a task's weights meet before the next packed rows: part of the second-level cache.
@@ -54,82 +54,12 @@ thread_local! {
 /// What operations need between inputs and outputs, kept from call to call.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    pub(crate) packed: Workspace,
-    /// The same rows, packed for other weights.
-    pub(crate) packed_too: Workspace,
-    pub(crate) hidden: Workspace,
+    pub(crate) rows: RowSpace,
     pub(crate) columns: Workspace,
-    /// Columns packed for other weights.
-    pub(crate) columns_too: Workspace,
+    /// Experts': the columns of `up` where they are not those of `gate`; what `down` is multiplied with; who chose whom.
+    pub(crate) up_columns: Workspace,
+    pub(crate) hidden: Workspace,
     pub(crate) choices: Choices,
-}
-
-/// Rows packed for a dot product.
-pub(crate) struct Packed<'a> {
-    bytes: &'a [u8],
-    stride: usize,
-}
-
-impl<'a> Packed<'a> {
-    /// Packs `x`, rows of `n` elements, into `workspace`, unless they can be read where they are.
-    pub(crate) fn new(
-        pool: &Pool,
-        activation: Activation,
-        x: &'a [f32],
-        n: usize,
-        workspace: &'a mut Workspace,
-    ) -> Packed<'a> {
-        let row_bytes = activation.row_bytes(n);
-        let stride = row_bytes.next_multiple_of(64);
-        if activation == Activation::F32 && stride == row_bytes {
-            return Packed { bytes: bytes_of(x), stride };
-        }
-        let bytes = workspace.get::<u8>(x.len() / n * stride);
-        pool.rows(bytes, stride, 4, &|i, out| {
-            let (row, rest) = out.split_at_mut(row_bytes);
-            activation.pack(&x[i * n..][..n], row);
-            rest.fill(0);
-        });
-        Packed { bytes, stride }
-    }
-
-    pub(crate) fn row(&self, i: usize) -> &[u8] {
-        &self.bytes[i * self.stride..][..self.stride]
-    }
-}
-
-/// Packed rows as panels of columns.
-pub(crate) struct Columns<'a> {
-    bytes: &'a [u8],
-    panel_bytes: usize,
-}
-
-impl<'a> Columns<'a> {
-    /// `n_panels` panels of rows of `n` elements; `row(i, c)` says which packed row column `c` of panel `i` is.
-    pub(crate) fn new(
-        pool: &Pool,
-        panels: &Panels,
-        packed: &Packed,
-        n: usize,
-        n_panels: usize,
-        row: impl Fn(usize, usize) -> Option<usize> + Sync,
-        workspace: &'a mut Workspace,
-    ) -> Columns<'a> {
-        let panel_bytes = panels.column_bytes(n);
-        let bytes = workspace.get::<u8>(n_panels * panel_bytes);
-        pool.rows(bytes, panel_bytes, 1, &|i, out| {
-            let rows: [_; SIDE] =
-                std::array::from_fn(|c| row(i, c).map(|row| groups(packed.row(row), n.div_ceil(GROUP))));
-            let n_rows = rows.iter().flatten().count();
-            panels.gather(&rows.map(Option::unwrap_or_default)[..n_rows], out);
-        });
-        Columns { bytes, panel_bytes }
-    }
-
-    /// Some panels.
-    pub(crate) fn panels(&self, range: Range<usize>) -> &[u8] {
-        &self.bytes[range.start * self.panel_bytes..range.end * self.panel_bytes]
-    }
 }
 
 /// Rows of weights and how to multiply them.
@@ -158,9 +88,20 @@ impl<'a> Weights<'a> {
 
     /// Rows per task with panels, of `n_rows` that some threads share.
     pub(crate) fn panel_grain(&self, panels: &Panels, n_rows: usize, n_threads: usize) -> usize {
-        let n_fit = UNPACKED_BYTES / panels.weight_bytes(self.n_in);
-        let n_fair = n_rows / (SIDE * TASKS * n_threads);
-        n_fit.min(n_fair).max(1) * SIDE
+        let n_fair = n_rows / (SIDE * TASKS * n_threads) * SIDE;
+        self.n_unpacked(panels).min(n_fair.max(SIDE))
+    }
+
+    /// Rows that are unpacked at a time for panels.
+    fn n_unpacked(&self, panels: &Panels) -> usize {
+        (UNPACKED_BYTES / panels.weight_bytes(self.n_in)).max(1) * SIDE
+    }
+
+    /// Rows per task with tiles, of `n_rows` that some threads share, each for [`TILE_TASK`] of `n` columns.
+    fn tile_grain(&self, tile: Tile, n_rows: usize, n: usize, n_threads: usize) -> usize {
+        let n_fit = TILE_UNPACKED_BYTES / tile.row_bytes(self.n_in);
+        let n_fair = n_rows * n.div_ceil(TILE_TASK) / (TASKS * n_threads);
+        n_fit.min(n_fair).max(4).next_multiple_of(4)
     }
 
     /// How to multiply with `n` columns, if that is better done with panels.
@@ -268,6 +209,24 @@ impl<'a> Weights<'a> {
         next: &[u8],
         emit: &mut dyn FnMut(usize, usize, &[f32]),
     ) {
+        let size = self.n_unpacked(panels);
+        for first in rows.clone().step_by(size) {
+            let end = (first + size).min(rows.end);
+            let next = if end == rows.end { next } else { self.rows(end..(end + SIDE).min(rows.end)) };
+            self.unpack_and_multiply(panels, first..end, n, columns, next, emit);
+        }
+    }
+
+    /// The same for no more rows than are unpacked at a time.
+    fn unpack_and_multiply(
+        &self,
+        panels: &Panels,
+        rows: Range<usize>,
+        n: usize,
+        columns: &[u8],
+        next: &[u8],
+        emit: &mut dyn FnMut(usize, usize, &[f32]),
+    ) {
         let (w, n_in, row_bytes) = (self.rows(rows.clone()), self.n_in, self.row_bytes);
         let n_panels = rows.len().div_ceil(SIDE);
         let next = &next[..next.len().min(SIDE * row_bytes)];
@@ -310,11 +269,12 @@ pub(crate) fn copy(out: &mut [f32], v: &[f32]) {
 /// See [`compute::Device::matmuls`]; with groups, [`compute::Device::matmul_grouped`]. Neighbours of one format share the
 /// packed rows.
 pub(crate) fn matmuls(cpu: &Cpu, products: &[(&Tensor, &Tensor)], x: &Tensor, n_group: usize) {
-    products.chunk_by(|a, b| a.1.kind() == b.1.kind()).for_each(|products| alike(cpu, products, x, n_group));
+    let alike = products.chunk_by(|a, b| a.1.kind() == b.1.kind());
+    alike.flat_map(|p| p.chunks(MOST_OUTPUTS)).for_each(|p| multiply_all(cpu, p, x, n_group));
 }
 
 /// Products with weights of one format.
-fn alike(cpu: &Cpu, products: &[(&Tensor, &Tensor)], x: &Tensor, n_group: usize) {
+fn multiply_all(cpu: &Cpu, products: &[(&Tensor, &Tensor)], x: &Tensor, n_group: usize) {
     products.iter().for_each(|(y, w)| shapes::matmul_grouped(y, w, x, n_group));
     let (outs, mut ins): (Vec<&Tensor>, Vec<&Tensor>) = products.iter().copied().unzip();
     ins.push(x);
@@ -322,8 +282,8 @@ fn alike(cpu: &Cpu, products: &[(&Tensor, &Tensor)], x: &Tensor, n_group: usize)
     let mut scratch = cpu.scratch.lock().unwrap_or_else(|e| e.into_inner());
     let scratch = &mut *scratch;
     let (n, n_in, first) = (x.rows(), ins[0].cols(), Weights::new(cpu, ins[0], access.input(0)));
-    let rows = access.input(products.len());
-    let packed = Packed::new(&cpu.pool, first.kernel.activation, rows, n_in, &mut scratch.packed);
+    let rows = Rows::new(cpu, &ins[..1], access.input(products.len()), &mut scratch.rows);
+    let packed = rows.of(&first);
     let columns = first.panels(n).map(|panels| {
         let n_panels = n.div_ceil(SIDE);
         let row = |i: usize, c: usize| {
@@ -331,12 +291,12 @@ fn alike(cpu: &Cpu, products: &[(&Tensor, &Tensor)], x: &Tensor, n_group: usize)
             (t < n).then_some(t * n_group + i / n_panels)
         };
         let n_all = n_group * n_panels;
-        (panels, Columns::new(&cpu.pool, panels, &packed, n_in, n_all, row, &mut scratch.columns))
+        (panels, Columns::new(&cpu.pool, panels, packed, n_in, n_all, row, &mut scratch.columns))
     });
     for (i, (_, w)) in products.iter().enumerate() {
         let weights = Weights::new(cpu, w, access.input(i));
         let y = Shares::new(access.out::<f32>(i));
-        multiply(cpu, y, weights, w.rows(), n, n_group, &packed, columns.as_ref().map(|(panels, c)| (*panels, c)));
+        multiply(cpu, y, weights, w.rows(), n, n_group, packed, columns.as_ref().map(|(panels, c)| (*panels, c)));
     }
 }
 
@@ -356,10 +316,10 @@ fn multiply(
     // Rows of weights in a task, and columns.
     let (grain, n_columns) = match (columns, weights.kernel.tile) {
         (Some((panels, _)), _) => (weights.panel_grain(panels, n_out, cpu.n_threads()), n),
-        (None, Some(tile)) => (TILE_UNPACKED_BYTES / tile.row_bytes(weights.n_in), TILE_TASK),
-        (None, None) => (weights.grain(), n),
+        (None, Some(tile)) if n >= TILE_FROM => (weights.tile_grain(tile, n_out, n, cpu.n_threads()), TILE_TASK),
+        (None, _) => (weights.grain(), n),
     };
-    let grain = grain.clamp(1, per_group.max(1));
+    let grain = grain.min(per_group.max(1));
     let (n_tasks, n_panels) = (per_group.div_ceil(grain), n.div_ceil(SIDE));
     cpu.pool.split(n.div_ceil(n_columns) * n_group * n_tasks, 1, &|tasks| {
         for task in tasks {

@@ -212,6 +212,9 @@ impl Pod for i32 {
     }
 }
 
+/// Outputs that an operation can have.
+pub(crate) const MOST_OUTPUTS: usize = u32::BITS as usize;
+
 /// The tensors of a running operation.
 pub(crate) struct Access<'a> {
     outs: &'a [&'a Tensor],
@@ -223,8 +226,9 @@ pub(crate) struct Access<'a> {
 
 impl<'a> Access<'a> {
     /// # Panics
-    /// If an output shares memory with another output or an input.
+    /// If an output shares memory with another output or an input, or there are more than [`MOST_OUTPUTS`].
     pub(crate) fn new(lock: &'a Lock, outs: &'a [&'a Tensor], ins: &'a [&'a Tensor]) -> Access<'a> {
+        assert!(outs.len() <= MOST_OUTPUTS, "{} outputs", outs.len());
         for (i, out) in outs.iter().enumerate() {
             let clash = outs[..i].iter().chain(ins).find(|t| t.overlaps(out));
             assert!(clash.is_none(), "output {out:?} shares memory with {:?}", clash.expect("just seen"));

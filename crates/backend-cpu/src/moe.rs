@@ -12,10 +12,14 @@ use compute::{Bank, Tensor, shapes};
 use crate::{
     Cpu,
     dot::panel::SIDE,
-    matmul::{Columns, Packed, Scratch, Weights, copy},
+    matmul::{Scratch, Weights, copy},
     memory::{Workspace, borrow},
     pool::Shares,
+    rows::{Columns, Packed, Rows},
 };
+
+/// Experts that threads are expected to share, at least.
+const EXPERTS_SHARED: usize = 4;
 
 /// What a batch chose: `order` holds the choices `t * k + i`, those of an expert side by side, experts ascending.
 #[derive(Default)]
@@ -63,31 +67,29 @@ impl Choices {
     }
 }
 
-/// One matrix of every expert, and the packed rows that it meets.
+/// Panels of the rows that chose each expert, where enough did; `row` says which packed row a choice is.
+fn columns<'a>(
+    cpu: &Cpu,
+    weights: &Weights,
+    packed: &Packed,
+    choices: &Choices,
+    row: impl Fn(usize) -> usize + Sync,
+    workspace: &'a mut Workspace,
+) -> Option<Columns<'a>> {
+    let most = choices.experts.iter().map(|e| e.range.len()).max().unwrap_or(0);
+    let row = |i: usize, c: usize| choices.at(i, c).map(&row);
+    let panels = weights.panels(most)?;
+    Some(Columns::new(&cpu.pool, panels, packed, weights.n_in(), choices.n_panels(), row, workspace))
+}
+
+/// One matrix of every expert, and the rows that it meets.
 struct Side<'a> {
     weights: Weights<'a>,
     packed: &'a Packed<'a>,
-    columns: Option<Columns<'a>>,
+    columns: Option<&'a Columns<'a>>,
 }
 
-impl<'a> Side<'a> {
-    /// `row` says which packed row a choice is.
-    fn new(
-        cpu: &Cpu,
-        weights: Weights<'a>,
-        packed: &'a Packed<'a>,
-        choices: &Choices,
-        row: impl Fn(usize) -> usize + Sync,
-        workspace: &'a mut Workspace,
-    ) -> Side<'a> {
-        let most = choices.experts.iter().map(|e| e.range.len()).max().unwrap_or(0);
-        let columns = weights.panels(most).map(|panels| {
-            let row = |i: usize, c: usize| choices.at(i, c).map(&row);
-            Columns::new(&cpu.pool, panels, packed, weights.n_in(), choices.n_panels(), row, workspace)
-        });
-        Side { weights, packed, columns }
-    }
-
+impl Side<'_> {
     /// `emit(o, i, y)` as in [`Weights::multiply_panels`], for rows of the weights and the `i`-th row that chose an
     /// expert; `next` as there.
     fn multiply(
@@ -98,7 +100,7 @@ impl<'a> Side<'a> {
         next: &[u8],
         emit: &mut dyn FnMut(usize, usize, &[f32]),
     ) {
-        match (&self.columns, self.weights.panels(choices.len())) {
+        match (self.columns, self.weights.panels(choices.len())) {
             (Some(columns), Some(panels)) => {
                 let columns = columns.panels(chosen.panels.clone());
                 self.weights.multiply_panels(panels, rows, choices.len(), columns, next, emit);
@@ -109,15 +111,12 @@ impl<'a> Side<'a> {
 
     /// Rows per task, of the `n_rows` of each expert.
     fn grain(&self, n_rows: usize, n_threads: usize) -> usize {
-        match (&self.columns, &self.weights.kernel.panels) {
-            (Some(_), Some(panels)) => self.weights.panel_grain(panels, n_rows * TASKS, n_threads),
+        match (self.columns, &self.weights.kernel.panels) {
+            (Some(_), Some(panels)) => self.weights.panel_grain(panels, n_rows * EXPERTS_SHARED, n_threads),
             _ => self.weights.grain(),
         }
     }
 }
-
-/// Experts that threads are expected to share, at least.
-const TASKS: usize = 4;
 
 /// See [`compute::Device::moe`].
 pub(crate) fn moe(
@@ -133,74 +132,84 @@ pub(crate) fn moe(
     let (outs, ins) = ([y], [x, &bank.gate, &bank.up, &bank.down, experts, weights]);
     let access = cpu.access(&outs, &ins);
     let mut scratch = cpu.scratch.lock().unwrap_or_else(|e| e.into_inner());
-    let Scratch { packed: workspace, packed_too, hidden, columns, columns_too, choices } = &mut *scratch;
-    let (k, n_embd, n_ff) = (experts.cols(), x.cols(), bank.gate.shape()[1]);
-    let router_weights = access.input::<f32>(5);
-    let gate = Weights::new(cpu, &bank.gate, access.input(1));
-    let up = Weights::new(cpu, &bank.up, access.input(2));
-    let down = Weights::new(cpu, &bank.down, access.input(3));
+    let Scratch { rows: space, columns: room, up_columns: up_room, hidden, choices } = &mut *scratch;
+    let [gate, up, down] = [1, 2, 3].map(|i| Weights::new(cpu, ins[i], access.input(i)));
     let from = [gate, up, down].iter().filter_map(|w| w.kernel.panels).map(|panels| panels.from()).min();
     choices.set(access.input(4), from.unwrap_or(usize::MAX));
-    let choices = &*choices;
-
-    let hidden = hidden.get::<f32>(x.rows() * k * n_ff);
+    let k = experts.cols();
+    let hidden = hidden.get(x.rows() * k * down.n_in());
     {
-        let packed = Packed::new(&cpu.pool, gate.kernel.activation, access.input(0), n_embd, workspace);
-        let packed_up = if up.kernel.activation == gate.kernel.activation {
-            None
-        } else {
-            Some(Packed::new(&cpu.pool, up.kernel.activation, access.input(0), n_embd, packed_too))
-        };
+        let rows = Rows::new(cpu, &[&bank.gate, &bank.up], access.input(0), space);
         let row = |choice: usize| choice / k;
-        let packed_up = packed_up.as_ref().unwrap_or(&packed);
-        let gate = Side::new(cpu, gate, &packed, choices, row, columns);
-        let up = Side::new(cpu, up, packed_up, choices, row, columns_too);
-        let shares = Shares::new(&mut *hidden);
-        let grain = gate.grain(n_ff, cpu.n_threads());
-        let tiles = n_ff.div_ceil(grain);
-        cpu.pool.split(choices.experts.len() * tiles, 1, &|tasks| {
-            for task in tasks {
-                let chosen = &choices.experts[task / tiles];
-                let of_it = choices.of(chosen);
-                let first = task % tiles * grain;
-                let n = grain.min(n_ff - first);
-                let rows = chosen.expert * n_ff + first..chosen.expert * n_ff + first + n;
-                let later = task + 1;
-                let later = choices.experts.get(later / tiles).map(|e| e.expert * n_ff + later % tiles * grain);
-                let next =
-                    [up.weights.rows(rows.clone()), later.map_or(&[], |first| gate.weights.rows(first..first + n))];
-                borrow(2 * of_it.len() * n, |tile| {
-                    let (gates, ups) = tile.split_at_mut(of_it.len() * n);
-                    for (side, tile, next) in [(&gate, &mut *gates, next[0]), (&up, &mut *ups, next[1])] {
-                        side.multiply(rows.clone(), (chosen, of_it), row, next, &mut |o, i, v| {
-                            copy(&mut tile[i * n + o - rows.start..][..v.len()], v);
-                        });
-                    }
-                    for ((&choice, gate), up) in of_it.iter().zip(gates.chunks_exact_mut(n)).zip(ups.chunks_exact(n)) {
-                        (cpu.vector.swiglu)(gate, up, limit.unwrap_or(f32::INFINITY), router_weights[choice]);
-                        // SAFETY: this choice and these columns belong to this task alone.
-                        unsafe { shares.get(choice * n_ff + first..choice * n_ff + first + n) }.copy_from_slice(gate);
-                    }
-                });
-            }
-        });
+        let gate_columns = columns(cpu, &gate, rows.of(&gate), choices, row, room);
+        let own = bank.gate.kind() != bank.up.kind();
+        let up_columns = if own { columns(cpu, &up, rows.of(&up), choices, row, up_room) } else { None };
+        let gate = Side { weights: gate, packed: rows.of(&gate), columns: gate_columns.as_ref() };
+        let up =
+            Side { weights: up, packed: rows.of(&up), columns: if own { &up_columns } else { &gate_columns }.as_ref() };
+        fill_hidden(cpu, hidden, [gate, up], choices, (k, access.input(5)), limit.unwrap_or(f32::INFINITY));
     }
+    let rows = Rows::new(cpu, &[&bank.down], hidden, space);
+    let columns = columns(cpu, &down, rows.of(&down), choices, |choice| choice, room);
+    let down = Side { weights: down, packed: rows.of(&down), columns: columns.as_ref() };
+    add_down(cpu, access.out(0), y.cols(), down, choices, k);
+}
 
-    let packed = Packed::new(&cpu.pool, down.kernel.activation, hidden, n_ff, workspace);
-    let down = Side::new(cpu, down, &packed, choices, |choice| choice, columns);
-    let y_rows = access.out::<f32>(0);
-    y_rows.fill(0.0);
-    let y_rows = Shares::new(y_rows);
+/// `hidden[choice] = w * swiglu(gate x, up x)` with the choice's weight, of `k` per row.
+fn fill_hidden(
+    cpu: &Cpu,
+    hidden: &mut [f32],
+    [gate, up]: [Side; 2],
+    choices: &Choices,
+    (k, router_weights): (usize, &[f32]),
+    limit: f32,
+) {
+    let n_ff = hidden.len() / router_weights.len().max(1);
+    let hidden = Shares::new(hidden);
+    let grain = gate.grain(n_ff, cpu.n_threads());
+    let tiles = n_ff.div_ceil(grain);
+    let rows_of = |task: usize| {
+        let first = task % tiles * grain;
+        let chosen = choices.experts.get(task / tiles)?;
+        Some(chosen.expert * n_ff + first..chosen.expert * n_ff + (first + grain).min(n_ff))
+    };
+    cpu.pool.split(choices.experts.len() * tiles, 1, &|tasks| {
+        for task in tasks {
+            let (chosen, rows) = (&choices.experts[task / tiles], rows_of(task).expect("a task"));
+            let (of_it, n) = (choices.of(chosen), rows.len());
+            let first = rows.start - chosen.expert * n_ff;
+            let later = rows_of(task + 1).map_or(&[][..], |rows| gate.weights.rows(rows));
+            borrow(2 * of_it.len() * n, |tile| {
+                let (gates, ups) = tile.split_at_mut(of_it.len() * n);
+                let sides = [(&gate, &mut *gates, up.weights.rows(rows.clone())), (&up, &mut *ups, later)];
+                for (side, tile, next) in sides {
+                    side.multiply(rows.clone(), (chosen, of_it), |choice| choice / k, next, &mut |o, i, v| {
+                        copy(&mut tile[i * n + o - rows.start..][..v.len()], v);
+                    });
+                }
+                for ((&choice, gate), up) in of_it.iter().zip(gates.chunks_exact_mut(n)).zip(ups.chunks_exact(n)) {
+                    (cpu.vector.swiglu)(gate, up, limit, router_weights[choice]);
+                    // SAFETY: this choice and these columns belong to this task alone.
+                    unsafe { hidden.get(choice * n_ff + first..choice * n_ff + first + n) }.copy_from_slice(gate);
+                }
+            });
+        }
+    });
+}
+
+/// `y[t] = sum_k down_e hidden[t, k]`, rows of `n_embd`.
+fn add_down(cpu: &Cpu, y: &mut [f32], n_embd: usize, down: Side, choices: &Choices, k: usize) {
+    y.fill(0.0);
+    let y = Shares::new(y);
     cpu.pool.split(n_embd, down.grain(n_embd, cpu.n_threads()), &|rows| {
+        let rows_of = |e: &Chosen| e.expert * n_embd + rows.start..e.expert * n_embd + rows.end;
         for (i, chosen) in choices.experts.iter().enumerate() {
-            let of_it = choices.of(chosen);
-            let rows_of = |e: &Chosen| e.expert * n_embd + rows.start..e.expert * n_embd + rows.end;
-            let first = chosen.expert * n_embd;
+            let (of_it, first) = (choices.of(chosen), chosen.expert * n_embd);
             let next = choices.experts.get(i + 1).map_or(&[][..], |e| down.weights.rows(rows_of(e)));
             down.multiply(rows_of(chosen), (chosen, of_it), |choice| choice, next, &mut |o, i, v| {
                 let at = of_it[i] / k * n_embd + o - first;
                 // SAFETY: these columns of the output belong to this task alone.
-                let y = unsafe { y_rows.get(at..at + v.len()) };
+                let y = unsafe { y.get(at..at + v.len()) };
                 y.iter_mut().zip(v).for_each(|(y, v)| *y += v);
             });
         }

@@ -14,13 +14,7 @@ use std::ops::Range;
 
 use compute::{Tensor, shapes};
 
-use crate::{
-    Cpu,
-    activation::Activation,
-    matmul::{Packed, Weights},
-    memory::{Workspace, borrow},
-    pool::{Pool, Shares},
-};
+use crate::{Cpu, matmul::Weights, memory::borrow, pool::Shares, rows::Rows};
 
 /// The most rows of a batch for which products are taken together; beyond, arithmetic costs more than reading, and
 /// panels may be faster.
@@ -31,31 +25,6 @@ const PRODUCTS: usize = 8;
 const UNIT_BYTES: usize = 4 << 10;
 /// Units that a thread takes at a time, at least: a microsecond of reading.
 const UNITS: usize = 2;
-
-/// Rows packed for each kind of weights, from call to call.
-#[derive(Default)]
-pub(crate) struct Scratch([Workspace; Activation::ALL.len()]);
-
-/// Rows of `n` elements, packed for every kernel that will meet them.
-struct Rows<'a>([Option<Packed<'a>>; Activation::ALL.len()]);
-
-impl<'a> Rows<'a> {
-    fn new(pool: &Pool, weights: &[&Tensor], cpu: &Cpu, x: &'a [f32], scratch: &'a mut Scratch) -> Rows<'a> {
-        let n = weights[0].cols();
-        let mut rows = Rows([const { None }; Activation::ALL.len()]);
-        for ((activation, workspace), packed) in Activation::ALL.into_iter().zip(&mut scratch.0).zip(&mut rows.0) {
-            if weights.iter().any(|w| cpu.kernel_of(w).activation == activation) {
-                *packed = Some(Packed::new(pool, activation, x, n, workspace));
-            }
-        }
-        rows
-    }
-
-    /// As `weights` wants them.
-    fn of(&self, weights: &Weights) -> &Packed<'a> {
-        self.0[weights.kernel.activation as usize].as_ref().expect("packed for these weights, too")
-    }
-}
 
 /// A product and its place among the units of a region.
 struct Product<'a> {
@@ -110,8 +79,8 @@ fn region(cpu: &Cpu, products: &[(&Tensor, &Tensor)], x: &Tensor, n_group: usize
     }
     let (outs, ins) = (&outs[..k], &ins[PRODUCTS - k..]);
     let access = cpu.access(outs, ins);
-    let mut scratch = cpu.rows.lock().unwrap_or_else(|e| e.into_inner());
-    let rows = Rows::new(&cpu.pool, &ins[..k], cpu, access.input(k), &mut scratch);
+    let mut scratch = cpu.scratch.lock().unwrap_or_else(|e| e.into_inner());
+    let rows = Rows::new(cpu, &ins[..k], access.input(k), &mut scratch.rows);
     let mut n_units = 0;
     let mut parts = [const { None }; PRODUCTS];
     for (i, part) in parts.iter_mut().take(k).enumerate() {
@@ -129,10 +98,13 @@ fn region(cpu: &Cpu, products: &[(&Tensor, &Tensor)], x: &Tensor, n_group: usize
 /// See [`compute::Device::gated`].
 pub(crate) fn gated(cpu: &Cpu, y: &Tensor, [gate, up]: [&Tensor; 2], x: &Tensor, limit: Option<f32>) {
     let (n, n_ff) = (x.rows(), gate.rows());
+    if n == 0 {
+        return;
+    }
     let (outs, ins) = ([y], [gate, up, x]);
     let access = cpu.access(&outs, &ins);
-    let mut scratch = cpu.rows.lock().unwrap_or_else(|e| e.into_inner());
-    let rows = Rows::new(&cpu.pool, &ins[..2], cpu, access.input(2), &mut scratch);
+    let mut scratch = cpu.scratch.lock().unwrap_or_else(|e| e.into_inner());
+    let rows = Rows::new(cpu, &ins[..2], access.input(2), &mut scratch.rows);
     let sides = [0, 1].map(|i| Weights::new(cpu, ins[i], access.input(i)));
     let y = Shares::new(access.out::<f32>(0));
     let unit = unit(gate.row_bytes() + up.row_bytes());

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `topology.rs`, `pool.rs`, `memory.rs` | cores; threads; tensors' bytes as slices |
 //! | `activation.rs`, `dot/` | packing of rows before a dot product; dot products per format and instruction set |
-//! | `vector.rs`, `vector/mix.rs` | the other loops over f32 |
+//! | `vector.rs`, `vector/` | the other loops over f32 |
 //! | `rows.rs` | rows of a batch as products want them |
 //! | `matmul.rs`, `few.rs`, `moe.rs`, `attention.rs`, `latent.rs`, `simple.rs` | the operations |
 //! | `peak.rs` | what bounds them all |

@@ -1,4 +1,5 @@
-//! Loops over f32 that are not matrix products: written once as plain Rust, compiled for every instruction set.
+//! Loops over f32 that are not matrix products: written once as plain Rust, compiled for every instruction set of x86.
+//! Elsewhere the target's own features count.
 //!
 //! Each loop keeps a fixed number of lanes, so its result does not depend on how the compiler cuts it; instruction
 //! sets differ only in fused multiply-adds.

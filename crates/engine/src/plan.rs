@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! caches, buffers    counted by the code that allocates them, run on a device that only counts
-//! packed rows        what a backend makes of the buffers before products: no more than the buffers
+//! packed rows        what a backend makes of the buffers before products, columns and unpacked weights among it: no more
+//!                    than the buffers
 //! gathered rows      what each thread looks at for one query: V4 unpacks a row of 512 per 128 tokens, 16 bytes a token
 //! logits, tokens     the session's own
 //! ```

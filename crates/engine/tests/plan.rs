@@ -1,4 +1,5 @@
-//! What a session takes, to the byte, against what its plan says: an allocator that counts sees all of it.
+//! What a session takes, to the byte, against what its plan says, by an allocator that counts. The models are so small that
+//! it sees all of it: only from 4 MiB on do devices map memory.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

@@ -63,31 +63,10 @@ fn tiles_are_sixteen_times_one_column() {
 fn panels_are_many_times_one_column() {
     for &format in FORMATS {
         for n in lengths(format) {
-            for n_rows in [1usize, 5, 16] {
-                let rows: Vec<Case> = (0..n_rows).map(|seed| Case::seeded(format, n, seed as u64)).collect();
-                let packed: Vec<u8> = rows.iter().flat_map(|row| row.w.iter().copied()).collect();
-                for isa in Isa::available() {
-                    let Kernel { dot, panels: Some(panels), .. } = kernel(format, isa) else { continue };
-                    let row_bytes = rows[0].w.len();
-                    let w = filled(panels.weight_bytes(n), |out| panels.unpack(n, &packed, row_bytes, out));
-                    let columns: Vec<&[Group]> = rows[0].packed.iter().map(|x| &x[..]).collect();
-                    let (n_panels, panel_bytes) = (1 + n_rows % 2, panels.column_bytes(n));
-                    let x = filled(n_panels * panel_bytes, |out| {
-                        out.chunks_exact_mut(panel_bytes).for_each(|out| panels.gather(&columns, out));
-                    });
-                    let check = |_, _, c: usize, y: &[f32; SIDE]| {
-                        if c < columns.len() {
-                            let one_by_one: Vec<f32> = rows.iter().map(|row| dot(&row.w, rows[0].row(c))).collect();
-                            let same = one_by_one.iter().zip(y).all(|(one, y)| one.to_bits() == y.to_bits());
-                            assert!(same, "{format:?} {isa:?} {n} {n_rows} {c}: {y:?}, not {one_by_one:?}");
-                        }
-                    };
-                    let mut sums = [[Square::ZERO; COLUMN_PANELS * LANES]];
-                    let (w, x) = (&bytes(&w)[..panels.weight_bytes(n)], &bytes(&x)[..n_panels * panel_bytes]);
-                    panels.multiply(n, w, x, &mut sums, &[], check);
-                    let mut room = Workspace::default();
-                    panels.unpack_and_multiply(n, &packed, row_bytes, x, &mut room, &mut sums, &[], check);
-                }
+            // The last has several panels of weights, two of columns and one by itself, and ends within panels of both.
+            for (n_rows, n_columns) in [(1, 4), (5, 20), (16, 9), (37, 35)] {
+                let rows = Rows::new(format, n, n_rows, n_columns);
+                Isa::available().for_each(|isa| rows.check(isa));
             }
         }
     }
@@ -98,24 +77,19 @@ fn the_largest_sums_overflow_nowhere() {
     for &format in FORMATS {
         let n = 2 * format.block_len().max(256);
         for byte in 0..=255 {
-            let case = Case::extreme(format, n, byte);
-            for isa in Isa::available() {
-                let Kernel { dot, panels, .. } = case.kernel(isa);
-                let all: [f32; 4] = [0, 1, 2, 3].map(|i| dot(&case.w, case.row(i)));
-                for (i, actual) in all.iter().enumerate() {
-                    let expected = (case.kernel(Isa::Scalar).dot)(&case.w, case.row(i));
-                    let error = (actual - expected).abs();
-                    assert!(error <= 1e-5 * case.magnitude(i), "{format:?} {isa:?} {byte}: {actual}, not {expected}");
+            for scale in scales_beside(format, byte) {
+                let case = Case::extreme(format, n, byte, scale);
+                let expected = [0, 1, 2, 3].map(|i| (case.kernel(Isa::Scalar).dot)(&case.w, case.row(i)));
+                for isa in Isa::available() {
+                    let dot = case.kernel(isa).dot;
+                    for (i, expected) in expected.iter().enumerate() {
+                        let (actual, what) = (dot(&case.w, case.row(i)), (format, isa, byte, scale));
+                        let error = (actual - expected).abs();
+                        assert!(error <= 1e-5 * case.magnitude(i), "{what:?}: {actual}, not {expected}");
+                    }
+                    let Case { w, packed, .. } = &case;
+                    Rows { format, n, w: vec![w.clone()], columns: packed.clone() }.check(isa);
                 }
-                let Some(panels) = panels else { continue };
-                let columns: Vec<&[Group]> = case.packed.iter().map(|x| &x[..]).collect();
-                let w = filled(panels.weight_bytes(n), |out| panels.unpack(n, &case.w, case.w.len(), out));
-                let x = filled(panels.column_bytes(n), |out| panels.gather(&columns, out));
-                let (w, x) = (&bytes(&w)[..panels.weight_bytes(n)], &bytes(&x)[..panels.column_bytes(n)]);
-                let mut sums = [[Square::ZERO; COLUMN_PANELS * LANES]];
-                panels.multiply(n, w, x, &mut sums, &[], |_, _, c, y| {
-                    assert!(all.get(c).is_none_or(|one| one.to_bits() == y[0].to_bits()), "{format:?} {isa:?} {byte}");
-                });
             }
         }
     }
@@ -151,6 +125,93 @@ fn lengths(format: Format) -> Vec<usize> {
     blocks.iter().map(|n| n * format.block_len()).collect()
 }
 
+/// What the bytes that hold scales may be where all levels are `byte`: the same byte, nothing, and the extremes of either
+/// sign. Levels at their extreme mean nothing beside scales of 0.
+fn scales_beside(format: Format, byte: u8) -> Vec<u8> {
+    let mut scales = vec![byte];
+    if scales_of(format).next().is_some() {
+        scales.extend([0, 0x7f, 0x80, 0xff]);
+    }
+    scales
+}
+
+/// The bytes of a block that hold the scales of its parts, and their minima, or at least some of their bits.
+fn scales_of(format: Format) -> impl Iterator<Item = usize> {
+    let (bytes, step) = match format {
+        Format::Q2_K => (0..16, 1),
+        Format::Q3_K => (96..108, 1),
+        Format::Q4_K | Format::Q5_K => (4..16, 1),
+        Format::Q6_K => (192..208, 1),
+        Format::IQ2_XXS => (9..66, 8),
+        Format::IQ2_XS => (66..74, 1),
+        Format::IQ2_S => (74..82, 1),
+        Format::IQ3_XXS => (69..98, 4),
+        Format::IQ3_S => (106..110, 1),
+        Format::IQ4_XS => (2..8, 1),
+        _ => (0..0, 1),
+    };
+    bytes.step_by(step)
+}
+
+/// Rows of weights and of activations, for panels.
+struct Rows {
+    format: Format,
+    n: usize,
+    w: Vec<Vec<u8>>,
+    columns: Vec<Vec<Group>>, // as the format's kernels want it
+}
+
+impl Rows {
+    fn new(format: Format, n: usize, n_rows: usize, n_columns: usize) -> Rows {
+        let w = (0..n_rows).map(|seed| Case::seeded(format, n, seed as u64).w).collect();
+        let columns = (0..n_columns.div_ceil(4)).flat_map(|seed| Case::seeded(format, n, seed as u64).packed);
+        Rows { format, n, w, columns: columns.take(n_columns).collect() }
+    }
+
+    /// Every product has the bits of [`Kernel::dot`], whether panels of weights are kept or made in passing.
+    fn check(&self, isa: Isa) {
+        let Kernel { dot, panels: Some(panels), .. } = kernel(self.format, isa) else { return };
+        let (w, row_bytes, n) = (self.w.concat(), self.w[0].len(), self.n);
+        let columns: Vec<&[Group]> = self.columns.iter().map(|x| &x[..]).collect();
+        let mut sums = vec![[Square::ZERO; COLUMN_PANELS * LANES]; self.w.len().div_ceil(SIDE)];
+        let unpacked = filled(sums.len() * panels.weight_bytes(n), |out| panels.unpack(n, &w, row_bytes, out));
+        let unpacked = &bytes(&unpacked)[..sums.len() * panels.weight_bytes(n)];
+        let mut room = Workspace::default();
+        for (k, columns) in columns.chunks(COLUMN_PANELS * SIDE).enumerate() {
+            let expected: Vec<f32> = columns.iter().flat_map(|x| self.w.iter().map(|w| dot(w, bytes(x)))).collect();
+            let x_bytes = columns.len().div_ceil(SIDE) * panels.column_bytes(n);
+            let x = filled(x_bytes, |out| {
+                let out = out.chunks_exact_mut(panels.column_bytes(n));
+                columns.chunks(SIDE).zip(out).for_each(|(columns, out)| panels.gather(columns, out));
+            });
+            let x = &bytes(&x)[..x_bytes];
+            for kept in [true, false] {
+                let mut actual = vec![None; expected.len()];
+                let emit = |i: usize, j: usize, c: usize, y: &[f32; SIDE]| {
+                    let (r, c) = (SIDE * i, SIDE * j + c);
+                    let out = actual.chunks_exact_mut(self.w.len()).nth(c).map(|out| &mut out[r..]);
+                    out.into_iter().flatten().zip(y).for_each(|(out, &y)| *out = Some(y));
+                };
+                match kept {
+                    true => panels.multiply(n, unpacked, x, &mut sums, &[], emit),
+                    false => panels.unpack_and_multiply(n, &w, row_bytes, x, &mut room, &mut sums, &[], emit),
+                }
+                let wrong = expected.iter().zip(&actual).position(|(e, y)| !y.is_some_and(|y| same(y, *e)));
+                let what = (self.format, isa, n, kept);
+                if let Some(i) = wrong {
+                    let (c, r) = (COLUMN_PANELS * SIDE * k + i / self.w.len(), i % self.w.len());
+                    panic!("{what:?}, row {r}, column {c}: {:?}, not {}", actual[i], expected[i]);
+                }
+            }
+        }
+    }
+}
+
+/// Equal to the bit, where a number is one.
+fn same(x: f32, y: f32) -> bool {
+    x.to_bits() == y.to_bits() || x.is_nan() && y.is_nan()
+}
+
 /// A row of weights and four of activations.
 struct Case {
     format: Format,
@@ -179,10 +240,12 @@ impl Case {
         Case { format, w, values, x, packed }
     }
 
-    /// Bytes that are all the same, but for scales, and activations as large as they get, of every sign that makes sums large.
-    fn extreme(format: Format, n: usize, byte: u8) -> Case {
+    /// Levels whose bytes are all `byte`, scales whose bytes are all `scale`, and activations as large as they get, of
+    /// every sign that makes sums large.
+    fn extreme(format: Format, n: usize, byte: u8, scale: u8) -> Case {
         let mut case = Case::new(format, n);
         case.w.fill(byte);
+        case.w.chunks_exact_mut(format.block_bytes()).for_each(|w| scales_of(format).for_each(|at| w[at] = scale));
         let mut random = Random(1 + u64::from(byte));
         case.w.chunks_exact_mut(format.block_bytes()).for_each(|w| tame(format, w, &mut random));
         format.decode(&case.w, &mut case.values);

@@ -51,7 +51,7 @@ pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [WeightBlock]
         unpack,
         // SAFETY: `dot::kernel` refuses instruction sets that this machine lacks.
         gather: |x, out| unsafe { panel::gather::<0>(x, out) },
-        // SAFETY: as above; `enter` comes first.
+        // SAFETY: as above; a thread runs `enter` before its first product.
         chain: |w, x, out| unsafe { chain::<FORM>(w, x, out) },
         // SAFETY: as above.
         chain2: |w, x, out| x.into_iter().zip(out).for_each(|(x, out)| unsafe { chain::<FORM>(w, x, out) }),
@@ -88,9 +88,9 @@ pub(super) fn leave() {
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
-/// Sums on their way from matrix to vector registers.
+/// Integers on their way from matrix to vector registers: of 16 rows, their products with 16 columns.
 #[repr(C, align(64))]
-pub(super) struct Sums(pub(super) [[i32; SIDE]; SIDE]);
+pub(super) struct Products(pub(super) [[i32; SIDE]; SIDE]);
 
 /// Blocks under way: a block's sums are stored long before they are read, as all of loading, multiplying and storing
 /// takes more than a hundred cycles.
@@ -99,12 +99,12 @@ const AHEAD: usize = 4;
 /// See [`Lanes::chain`].
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 fn chain<const FORM: u8>(w: &[WeightBlock], x: &[ColumnBlock], out: &mut Square) {
-    let mut products = [const { MaybeUninit::<Sums>::uninit() }; AHEAD];
+    let mut products = [const { MaybeUninit::<Products>::uninit() }; AHEAD];
     let mut sums = [_mm512_setzero_ps(); SIDE];
     let n = w.len().min(x.len());
     for g in 0..n + AHEAD - 1 {
         if g < n {
-            let out = products[g % AHEAD].as_mut_ptr();
+            let out = &mut products[g % AHEAD];
             match g % 2 {
                 0 => multiply_block::<0>(&w[g], &x[g], out),
                 _ => multiply_block::<1>(&w[g], &x[g], out),
@@ -154,12 +154,12 @@ macro_rules! multiply {
     };
 }
 
-/// A matrix register to memory, rows of 64 bytes.
+/// A matrix register to a `MaybeUninit`, rows of 64 bytes.
 macro_rules! store_tile {
     ($register:tt, $to:expr) => {
         std::arch::asm!(
             concat!("tilestored [{to} + {stride}], ", $register),
-            to = in(reg) $to, stride = in(reg) 64usize, options(nostack),
+            to = in(reg) $to.as_mut_ptr(), stride = in(reg) 64usize, options(nostack),
         )
     };
 }
@@ -168,7 +168,7 @@ pub(super) use {load, multiply, store_tile, zero};
 
 /// The products of a block. `TURN` takes other registers, so that two are under way.
 #[inline]
-fn multiply_block<const TURN: u8>(w: &WeightBlock, x: &ColumnBlock, out: *mut Sums) {
+fn multiply_block<const TURN: u8>(w: &WeightBlock, x: &ColumnBlock, out: &mut MaybeUninit<Products>) {
     macro_rules! product {
         ($sums:tt, $rows:tt, $columns:tt) => {
             zero!($sums);
@@ -178,8 +178,9 @@ fn multiply_block<const TURN: u8>(w: &WeightBlock, x: &ColumnBlock, out: *mut Su
             store_tile!($sums, out);
         };
     }
-    // SAFETY: `enter` gave the registers their shapes, so that 16 rows of 32 bytes and 8 of 64 are read, 16 of 64 written.
-    // Compilers do not use these registers.
+    // SAFETY: `enter([32, 64], [16, 8])` ran on this thread, as `Lanes::enter` of `panels`, so that 16 rows of 32 bytes
+    // and 8 of 64 are read, which `q` and `x` are, and 16 of 64 written, which `out` is. Compilers do not use these
+    // registers.
     unsafe {
         match TURN {
             0 => {

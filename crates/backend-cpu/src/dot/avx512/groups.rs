@@ -12,7 +12,7 @@ use std::{arch::x86_64::*, mem::MaybeUninit};
 
 use super::{
     Parts,
-    amx::{self, Sums},
+    amx::{self, Products},
     load_f32, load_i8, load_i32,
     panel::{store, transpose},
     prefetch, select,
@@ -95,7 +95,7 @@ pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [u8])) -> Pan
         unpack,
         // SAFETY: `dot::kernel` refuses instruction sets that this machine lacks.
         gather: |x, out| unsafe { gather::<FORM>(x, records_mut(out)) },
-        // SAFETY: as above; `enter` comes first.
+        // SAFETY: as above; a thread runs `enter` before its first product.
         add: |w, x, out| unsafe { add::<FORM>(records(w), records(x), out) },
         // SAFETY: as above.
         add2: |w, x, out| unsafe { add2::<FORM>(records(w), x.map(records), out) },
@@ -329,9 +329,9 @@ fn store_i8(out: &mut [i8; 64], values: __m512i) {
 /// See [`Groups::add`].
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 fn add<const FORM: u8>(w: &[WeightGroup], x: &[ColumnGroup], out: &mut Square) {
-    let mut products = [const { MaybeUninit::<Sums>::uninit() }; 2];
+    let mut products = [const { MaybeUninit::<Products>::uninit() }; 2];
     for (w, x) in w.iter().zip(x) {
-        multiply::<FORM>(w, x, products.each_mut().map(MaybeUninit::as_mut_ptr));
+        multiply::<FORM>(w, x, products.each_mut());
         // SAFETY: just written, but for the second if `BYTE`, which then is not read.
         let products = [0, if FORM == BYTE { 0 } else { 1 }].map(|i| unsafe { products[i].assume_init_ref() });
         finish::<FORM>(products, w, x, out);
@@ -341,9 +341,9 @@ fn add<const FORM: u8>(w: &[WeightGroup], x: &[ColumnGroup], out: &mut Square) {
 /// See [`Groups::add2`].
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 fn add2<const FORM: u8>(w: &[WeightGroup], [x, y]: [&[ColumnGroup]; 2], out: [&mut Square; 2]) {
-    let mut products = [const { MaybeUninit::<Sums>::uninit() }; 4];
+    let mut products = [const { MaybeUninit::<Products>::uninit() }; 4];
     for ((w, x), y) in w.iter().zip(x).zip(y) {
-        multiply2::<FORM>(w, [x, y], products.each_mut().map(MaybeUninit::as_mut_ptr));
+        multiply2::<FORM>(w, [x, y], products.each_mut());
         // SAFETY: just written, but for the third and fourth if `BYTE`, which then are not read.
         let products = |i: usize| unsafe { products[i].assume_init_ref() };
         let high = if FORM == BYTE { 0 } else { 2 };
@@ -354,9 +354,9 @@ fn add2<const FORM: u8>(w: &[WeightGroup], [x, y]: [&[ColumnGroup]; 2], out: [&m
 
 /// The products of a group, those of high bytes apart.
 #[inline]
-fn multiply<const FORM: u8>(w: &WeightGroup, x: &ColumnGroup, [low, high]: [*mut Sums; 2]) {
-    // SAFETY: `enter` gave all registers 16 rows of 64 bytes, which is what the arrays are made of. Compilers do not use
-    // these registers.
+fn multiply<const FORM: u8>(w: &WeightGroup, x: &ColumnGroup, [low, high]: [&mut MaybeUninit<Products>; 2]) {
+    // SAFETY: `amx::enter([64, 64], [16, 16])` ran on this thread, as `Groups::enter` of `panels`, so that all registers
+    // have 16 rows of 64 bytes, which is what the arrays and `Products` are made of. Compilers do not use these registers.
     unsafe {
         amx::zero!("tmm0", "tmm1");
         for p in 0..4 {
@@ -377,7 +377,7 @@ fn multiply<const FORM: u8>(w: &WeightGroup, x: &ColumnGroup, [low, high]: [*mut
 
 /// The same for two columns: low bytes, then high ones. Loads take as long as products, so they are shared.
 #[inline]
-fn multiply2<const FORM: u8>(w: &WeightGroup, x: [&ColumnGroup; 2], out: [*mut Sums; 4]) {
+fn multiply2<const FORM: u8>(w: &WeightGroup, x: [&ColumnGroup; 2], out: [&mut MaybeUninit<Products>; 4]) {
     // SAFETY: as of `multiply`.
     unsafe {
         amx::zero!("tmm0", "tmm1");
@@ -408,7 +408,7 @@ fn multiply2<const FORM: u8>(w: &WeightGroup, x: [&ColumnGroup; 2], out: [*mut S
 /// Adds a group's products as [`dot`] does.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
-fn finish<const FORM: u8>(products: [&Sums; 2], w: &WeightGroup, x: &ColumnGroup, out: &mut Square) {
+fn finish<const FORM: u8>(products: [&Products; 2], w: &WeightGroup, x: &ColumnGroup, out: &mut Square) {
     let scale = load_f32(&x.scale);
     for r in 0..SIDE {
         let low = load_i32(&products[0].0[r]);

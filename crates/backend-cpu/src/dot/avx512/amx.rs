@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    load_i32, panel,
+    BY_16, load_i32, panel,
     panel::{finish, store},
 };
 use crate::dot::{
@@ -45,8 +45,10 @@ fn is_permitted() -> bool {
     false
 }
 
-/// Panels whose products are made here, given what unpacks weights whose factors belong to blocks of 32.
+/// Panels whose products are made here, given what unpacks weights. Their levels have one factor per block of 32: a
+/// matrix register adds up the whole block.
 pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [WeightBlock])) -> Panels {
+    const { assert!(FORM != BY_16, "halves of blocks have one sum") };
     Panels::Lanes(Lanes {
         unpack,
         // SAFETY: `dot::kernel` refuses instruction sets that this machine lacks.

@@ -55,9 +55,10 @@ pub(super) fn is_available() -> bool {
         && is_x86_feature_detected!("gfni")
 }
 
-/// The kernel of an integer format, given how its levels lie and what unpacks 256 weights.
+/// The kernel of an integer format, given how its levels lie and what unpacks 256 weights; if matrix registers can make
+/// its panels, also whether they shall.
 macro_rules! integer {
-    ($amx:expr, $activation:ident, $form:ident, $decode:path) => {{
+    ($activation:ident, $form:ident, $decode:path $(, amx: $amx:expr)?) => {{
         use $decode as decode;
         #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
         fn dot<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
@@ -67,13 +68,15 @@ macro_rules! integer {
         fn unpack<const START: bool>(w: &[u8], row_bytes: usize, out: &mut [WeightBlock]) {
             panel::unpack::<_, $form, START>(w, row_bytes, out, |w| decode(w));
         }
-        let panels = if $amx {
-            // SAFETY: `super::kernel` refuses instruction sets that this machine lacks.
-            amx::panels::<$form>(|w, row_bytes, out| unsafe { unpack::<false>(w, row_bytes, out) })
-        } else {
-            // SAFETY: as above.
-            panel::panels::<$form>(|w, row_bytes, out| unsafe { unpack::<true>(w, row_bytes, out) })
-        };
+        // SAFETY: `super::kernel` refuses instruction sets that this machine lacks.
+        let panels = panel::panels::<$form>(|w, row_bytes, out| unsafe { unpack::<true>(w, row_bytes, out) });
+        $(
+            let panels = match $amx {
+                // SAFETY: as above.
+                true => amx::panels::<$form>(|w, row_bytes, out| unsafe { unpack::<false>(w, row_bytes, out) }),
+                false => panels,
+            };
+        )?
         Kernel { panels: Some(panels), ..simd!($activation, dot) }
     }};
 }
@@ -106,13 +109,13 @@ pub(super) fn kernel(format: Format, amx: bool) -> Option<Kernel> {
         Format::F32 => float::f32(),
         Format::F16 => float::f16(),
         Format::BF16 => float::bf16(),
-        Format::Q8_0 => integer!(amx, Q8_0, SIGNED, q8_0::q8_0),
-        Format::Q4_0 => integer!(amx, Q8_0, SIGNED, nibbles::q4_0),
-        Format::Q4_1 => integer!(amx, Q8_1, MINS, nibbles::q4_1),
-        Format::Q5_0 => integer!(amx, Q8_0, SIGNED, nibbles::q5_0),
-        Format::Q5_1 => integer!(amx, Q8_1, MINS, nibbles::q5_1),
-        Format::IQ4_NL => integer!(amx, Q8_0, SIGNED, nibbles::iq4_nl),
-        Format::MXFP4 => integer!(amx, Q8_0, SIGNED, nibbles::mxfp4),
+        Format::Q8_0 => integer!(Q8_0, SIGNED, q8_0::q8_0, amx: amx),
+        Format::Q4_0 => integer!(Q8_0, SIGNED, nibbles::q4_0, amx: amx),
+        Format::Q4_1 => integer!(Q8_1, MINS, nibbles::q4_1, amx: amx),
+        Format::Q5_0 => integer!(Q8_0, SIGNED, nibbles::q5_0, amx: amx),
+        Format::Q5_1 => integer!(Q8_1, MINS, nibbles::q5_1, amx: amx),
+        Format::IQ4_NL => integer!(Q8_0, SIGNED, nibbles::iq4_nl, amx: amx),
+        Format::MXFP4 => integer!(Q8_0, SIGNED, nibbles::mxfp4, amx: amx),
         Format::Q2_K if amx => grouped!(groups::BYTE, k_quants::q2_k_parts, Factors::at(80, 82)),
         Format::Q3_K if amx => grouped!(groups::OFFSET_4, k_quants::q3_k_parts, Factors::of(108)),
         Format::Q4_K if amx => grouped!(groups::WIDE, k_quants::q4_k_parts, Factors::at(0, 2)),
@@ -123,14 +126,14 @@ pub(super) fn kernel(format: Format, amx: bool) -> Option<Kernel> {
         }
         Format::IQ3_XXS if amx => grouped!(groups::OFFSET_128, iq::iq3_xxs_parts, iq::IQ3_XXS),
         Format::IQ4_XS if amx => grouped!(groups::OFFSET_128, iq::iq4_xs_parts, Factors::of(0)),
-        Format::Q2_K => integer!(amx, Q8_K, MINS_16, k_quants::q2_k),
-        Format::Q3_K => integer!(amx, Q8_K, BY_16, k_quants::q3_k),
-        Format::Q4_K => integer!(amx, Q8_K, MINS, k_quants::q4_k),
-        Format::Q5_K => integer!(amx, Q8_K, MINS, k_quants::q5_k),
-        Format::Q6_K => integer!(amx, Q8_K, BY_16, k_quants::q6_k),
-        Format::IQ2_XXS => integer!(amx, Q8_K, SIGNED, iq::iq2_xxs),
-        Format::IQ3_XXS => integer!(amx, Q8_K, SIGNED, iq::iq3_xxs),
-        Format::IQ4_XS => integer!(amx, Q8_K, SIGNED, iq::iq4_xs),
+        Format::Q2_K => integer!(Q8_K, MINS_16, k_quants::q2_k),
+        Format::Q3_K => integer!(Q8_K, BY_16, k_quants::q3_k),
+        Format::Q4_K => integer!(Q8_K, MINS, k_quants::q4_k),
+        Format::Q5_K => integer!(Q8_K, MINS, k_quants::q5_k),
+        Format::Q6_K => integer!(Q8_K, BY_16, k_quants::q6_k),
+        Format::IQ2_XXS => integer!(Q8_K, SIGNED, iq::iq2_xxs),
+        Format::IQ3_XXS => integer!(Q8_K, SIGNED, iq::iq3_xxs),
+        Format::IQ4_XS => integer!(Q8_K, SIGNED, iq::iq4_xs),
         _ => return float::decoded(format),
     })
 }

@@ -25,6 +25,10 @@ const ROWS: usize = 4;
 const BLOCKS: usize = 8;
 /// Four neighbours in a block.
 const FOURS: usize = 8;
+/// The largest magnitude of an activation; see [`Group::q`].
+const X_MAX: i16 = 127;
+/// Sums of a block that have room for what takes their offset off.
+const N_OFFSETS: usize = 4;
 
 /// Levels as they are unpacked. In panels, all with a sign have [`Form::max`] added.
 #[derive(Clone, Copy, PartialEq)]
@@ -52,9 +56,23 @@ impl Form {
         if matches!(self.levels, Levels::Unsigned) { 0 } else { self.max }
     }
 
-    /// Pairs of products that 16 bits can add up, within what has one scale.
+    /// The largest byte that stands for a level, as [`dot`] has them, or as panels do: the offset included.
+    const fn top(self, in_panels: bool) -> i32 {
+        match self.levels {
+            Levels::Raised => 2 * self.max as i32 - 1,
+            Levels::Signed if in_panels => 2 * self.max as i32,
+            _ => self.max as i32,
+        }
+    }
+
+    /// Whether [`dot`] adds up the eight products of four registers in 16 bits, instead of the four of two.
+    const fn all_at_once(self) -> bool {
+        !self.by_16 && self.max <= 32
+    }
+
+    /// Pairs of products that panels add up in 16 bits, within what has one scale.
     const fn pairs(self) -> usize {
-        let fit = i16::MAX / (2 * 127 * self.max);
+        let fit = i16::MAX / (2 * X_MAX * self.max);
         let most = if self.by_16 { FOURS / 2 } else { FOURS };
         if (fit as usize) < most { fit as usize } else { most }
     }
@@ -65,21 +83,46 @@ impl Form {
     }
 }
 
-/// The forms, by number.
-const FORMS: [Form; 6] = [
-    Form { max: 43, levels: Levels::Signed, by_16: false, mins: false },
-    Form { max: 3, levels: Levels::Unsigned, by_16: true, mins: true },
-    Form { max: 4, levels: Levels::Raised, by_16: true, mins: false },
-    Form { max: 15, levels: Levels::Unsigned, by_16: false, mins: true },
-    Form { max: 31, levels: Levels::Unsigned, by_16: false, mins: true },
-    Form { max: 32, levels: Levels::Raised, by_16: true, mins: false },
-];
 pub(super) const IQ2_XXS: usize = 0;
 pub(super) const Q2_K: usize = 1;
 pub(super) const Q3_K: usize = 2;
 pub(super) const Q4_K: usize = 3;
 pub(super) const Q5_K: usize = 4;
 pub(super) const Q6_K: usize = 5;
+
+/// The forms, by number.
+const FORMS: [Form; 6] = {
+    use Levels::{Raised, Signed, Unsigned};
+    let mut forms = [Form { max: 0, levels: Unsigned, by_16: false, mins: false }; 6];
+    forms[IQ2_XXS] = Form { max: 43, levels: Signed, by_16: false, mins: false };
+    forms[Q2_K] = Form { max: 3, levels: Unsigned, by_16: true, mins: true };
+    forms[Q3_K] = Form { max: 4, levels: Raised, by_16: true, mins: false };
+    forms[Q4_K] = Form { max: 15, levels: Unsigned, by_16: false, mins: true };
+    forms[Q5_K] = Form { max: 31, levels: Unsigned, by_16: false, mins: true };
+    forms[Q6_K] = Form { max: 32, levels: Raised, by_16: true, mins: false };
+    forms
+};
+
+/// Whether so many products of such levels fit 16 bits.
+const fn fits(products: i32, level: i32) -> bool {
+    products * X_MAX as i32 * level <= i16::MAX as i32
+}
+
+/// No sum of any form leaves its 16 bits.
+const _: () = {
+    let mut i = 0;
+    while i < FORMS.len() {
+        let form = FORMS[i];
+        assert!(form.max > 0, "every number has a form");
+        assert!(form.top(true) <= 255 && fits(2, form.top(true)), "a pair is not saturated");
+        assert!(fits(if form.all_at_once() { 8 } else { 4 }, form.top(false)), "what `dot` adds up, with its offset");
+        assert!(fits(2 * form.pairs() as i32, form.max as i32), "what panels add up, with its offset taken off");
+        assert!(!form.by_16 || (FOURS / 2).is_multiple_of(form.pairs()), "a sum has one scale");
+        assert!(form.offset() == 0 || form.sums() <= N_OFFSETS, "offsets have room");
+        assert!(!matches!(form.levels, Levels::Raised) || (form.max as u16).is_power_of_two(), "an offset is a shift");
+        i += 1;
+    }
+};
 
 /// A group of 16 rows of weights.
 #[repr(C, align(64))]
@@ -102,7 +145,7 @@ struct ColumnGroup {
     /// `x[b][j][4 c + k]` is value `4 j + k` of block `b` of column `c`.
     x: [[[i8; 4 * SIDE]; FOURS]; BLOCKS],
     /// What takes the offset off each sum of a block.
-    offsets: [[[i16; 2 * SIDE]; 4]; BLOCKS],
+    offsets: [[[i16; 2 * SIDE]; N_OFFSETS]; BLOCKS],
     /// Pairs of sums of 16 values, 16 bits each, that belong to the pairs of minima.
     sums: [[i32; SIDE]; BLOCKS],
     scale: [f32; SIDE],
@@ -222,9 +265,9 @@ fn half_group<const FORM: usize>(w: &Parts, x: &Group, half: usize) -> [__m256i;
     let twice = twice(w.scales);
     let (first, second) = (_mm256_shuffle_epi32::<0xa0>(twice), _mm256_shuffle_epi32::<0xf5>(twice));
     let two = [_mm256_add_epi16(pairs[0], pairs[1]), _mm256_add_epi16(pairs[2], pairs[3])];
-    let products = match (form.by_16, form.max) {
-        (false, ..=32) => _mm256_madd_epi16(_mm256_add_epi16(two[0], two[1]), first),
-        _ => _mm256_add_epi32(_mm256_madd_epi16(two[0], first), _mm256_madd_epi16(two[1], second)),
+    let products = match form.all_at_once() {
+        true => _mm256_madd_epi16(_mm256_add_epi16(two[0], two[1]), first),
+        false => _mm256_add_epi32(_mm256_madd_epi16(two[0], first), _mm256_madd_epi16(two[1], second)),
     };
     let start = &x.start[8 * half..8 * half + 8]; // -128 times the sums
     // SAFETY: 32 readable bytes; `loadu` has no alignment requirement.
@@ -334,7 +377,7 @@ fn gather<const FORM: usize>(x: &[&[Group]], out: &mut [ColumnGroup]) {
 /// What takes the offset off the sums of a block of eight columns, of which the `first` is given.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn store_offsets<const FORM: usize>(fours: &[__m256i; FOURS], first: usize, out: &mut [[i16; 2 * SIDE]; 4]) {
+fn store_offsets<const FORM: usize>(fours: &[__m256i; FOURS], first: usize, out: &mut [[i16; 2 * SIDE]; N_OFFSETS]) {
     let form = FORMS[FORM];
     for (fours, out) in fours.chunks(form.pairs()).zip(out) {
         let mut sum = _mm256_setzero_si256();

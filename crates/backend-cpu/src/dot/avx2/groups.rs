@@ -149,6 +149,10 @@ struct ColumnGroup {
     /// Pairs of sums of 16 values, 16 bits each, that belong to the pairs of minima.
     sums: [[i32; SIDE]; BLOCKS],
     scale: [f32; SIDE],
+    /// How many of the columns there are.
+    n_columns: u32,
+    /// Up to a whole cache line.
+    _unused: [u32; SIDE - 1],
 }
 
 // SAFETY: integers and floats; their sizes add up to the struct's.
@@ -361,6 +365,7 @@ fn gather<const FORM: usize>(x: &[&[Group]], out: &mut [ColumnGroup]) {
                 }
             }
         }
+        out.n_columns = x.len() as u32;
         for c in 0..SIDE {
             let group = x.get(c).map_or(&Group::ZERO, |x| &x[g]);
             out.scale[c] = group.scale[0];
@@ -394,8 +399,7 @@ fn store_offsets<const FORM: usize>(fours: &[__m256i; FOURS], first: usize, out:
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add<const FORM: usize>(w: &[WeightGroup], x: &[ColumnGroup], out: &mut Square) {
     for (w, x) in w.iter().zip(x) {
-        // Columns that are missing have no scale.
-        let n_halves = if x.scale[8..] == [0.0; 8] { 1 } else { 2 };
+        let n_halves = if x.n_columns <= 8 { 1 } else { 2 };
         for first in (0..SIDE).step_by(ROWS) {
             for c in 0..n_halves {
                 let mut sums = [_mm256_setzero_si256(); ROWS];

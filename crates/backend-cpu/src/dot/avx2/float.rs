@@ -51,10 +51,7 @@ macro_rules! decoded {
     ($format:path) => {{
         #[target_feature(enable = "avx2,fma,f16c")]
         fn dot<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-            let n = w.len() / $format.block_bytes() * $format.block_len();
-            let mut values = vec![0; 4 * n];
-            scalar::decode($format, w, &mut values);
-            super::float::dot::<N, REGISTER>(&values, x, |w| load(w))
+            by_decoding($format, w, x)
         }
         Kernel { tile: Some(tile(|w, out| scalar::decode($format, w, out))), ..simd!(F32, dot) }
     }};
@@ -247,6 +244,27 @@ fn dot<const N: usize, const BYTES: usize>(
         for c in 0..N {
             let x = pad(&x[c][whole.len() * REGISTER..][..rest_x]);
             sums[c][remainder.len()] = _mm256_fmadd_ps(w, load(&x), sums[c][remainder.len()]);
+        }
+    }
+    sums.map(|[a, b]| reduce(_mm256_add_ps(a, b)))
+}
+
+/// [`dot`] of what `quant` decodes, to the bit: sums run on from block to block, and take whole ones.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn by_decoding<const N: usize>(format: Format, w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+    let mut values = [0; 4 * scalar::LONGEST];
+    let (values, _) = values[..4 * format.block_len()].as_chunks_mut::<{ SUMS * REGISTER }>();
+    let mut sums = [[_mm256_setzero_ps(); SUMS]; N];
+    for (b, w) in w.chunks_exact(format.block_bytes()).enumerate() {
+        scalar::decode(format, w, values.as_flattened_mut());
+        for (i, w) in values.iter().enumerate() {
+            for c in 0..N {
+                let x: &Block = &x[c].as_chunks().0[b * values.len() + i];
+                for part in 0..SUMS {
+                    sums[c][part] = _mm256_fmadd_ps(load_part(w, part), load_part(x, part), sums[c][part]);
+                }
+            }
         }
     }
     sums.map(|[a, b]| reduce(_mm256_add_ps(a, b)))

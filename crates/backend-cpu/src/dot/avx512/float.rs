@@ -47,10 +47,7 @@ macro_rules! decoded {
     ($format:path) => {{
         #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
         fn dot<const N: usize>(w: &[u8], x: [&[u8]; N]) -> [f32; N] {
-            let n = w.len() / $format.block_bytes() * $format.block_len();
-            let mut values = vec![0; 4 * n];
-            scalar::decode($format, w, &mut values);
-            super::float::dot::<N, 64>(&values, x, |w| load(w))
+            by_decoding($format, w, x)
         }
         Kernel { tile: Some(tile(|w, out| scalar::decode($format, w, out))), ..simd!(F32, dot) }
     }};
@@ -194,6 +191,26 @@ fn dot<const N: usize, const BYTES: usize>(
         for c in 0..N {
             let x = pad(&x[c][whole.len() * REGISTER..][..rest_x]);
             sums[c] = _mm512_fmadd_ps(w, load(&x), sums[c]);
+        }
+    }
+    sums.map(|sum| _mm512_reduce_add_ps(sum))
+}
+
+/// [`dot`] of what `quant` decodes, to the bit: sums run on from block to block.
+#[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
+#[inline]
+fn by_decoding<const N: usize>(format: Format, w: &[u8], x: [&[u8]; N]) -> [f32; N] {
+    let mut values = [0; 4 * scalar::LONGEST];
+    let (values, _) = values[..4 * format.block_len()].as_chunks_mut::<REGISTER>();
+    let mut sums = [_mm512_setzero_ps(); N];
+    for (b, w) in w.chunks_exact(format.block_bytes()).enumerate() {
+        scalar::decode(format, w, values.as_flattened_mut());
+        for (i, w) in values.iter().enumerate() {
+            let w = load(w);
+            for c in 0..N {
+                let x = &x[c].as_chunks().0[b * values.len() + i];
+                sums[c] = _mm512_fmadd_ps(w, load(x), sums[c]);
+            }
         }
     }
     sums.map(|sum| _mm512_reduce_add_ps(sum))

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use quant::Format;
 
 /// Values per block at most.
-const LONGEST: usize = 256;
+pub(in crate::dot) const LONGEST: usize = 256;
 /// Partial sums: a register of AVX-512, two of AVX2.
 const LANES: usize = 16;
 
@@ -50,7 +50,7 @@ pub(in crate::dot) fn by_decoding<const N: usize>(
     sums
 }
 
-/// Any format: `quant` decodes a row into the bytes of singles, and leaves what follows them.
+/// Any format: `quant` decodes a row, or a block, into the bytes of singles, and leaves what follows them.
 #[cfg(target_arch = "x86_64")]
 pub(in crate::dot) fn decode(format: Format, w: &[u8], out: &mut [u8]) {
     let mut values = [0.0; LONGEST];

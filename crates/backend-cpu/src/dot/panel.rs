@@ -42,11 +42,18 @@ pub(crate) type Sums = [Square; COLUMN_PANELS * LANES];
 pub(crate) struct WeightBlock {
     /// Levels; with their offsets taken off, where there are any, so that they are signed.
     pub(crate) q: [[i8; 32]; SIDE],
-    /// What the kernel's form says, of each row.
+    /// Factors of each row, [`A`] and so on; those that the kernel's form leaves out are undefined.
     pub(crate) factors: [[f32; SIDE]; 4],
     /// -128 times the sum of the levels of each row, or of its halves, for kernels that add 128 to activations.
     pub(crate) start: [[i32; SIDE]; 2],
 }
+
+/// The places of the factors of `w = a * q - b` in [`WeightBlock::factors`]: of a block, or of its first half, then of the
+/// second.
+pub(super) const A: usize = 0;
+pub(super) const B: usize = 1;
+pub(super) const A_2: usize = 2;
+pub(super) const B_2: usize = 3;
 
 /// 32 neighbours of 16 columns.
 #[repr(C, align(64))]

@@ -10,7 +10,7 @@ use crate::{
     activation::Group,
     dot::{
         LANES, Square, padded,
-        panel::{self, ColumnBlock, Lanes, Panels, SIDE, WeightBlock, prefetch_next_panel},
+        panel::{self, A, A_2, B, B_2, ColumnBlock, Lanes, Panels, SIDE, WeightBlock, prefetch_next_panel},
     },
 };
 
@@ -75,8 +75,8 @@ pub(super) fn unpack<const BYTES: usize>(
                     let out = &mut out[(4 * half + i) * n_groups + g];
                     // SAFETY: as above.
                     unsafe { _mm256_storeu_si256(out.q[r].as_mut_ptr().cast(), levels) };
-                    let factors = [a[2 * i], b[2 * i], b[2 * i + 1], a[2 * i + 1]];
-                    factors.into_iter().zip(&mut out.factors).for_each(|(factor, out)| out[r] = factor);
+                    let factors = [(A, a[2 * i]), (B, b[2 * i]), (A_2, a[2 * i + 1]), (B_2, b[2 * i + 1])];
+                    factors.into_iter().for_each(|(at, factor)| out.factors[at][r] = factor);
                 }
             }
         }
@@ -174,18 +174,18 @@ fn finish<const FORM: u8>(
     let load = |values: &[f32; SIDE]| unsafe { _mm256_loadu_ps(values[8 * c..8 * c + 8].as_ptr()) };
     let [first, second] = products;
     let mins = || {
-        let halves = [_mm256_mul_ps(load(&x.sums[0]), factor(1)), _mm256_mul_ps(load(&x.sums[1]), factor(2))];
+        let halves = [_mm256_mul_ps(load(&x.sums[0]), factor(B)), _mm256_mul_ps(load(&x.sums[1]), factor(B_2))];
         _mm256_add_ps(halves[0], halves[1])
     };
     let total = match FORM {
         MINS => {
             let sums = _mm256_add_ps(load(&x.sums[0]), load(&x.sums[1]));
             let all = _mm256_cvtepi32_ps(_mm256_add_epi32(first, second));
-            _mm256_fnmadd_ps(sums, factor(1), _mm256_mul_ps(all, factor(0)))
+            _mm256_fnmadd_ps(sums, factor(B), _mm256_mul_ps(all, factor(A)))
         }
         _ => {
             let [first, second] = [first, second].map(|products| _mm256_cvtepi32_ps(products));
-            _mm256_sub_ps(_mm256_fmadd_ps(first, factor(0), _mm256_mul_ps(second, factor(3))), mins())
+            _mm256_sub_ps(_mm256_fmadd_ps(first, factor(A), _mm256_mul_ps(second, factor(A_2))), mins())
         }
     };
     _mm256_fmadd_ps(total, load(&x.scale), sum)

@@ -9,7 +9,7 @@ use std::{arch::x86_64::*, mem::MaybeUninit};
 
 use crate::dot::{
     Square,
-    panel::{ColumnBlock, SIDE, WeightBlock},
+    panel::{A, ColumnBlock, SIDE, WeightBlock},
 };
 
 /// Rows whose sums and products have registers.
@@ -92,7 +92,7 @@ fn add(
             }
             for r in 0..ROWS {
                 for c in 0..2 {
-                    let a = _mm256_set1_ps(w.factors[0][first + r]);
+                    let a = _mm256_set1_ps(w.factors[A][first + r]);
                     let total = _mm256_mul_ps(_mm256_cvtepi32_ps(products[r][c]), a);
                     sums[r][c] = _mm256_fmadd_ps(total, load_f32(&x.scale, c), sums[r][c]);
                 }

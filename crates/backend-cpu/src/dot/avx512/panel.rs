@@ -10,7 +10,7 @@ use crate::{
     activation::Group,
     dot::{
         LANES, Square, padded,
-        panel::{ColumnBlock, Lanes, Panels, SIDE, WeightBlock, prefetch_next_panel},
+        panel::{A, A_2, B, B_2, ColumnBlock, Lanes, Panels, SIDE, WeightBlock, prefetch_next_panel},
     },
 };
 
@@ -74,13 +74,13 @@ pub(super) fn unpack<const BYTES: usize, const FORM: u8, const START: bool>(
         for lane in 0..LANES {
             let out = &mut out[lane * n_groups + g];
             let (first, second) = (2 * lane, 2 * lane + 1);
-            store(&mut out.factors[0], a[first]);
+            store(&mut out.factors[A], a[first]);
             match FORM {
-                BY_16 => store(&mut out.factors[1], a[second]),
-                MINS => store(&mut out.factors[1], b[first]),
+                BY_16 => store(&mut out.factors[A_2], a[second]),
+                MINS => store(&mut out.factors[B], b[first]),
                 MINS_16 => {
-                    store(&mut out.factors[1], b[first]);
-                    store(&mut out.factors[2], b[second]);
+                    store(&mut out.factors[B], b[first]);
+                    store(&mut out.factors[B_2], b[second]);
                 }
                 _ => {}
             }
@@ -213,12 +213,12 @@ pub(super) fn finish<const FORM: u8>(
     let [first, second] = products.map(|products| _mm512_cvtepi32_ps(products));
     let sums = [load_f32(&x.sums[0]), load_f32(&x.sums[1])];
     let total = match FORM {
-        SIGNED => _mm512_mul_ps(first, factor(0)),
-        BY_16 => _mm512_fmadd_ps(first, factor(0), _mm512_mul_ps(second, factor(1))),
-        MINS => _mm512_fnmadd_ps(_mm512_add_ps(sums[0], sums[1]), factor(1), _mm512_mul_ps(first, factor(0))),
+        SIGNED => _mm512_mul_ps(first, factor(A)),
+        BY_16 => _mm512_fmadd_ps(first, factor(A), _mm512_mul_ps(second, factor(A_2))),
+        MINS => _mm512_fnmadd_ps(_mm512_add_ps(sums[0], sums[1]), factor(B), _mm512_mul_ps(first, factor(A))),
         _ => {
-            let halves = _mm512_add_ps(_mm512_mul_ps(sums[0], factor(1)), _mm512_mul_ps(sums[1], factor(2)));
-            _mm512_fmsub_ps(first, factor(0), halves)
+            let halves = _mm512_add_ps(_mm512_mul_ps(sums[0], factor(B)), _mm512_mul_ps(sums[1], factor(B_2)));
+            _mm512_fmsub_ps(first, factor(A), halves)
         }
     };
     _mm512_fmadd_ps(total, load_f32(&x.scale), sum)

@@ -6,7 +6,7 @@ use std::arch::aarch64::*;
 use super::{Factors, Weights, finish, has_halves, load_i8, sdot_lane};
 use crate::dot::{
     LANES, Square, padded,
-    panel::{self, ColumnBlock, Lanes, Panels, SIDE, WeightBlock, prefetch_next_panel},
+    panel::{self, A, A_2, B, B_2, ColumnBlock, Lanes, Panels, SIDE, WeightBlock, prefetch_next_panel},
 };
 
 /// Rows, and registers of columns, whose sums and products have registers.
@@ -29,7 +29,7 @@ pub(super) fn panels<const FORM: u8>(unpack: fn(&[u8], usize, &mut [WeightBlock]
     })
 }
 
-/// See [`Lanes::unpack`]. Factors are `a`, `b`, and those of second halves.
+/// See [`Lanes::unpack`].
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
 pub(super) fn unpack<const BYTES: usize>(
@@ -49,9 +49,9 @@ pub(super) fn unpack<const BYTES: usize>(
             for half in 0..2 {
                 let w = if half == 0 { first(bytes) } else { second(bytes) };
                 let mut factors = [[0.0; 4]; 4];
-                for (out, factor) in factors.iter_mut().zip([w.a[0], w.b[0], w.a[1], w.b[1]]) {
+                for (at, factor) in [(A, w.a[0]), (B, w.b[0]), (A_2, w.a[1]), (B_2, w.b[1])] {
                     // SAFETY: 16 writable bytes.
-                    unsafe { vst1q_f32(out.as_mut_ptr(), factor) };
+                    unsafe { vst1q_f32(factors[at].as_mut_ptr(), factor) };
                 }
                 for b in 0..4 {
                     let out = &mut out[(4 * half + b) * n_groups + g];
@@ -115,9 +115,8 @@ fn add_block<const FORM: u8>(
         add_four::<3>(out, &q, &x[3], column);
     }
     for r in 0..ROWS {
-        let factors =
-            |i: usize| -> Factors { [w.factors[i][row + r], w.factors[i + 2][row + r]].map(|f| vdupq_n_f32(f)) };
-        let (a, b) = (factors(0), factors(1));
+        let factors = |halves: [usize; 2]| -> Factors { halves.map(|i| vdupq_n_f32(w.factors[i][row + r])) };
+        let (a, b) = (factors([A, A_2]), factors([B, B_2]));
         for c in 0..COLUMNS {
             let at = column + 4 * c;
             let products = [vcvtq_f32_s32(products[0][r][c]), vcvtq_f32_s32(products[1][r][c])];

@@ -2,8 +2,8 @@
 //!
 //! Sixteen rows of weights, unpacked, make a *panel*, and sixteen columns another. There are two kinds.
 //!
-//! [`Lanes`], where scales belong to blocks of 32: both are cut into such blocks, and blocks that have the same place in
-//! their group of 256 stand together, in a *lane*:
+//! [`Lanes`], where scales belong to blocks of 32: both are cut into such blocks, and blocks that have the same place
+//! in their group of 256 stand together, in a *lane*:
 //!
 //! ```text
 //! panel of n values   lane 0: block 0 of every group | lane 1: block 1 of every group | ... | lane 7
@@ -48,8 +48,8 @@ pub(crate) struct WeightBlock {
     pub(crate) start: [[i32; SIDE]; 2],
 }
 
-/// The places of the factors of `w = a * q - b` in [`WeightBlock::factors`]: of a block, or of its first half, then of the
-/// second.
+/// The places of the factors of `w = a * q - b` in [`WeightBlock::factors`]: of a block, or of its first half, then of
+/// the second.
 pub(super) const A: usize = 0;
 pub(super) const B: usize = 1;
 pub(super) const A_2: usize = 2;
@@ -82,8 +82,8 @@ pub(crate) enum Panels {
 /// Panels of blocks.
 #[derive(Clone, Copy)]
 pub(crate) struct Lanes {
-    /// Unpacks the first 16 rows of `w`, or all, `row_bytes` each; what is missing of 16 is left as it was. Meanwhile memory
-    /// gets the next 16 ready.
+    /// Unpacks the first 16 rows of `w`, or all, `row_bytes` each; what is missing of 16 is left as it was. Meanwhile
+    /// memory gets the next 16 ready.
     pub(crate) unpack: fn(w: &[u8], row_bytes: usize, out: &mut [WeightBlock]),
     /// Turns up to 16 packed rows into columns; what is missing of 16 is zeros.
     pub(crate) gather: fn(x: &[&[Group]], out: &mut [ColumnBlock]),
@@ -190,9 +190,9 @@ impl Panels {
         self.finish(sums, x.len() / self.column_bytes(n), emit);
     }
 
-    /// Products of some panels of weights with up to [`COLUMN_PANELS`] of columns, of `n` values each: `emit(i, j, c, y)`
-    /// with `y[r]` the product of row `r` of panel `i` and column `c` of panel `j`, column by column. `sums` has an element
-    /// per panel of weights. Meanwhile memory gets the bytes `next` ready.
+    /// Products of some panels of weights with up to [`COLUMN_PANELS`] of columns, of `n` values each, by columns:
+    /// `emit(i, j, c, y)` with `y[r]` the product of row `r` of panel `i` and column `c` of panel `j`. `sums` has an
+    /// element per panel of weights. Meanwhile memory gets the bytes `next` ready.
     pub(crate) fn multiply(
         &self,
         n: usize,

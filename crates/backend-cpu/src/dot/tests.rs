@@ -142,8 +142,8 @@ fn lengths(format: Format) -> Vec<usize> {
     blocks.iter().map(|n| n * format.block_len()).collect()
 }
 
-/// What the bytes that hold scales may be where all levels are `byte`: the same byte, nothing, and the extremes of either
-/// sign. Levels at their extreme mean nothing beside scales of 0.
+/// What the bytes that hold scales may be where all levels are `byte`: the same byte, nothing, and the extremes of
+/// either sign. Levels at their extreme mean nothing beside scales of 0.
 fn scales_beside(format: Format, byte: u8) -> Vec<u8> {
     let mut scales = vec![byte];
     if scales_of(format).next().is_some() {

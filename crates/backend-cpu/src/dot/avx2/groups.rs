@@ -1,8 +1,8 @@
 //! Formats whose blocks have integers for scales, as sums of integers over groups of 256.
 //!
-//! A group is `d * I - dmin * M` with `I = sum_i scale_i * level_i * x_i` and `M = sum_i min_i * sum_i`, which are the same
-//! however they are added up. Products of bytes are added in 16 bits, as many as fit; the instruction that widens them
-//! multiplies with the scale as well (`vpmaddwd`), so blocks need no floats.
+//! A group is `d * I - dmin * M` with `I = sum_i scale_i * level_i * x_i` and `M = sum_i min_i * sum_i`, which are the
+//! same however they are added up. Products of bytes are added in 16 bits, as many as fit; the instruction that widens
+//! them multiplies with the scale as well (`vpmaddwd`), so blocks need no floats.
 //!
 //! Levels with signs have an offset added, and what that adds to a 16-bit sum is taken off before the sum is widened.
 //! Meanwhile the sum may wrap around: only what is left at the end has to fit.

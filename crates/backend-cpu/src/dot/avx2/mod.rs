@@ -124,8 +124,8 @@ struct Weights {
 const PIECES: u8 = 0;
 const BLOCKS: u8 = 1;
 
-/// 128 weights before scales meet `d`, in either order. Lane `i` of `scales` and `mins` belongs to weights `16 i .. 16 i + 16`:
-/// `w = d * scale * q - dmin * min`.
+/// 128 weights before scales meet `d`, in either order: `w = d * scale * q - dmin * min`. Lane `i` of `scales` and
+/// `mins` belongs to weights `16 i .. 16 i + 16`.
 struct Parts {
     q: [__m256i; 4],
     scales: __m256i,
@@ -134,8 +134,8 @@ struct Parts {
 
 /// The dot products of a row of weights, `BYTES` per 256 of them, with the rows `x`.
 ///
-/// `first` and `second` unpack 128 each. Levels are at most `MAX`, see [`products`]. `FORM` says what factors belong to. A
-/// row of blocks of 32 may end within the 256: the rest counts as zeros.
+/// `first` and `second` unpack 128 each. Levels are at most `MAX`, see [`products`]. `FORM` says what factors belong
+/// to. A row of blocks of 32 may end within the 256: the rest counts as zeros.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn dot<const N: usize, const BYTES: usize, const MAX: usize, const FORM: u8>(

@@ -1,7 +1,7 @@
 //! Weights that are floats: f32 products, nothing rounded.
 //!
-//! One register of sums per column: a chain of additions takes 64 bytes of singles or 32 of halves per four cycles, more
-//! than memory gives a core, and 4 x 4 of them fit the registers when there are many columns.
+//! One register of sums per column: a chain of additions takes 64 bytes of singles or 32 of halves per four cycles,
+//! more than memory gives a core, and 4 x 4 of them fit the registers when there are many columns.
 
 use std::arch::x86_64::*;
 

@@ -282,8 +282,8 @@ fn products<const FORM: u8>(w: &Parts) -> [[__m512i; 4]; 2] {
     bytes
 }
 
-/// From numbers of each half of a block, the halves in turn, to pairs of halves; where these have the same number, to pairs
-/// of blocks.
+/// From numbers of each half of a block, the halves in turn, to pairs of halves; where these have the same number, to
+/// pairs of blocks.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn store_pairs<const FORM: u8>(out: &mut [[i32; SIDE]; 8], halves: [__m512; SIDE]) {
@@ -355,8 +355,9 @@ fn add2<const FORM: u8>(w: &[WeightGroup], [x, y]: [&[ColumnGroup]; 2], out: [&m
 /// The products of a group, those of high bytes apart.
 #[inline]
 fn multiply<const FORM: u8>(w: &WeightGroup, x: &ColumnGroup, [low, high]: [&mut MaybeUninit<Products>; 2]) {
-    // SAFETY: `amx::enter([64, 64], [16, 16])` ran on this thread, as `Groups::enter` of `panels`, so that all registers
-    // have 16 rows of 64 bytes, which is what the arrays and `Products` are made of. Compilers do not use these registers.
+    // SAFETY: `amx::enter([64, 64], [16, 16])` ran on this thread, as `Groups::enter` of `panels`, so that all
+    // registers have 16 rows of 64 bytes, which is what the arrays and `Products` are made of. Compilers do not use
+    // these registers.
     unsafe {
         amx::zero!("tmm0", "tmm1");
         for p in 0..4 {

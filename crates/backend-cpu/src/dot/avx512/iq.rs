@@ -54,8 +54,8 @@ pub(super) fn iq2_xxs_split(w: &[u8; 66]) -> Split {
     Split { bytes, mins: _mm512_setzero_si512(), d, dmin: _mm512_setzero_ps() }
 }
 
-/// The low three bits of each byte: a magnitude's number, then a sign; and the eight blocks: an index per eight weights,
-/// four times seven signs, a scale of four bits.
+/// The low three bits of each byte: a magnitude's number, then a sign; and the eight blocks: an index per eight
+/// weights, four times seven signs, a scale of four bits.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn iq2_xxs_levels(w: &[u8; 66]) -> ([__m512i; 4], __m512i) {
@@ -193,8 +193,8 @@ const fn planes_of_4(low: u32, high: u32) -> [u8; 256] {
     planes
 }
 
-/// Byte `byte`, of seven bits if it is the first, of `2 * scale + 1` times each of `magnitudes`, then of their negatives;
-/// for one scale after another.
+/// Byte `byte`, of seven bits if it is the first, of `2 * scale + 1` times each of `magnitudes`, then of their
+/// negatives; for one scale after another.
 const fn multiples(magnitudes: [i16; 4], byte: usize) -> [u8; 128] {
     let mut bytes = [0; 128];
     let mut i = 0;

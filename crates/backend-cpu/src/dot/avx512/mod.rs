@@ -10,8 +10,9 @@
 //! | `q8_0.rs`, `nibbles.rs` | blocks of 32 |
 //! | `k_quants.rs` | `Q2_K` to `Q6_K` |
 //! | `iq.rs` | `IQ2_XXS`, `IQ3_XXS`, `IQ4_XS` |
-//! | `panel.rs`, `amx.rs` | all but floats, for batches: with vectors, and with matrix registers |
-//! | `groups.rs` | `Q2_K` to `Q6_K`, for matrix registers |
+//! | `panel.rs` | all but floats, for batches, with vectors |
+//! | `amx.rs` | blocks of 32, for batches, with matrix registers |
+//! | `groups.rs` | `Q2_K` to `Q6_K`, `IQ2_XXS`, `IQ3_XXS`, `IQ4_XS`, for matrix registers |
 //!
 //! Every function names all features, needed or not: what has fewer than the closures it takes cannot inline them.
 #![allow(clippy::needless_range_loop, reason = "loops over registers index several arrays, and unroll")]
@@ -164,7 +165,8 @@ impl Weights {
         Weights { q, a, b: _mm512_setzero_ps() }
     }
 
-    /// The last `n` of the eight blocks as the first ones, and nothing behind them: a block is 64 bits of each register.
+    /// The last `n` of the eight blocks as the first ones, and nothing behind them: a block is 64 bits of each
+    /// register.
     #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
     #[inline]
     fn last(self, n: usize) -> Weights {
@@ -213,8 +215,8 @@ impl Parts {
 
 /// The dot products of a row of weights, `BYTES` per 256 of them, with the rows `x`.
 ///
-/// `FORM` is one of [`SIGNED`], [`MINS`] and [`BY_16`]. A row of blocks of 32 may end within the 256: the rest counts as
-/// zeros.
+/// `FORM` is one of [`SIGNED`], [`BY_16`], [`MINS`] and [`MINS_16`]. A row of blocks of 32 may end within the 256: the
+/// rest counts as zeros.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn dot<const N: usize, const BYTES: usize, const FORM: u8>(
@@ -301,8 +303,8 @@ fn pairs(lanes: __m512i) -> __m512i {
     _mm512_add_epi32(lanes, _mm512_shuffle_epi32::<0xb1>(lanes))
 }
 
-/// Asks for the weights that come [`AHEAD`] of `bytes`, into the second-level cache: the first has room for few lines under
-/// way.
+/// Asks for the weights that come [`AHEAD`] of `bytes`, into the second-level cache: the first has room for few lines
+/// under way.
 #[target_feature(enable = "avx512vl,avx512dq,avx512vnni,avx512vbmi,gfni")]
 #[inline]
 fn prefetch<const BYTES: usize>(bytes: &[u8; BYTES]) {

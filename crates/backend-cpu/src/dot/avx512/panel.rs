@@ -62,7 +62,8 @@ pub(super) fn unpack<const BYTES: usize, const FORM: u8, const START: bool>(
                 start[r] = _mm512_castsi512_ps(starts::<FORM>(&q));
             }
             for (lane, block) in blocks(q).into_iter().enumerate() {
-                // SAFETY: there are as many lanes of groups, and 32 writable bytes; `storeu` has no alignment requirement.
+                // SAFETY: there are as many lanes of groups, and 32 writable bytes; `storeu` has no alignment
+                // requirement.
                 unsafe {
                     let out = &mut out.get_unchecked_mut(lane * n_groups + g).q[r];
                     _mm256_storeu_si256(out.as_mut_ptr().cast(), block);

@@ -1,7 +1,7 @@
 //! What the integer kernels compute, written to be read.
 //!
 //! In every format with an integer kernel a weight is `a * q - b`, where `q` is a small whole number and `a` and `b`
-//! are the same for 16 neighbours at least. With activations `scale * x` (see [`crate::activation`]), the dot product is
+//! are the same for 16 neighbours at least. With activations `scale * x`, see [`crate::activation`], a dot product is
 //!
 //! ```text
 //! sum_i scale[i] * (a[i] * sum_k q[16 i + k] * x[16 i + k]  -  b[i] * sum_k x[16 i + k])

@@ -18,6 +18,10 @@ fn a_wrong_device_is_noticed() {
         (Fault::TurnsTheOtherWay, "rope"),
         (Fault::LastKeyUnseen, "attention"),
         (Fault::RoundsWeights, "matmul"),
+        (Fault::SecondProductLeftOut, "matmuls"),
+        (Fault::SecondProductLeftOut, "gated"),
+        (Fault::GateAndUpSwapped, "gated"),
+        (Fault::GateUnlimited, "gated"),
         (Fault::LastRowLeftOut, "add"),
         (Fault::PanicsInBatches, "add"),
         (Fault::RecordsPositions, "a step"),
@@ -37,6 +41,15 @@ fn a_device_whose_rows_depend_on_the_batch_breaks_a_promise() {
 }
 
 #[test]
+fn a_fused_operation_of_other_bits_than_its_parts_breaks_a_promise() {
+    for operation in ["matmuls", "gated"] {
+        let check = |promise| check_only(&|name| name == operation, &[&Wrong::new(Fault::LastBitOfFused)], promise, 1);
+        assert!(check(Promise::Bits).iter().any(|f| f.what.contains("the bits of its parts")), "{operation}");
+        assert!(check(Promise::Bounds).is_empty(), "{operation}");
+    }
+}
+
+#[test]
 fn a_device_unlike_the_first_breaks_a_promise() {
     let failures =
         check_only(&|name| name == "add", &[&Reference, &Wrong::new(Fault::LastBitOfBatches)], Promise::Bits, 1);
@@ -49,6 +62,10 @@ enum Fault {
     TurnsTheOtherWay,
     LastKeyUnseen,
     RoundsWeights,
+    SecondProductLeftOut,
+    GateAndUpSwapped,
+    GateUnlimited,
+    LastBitOfFused,
     LastRowLeftOut,
     PanicsInBatches,
     LastBitOfBatches,
@@ -63,6 +80,12 @@ struct Wrong(Fault, Mutex<Vec<(Tensor, Step)>>);
 impl Wrong {
     fn new(fault: Fault) -> Wrong {
         Wrong(fault, Mutex::default())
+    }
+
+    /// The smallest of faults.
+    fn move_last_bits(&self, x: &Tensor) {
+        let moved = reference::f32s(self, x).iter().map(|v| v.next_up()).collect::<Vec<f32>>();
+        reference::put(self, x, &moved);
     }
 
     /// The step with the positions that its block held when it was first seen.
@@ -138,6 +161,26 @@ impl Device for Wrong {
         }
     }
 
+    fn matmuls(&self, products: &[(&Tensor, &Tensor)], x: &Tensor) {
+        for (i, (y, w)) in products.iter().enumerate() {
+            if i != 1 || self.0 != Fault::SecondProductLeftOut {
+                self.matmul(y, w, x);
+            }
+        }
+        if self.0 == Fault::LastBitOfFused {
+            self.move_last_bits(products[0].0);
+        }
+    }
+
+    fn gated(&self, y: &Tensor, [gate, up]: [(&Tensor, &Tensor); 2], x: &Tensor, limit: Option<f32>) {
+        self.matmuls(&[gate, up], x);
+        match self.0 {
+            Fault::GateAndUpSwapped => self.swiglu(y, up.0, gate.0, limit),
+            Fault::GateUnlimited => self.swiglu(y, gate.0, up.0, None),
+            _ => self.swiglu(y, gate.0, up.0, limit),
+        }
+    }
+
     fn attention(&self, y: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor, a: &Attention, step: &Step) {
         if self.0 == Fault::LastKeyUnseen {
             let row = reference::i32s(self, &step.pos)[0] as usize % k.shape()[1];
@@ -155,8 +198,7 @@ impl Device for Wrong {
             Fault::PanicsInBatches => assert_eq!(n, 1, "one row only"),
             Fault::LastBitOfBatches if n > 8 => {
                 reference::add(self, x, b);
-                let last_bit = reference::f32s(self, x).iter().map(|v| v.next_up()).collect::<Vec<f32>>();
-                reference::put(self, x, &last_bit);
+                self.move_last_bits(x);
             }
             _ => reference::add(self, x, b),
         }

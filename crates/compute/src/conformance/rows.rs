@@ -74,6 +74,10 @@ pub(super) fn rms_norm(cases: &mut Cases) {
     }
 }
 
+/// A format for each way in which devices are likely to multiply many rows: floats, blocks of 32, and groups of 256 with
+/// minima, with scales of 16 weights, and with a codebook.
+const PROMPTS: [Format; 5] = [Format::F16, Format::Q8_0, Format::Q2_K, Format::Q6_K, Format::IQ2_XXS];
+
 pub(super) fn matmul(cases: &mut Cases) {
     for &format in FORMATS {
         let shapes: &[[usize; 3]] = match format.block_len() {
@@ -86,6 +90,13 @@ pub(super) fn matmul(cases: &mut Cases) {
                 product(lab, format, [n_out, n_in, n_rows], 1)
             });
         }
+    }
+    // A prompt's: many rows of weights and of the batch, which no device takes all at once.
+    for format in PROMPTS {
+        let shape @ [n_out, n_in, n_rows] = [536, 512, 37];
+        cases.add(format!("{format:?} [{n_out}, {n_in}] x [{n_rows}, {n_in}]"), move |lab| {
+            product(lab, format, shape, 1)
+        });
     }
 }
 

@@ -26,10 +26,10 @@ impl<'a> Lab<'a> {
         Lab { dev, random: Random::new(seed, name), claims: vec![], promise, cut }
     }
 
-    /// The ranges in which `n` rows are computed.
+    /// The ranges in which `n` rows are computed: of none, one that is empty.
     pub(super) fn cuts(&self, n: usize) -> Vec<Range<usize>> {
         let size = self.cut.min(n).max(1);
-        (0..n).step_by(size).map(|start| start..(start + size).min(n)).collect()
+        (0..n.max(1)).step_by(size).map(|start| start..(start + size).min(n)).collect()
     }
 
     /// The ranges in which a batch is computed, each with its step block.

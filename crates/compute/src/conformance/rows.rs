@@ -134,7 +134,7 @@ const TOGETHER: [&[Format]; 4] = [
 
 pub(super) fn matmuls(cases: &mut Cases) {
     for formats in TOGETHER {
-        for n_rows in [1, 3, 9, 33] {
+        for n_rows in [0, 1, 3, 9, 33] {
             cases.add(format!("{n_rows} rows, {formats:?}"), move |lab| {
                 let x = lab.even(&[n_rows, 512], 3.0);
                 let sizes = [70, 40, 33, 300].into_iter().cycle();
@@ -157,7 +157,7 @@ pub(super) fn matmuls(cases: &mut Cases) {
 pub(super) fn gated(cases: &mut Cases) {
     for [gate, up] in [[Format::Q4_K; 2], [Format::Q4_K, Format::Q6_K], [Format::Q8_0, Format::Q4_1], [Format::F16; 2]]
     {
-        for (n_rows, n_ff) in [(1, 1), (1, 333), (3, 70), (9, 40), (33, 70)] {
+        for (n_rows, n_ff) in [(0, 70), (1, 1), (1, 333), (3, 70), (9, 40), (33, 70)] {
             for limit in [None, Some(2.0)] {
                 cases.add(format!("{gate:?}, {up:?}, {n_rows} rows to {n_ff}, limit {limit:?}"), move |lab| {
                     let x = lab.even(&[n_rows, 512], 0.3);

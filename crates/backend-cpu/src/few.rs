@@ -40,7 +40,7 @@ impl Product<'_> {
     /// Computes the outputs of some units of the region, as far as they are this product's.
     fn run(&self, units: Range<usize>, rows: &Rows, n: usize) {
         let own = units.start.max(self.units.start)..units.end.min(self.units.end);
-        let (packed, per_group) = (rows.of(&self.weights), self.per_group.div_ceil(self.unit));
+        let (packed, per_group) = (rows.of(self.weights.kernel), self.per_group.div_ceil(self.unit));
         let mut first = own.start;
         while first < own.end {
             // As many units of one group as there are.
@@ -113,7 +113,7 @@ pub(crate) fn gated(cpu: &Cpu, y: &Tensor, [gate, up]: [&Tensor; 2], x: &Tensor,
         let len = part.len();
         borrow(2 * n * len, |both: &mut [f32]| {
             for (side, out) in sides.iter().zip(both.chunks_exact_mut(n * len)) {
-                let packed = rows.of(side);
+                let packed = rows.of(side.kernel);
                 side.multiply(part.clone(), n, |t| packed.row(t), &mut |o, t, v| {
                     out[t * len + o - part.start..][..v.len()].copy_from_slice(v);
                 });

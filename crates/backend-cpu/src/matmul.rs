@@ -283,7 +283,7 @@ fn multiply_all(cpu: &Cpu, products: &[(&Tensor, &Tensor)], x: &Tensor, n_group:
     let scratch = &mut *scratch;
     let (n, n_in, first) = (x.rows(), ins[0].cols(), Weights::new(cpu, ins[0], access.input(0)));
     let rows = Rows::new(cpu, &ins[..1], access.input(products.len()), &mut scratch.rows);
-    let packed = rows.of(&first);
+    let packed = rows.of(first.kernel);
     let columns = first.panels(n).map(|panels| {
         let n_panels = n.div_ceil(SIDE);
         let row = |i: usize, c: usize| {

@@ -263,6 +263,18 @@ impl<'a> Access<'a> {
         unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) }
     }
 
+    /// The bytes of one more input, of which there may be many: an expert's weights.
+    ///
+    /// # Panics
+    /// If it shares memory with an output.
+    pub(crate) fn weights<'t>(&self, t: &'t Tensor) -> &'t [u8]
+    where
+        'a: 't,
+    {
+        assert!(!self.outs.iter().any(|out| out.overlaps(t)), "an output shares memory with {t:?}");
+        self.bytes(t)
+    }
+
     fn bytes<'t>(&self, t: &'t Tensor) -> &'t [u8] {
         let range = t.byte_range();
         match self.buffer(t) {

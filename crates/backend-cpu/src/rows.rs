@@ -8,8 +8,10 @@ use compute::Tensor;
 use crate::{
     Cpu,
     activation::{Activation, GROUP, groups},
-    dot::panel::{Panels, SIDE},
-    matmul::Weights,
+    dot::{
+        Kernel,
+        panel::{Panels, SIDE},
+    },
     memory::{Workspace, bytes_of},
     pool::Pool,
 };
@@ -94,8 +96,8 @@ impl<'a> Rows<'a> {
         rows
     }
 
-    /// As `weights` wants them.
-    pub(crate) fn of(&self, weights: &Weights) -> &Packed<'a> {
-        self.0[weights.kernel.activation as usize].as_ref().expect("packed for these weights, too")
+    /// As `kernel` wants them.
+    pub(crate) fn of(&self, kernel: &Kernel) -> &Packed<'a> {
+        self.0[kernel.activation as usize].as_ref().expect("packed for these weights, too")
     }
 }

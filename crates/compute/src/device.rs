@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::{Kind, Step, Tensor, reference, shapes};
+use crate::{Bank, Kind, Step, Tensor, reference, shapes};
 
 /// Bytes of the host, kept alive by whoever holds them: a mapped file, or a vector.
 pub type HostBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
@@ -191,17 +191,6 @@ pub struct Router {
     pub scale: f32,
 }
 
-/// The experts of a layer that are in memory.
-#[derive(Clone, Debug)]
-pub struct Bank {
-    /// `[n_expert, n_ff, n_embd]`
-    pub gate: Tensor,
-    /// `[n_expert, n_ff, n_embd]`
-    pub up: Tensor,
-    /// `[n_expert, n_embd, n_ff]`
-    pub down: Tensor,
-}
-
 /// What bounds a device, as measured on it: decoding by how fast it reads, prefill by how fast it multiplies.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
@@ -364,7 +353,8 @@ pub trait Device: Memory {
         reference::route(self, experts, weights, logits, r, step);
     }
 
-    /// `y[t] = sum_k down_e (w_k * swiglu(gate_e x[t], up_e x[t]))` over the row's experts `e` in ascending order.
+    /// `y[t] += down_e (w_k * swiglu(gate_e x[t], up_e x[t]))` for each of the row's experts `e` that the bank has, in
+    /// ascending order: banks that hold one after another what was chosen add up to the same as one that holds all.
     fn moe(&self, y: &Tensor, x: &Tensor, bank: &Bank, experts: &Tensor, weights: &Tensor, limit: Option<f32>) {
         reference::moe(self, y, x, bank, experts, weights, limit);
     }

@@ -6,6 +6,7 @@
 //! [`conformance`] holds it to the definition. This crate has never heard of models, files or tokens.
 #![forbid(unsafe_code)]
 
+mod bank;
 pub mod conformance;
 mod device;
 mod meter;
@@ -14,9 +15,10 @@ pub mod shapes;
 mod step;
 mod tensor;
 
+pub use bank::{Bank, Expert};
 pub use device::{
-    Attention, Bank, Chooser, Compressed, Compressor, Device, DeviceError, Gating, HostBytes, Hyper, Latent, Limits,
-    Memory, Pairs, Rope, Router,
+    Attention, Chooser, Compressed, Compressor, Device, DeviceError, Gating, HostBytes, Hyper, Latent, Limits, Memory,
+    Pairs, Rope, Router,
 };
 pub use meter::{Counts, Meter};
 pub use reference::Reference;

@@ -140,10 +140,9 @@ pub fn route(experts: &Tensor, weights: &Tensor, logits: &Tensor, r: &Router, st
 
 /// See [`Device::moe`].
 pub fn moe(y: &Tensor, x: &Tensor, bank: &Bank, experts: &Tensor, weights: &Tensor) {
-    let Bank { gate, up, down } = bank;
     let right = n(y) == n(x) && [experts.rows(), weights.rows()] == [x.rows(); 2] && experts.cols() == weights.cols();
     check(right, "moe", &[y, x, experts, weights]);
-    let [n_expert, n_ff, n_embd] = *gate.shape() else { panic!("a bank cannot be of {gate:?}") };
-    let same = up.shape() == gate.shape() && *down.shape() == [n_expert, n_embd, n_ff] && x.cols() == n_embd;
-    check(same, "a bank", &[x, gate, up, down]);
+    if let Some(expert) = bank.any() {
+        check(x.cols() == expert.gate.cols(), "a bank", &[x, &expert.gate]);
+    }
 }

@@ -62,8 +62,9 @@ impl Device for Counting {
     }
 
     fn moe(&self, y: &Tensor, x: &Tensor, bank: &Bank, experts: &Tensor, weights: &Tensor, limit: Option<f32>) {
-        for w in [&bank.gate, &bank.up, &bank.down] {
-            self.count(WEIGHTS, w.shape()[1] * experts.cols(), w.row_bytes(), w.cols());
+        let e = bank.any().expect("all experts are here");
+        for w in [&e.gate, &e.up, &e.down] {
+            self.count(WEIGHTS, w.rows() * experts.cols(), w.row_bytes(), w.cols());
         }
         Reference.moe(y, x, bank, experts, weights, limit);
     }

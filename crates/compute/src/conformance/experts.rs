@@ -1,5 +1,7 @@
 //! Cases of the router and the experts.
 
+use std::ops::Range;
+
 use quant::{FORMATS, Format};
 
 use super::{
@@ -107,19 +109,22 @@ fn mixture(
 ) -> super::lab::Outcome {
     let bound = [gate, up, down].map(super::rows::bound);
     let bound = if bound == [Bound::Float; 3] { Bound::Float } else { Bound::RoundedTwice };
-    let bank = Bank {
-        gate: lab.weights(gate, &[n_expert, n_ff, n_embd]),
-        up: lab.weights(up, &[n_expert, n_ff, n_embd]),
-        down: lab.weights(down, &[n_expert, n_embd, n_ff]),
-    };
+    let [gate, up] = [gate, up].map(|format| lab.weights(format, &[n_expert, n_ff, n_embd]));
+    let all = Bank::resident(&gate, &up, &lab.weights(down, &[n_expert, n_embd, n_ff]));
+    // As they are read from the SSD, some at a time; the last bank may have none.
+    let part =
+        |of: Range<usize>| Bank::new((0..n_expert).map(|e| all.get(e).filter(|_| of.contains(&e)).cloned()).collect());
+    let banks = [part(0..n_expert / 2), part(n_expert / 2..n_expert), part(0..0)];
     let x = lab.even(&[n_rows, n_embd], 4.0 / (n_embd as f32).sqrt());
     let chosen: Vec<i32> = (0..n_rows).flat_map(|_| distinct(&mut lab.random, n_expert, k, true)).collect();
     let experts = lab.i32s(&[n_rows, k], &chosen);
     let weights = lab.even(&[n_rows, k], 1.0);
-    let y = lab.out(&[n_rows, n_embd]);
+    let (y, in_parts) = (lab.out(&[n_rows, n_embd]), lab.out(&[n_rows, n_embd]));
     for range in lab.cuts(n_rows) {
-        let [y, x, experts, weights] = [&y, &x, &experts, &weights].map(|t| t.slice(range.clone()));
-        lab.dev.moe(&y, &x, &bank, &experts, &weights, limit);
+        let [y, z, x, experts, weights] = [&y, &in_parts, &x, &experts, &weights].map(|t| t.slice(range.clone()));
+        [&y, &z].into_iter().for_each(|y| lab.dev.write(y, &vec![0; y.byte_range().len()]));
+        lab.dev.moe(&y, &x, &all, &experts, &weights, limit);
+        banks.iter().for_each(|bank| lab.dev.moe(&z, &x, bank, &experts, &weights, limit));
     }
-    vec![(bound, y)]
+    vec![(bound, y), (bound, in_parts)]
 }

@@ -100,7 +100,7 @@ fn route(b: &Bench, [n_weights, n_expert]: [usize; 2], bias: Option<usize>) {
 }
 
 fn moe(b: &Bench, [n_rows, k]: [usize; 2], n_ff: usize) {
-    let bank = Bank { gate: b.of(&[2, 6, 4]), up: b.of(&[2, 6, 4]), down: b.of(&[2, 4, n_ff]) };
+    let bank = Bank::resident(&b.of(&[2, 6, 4]), &b.of(&[2, 6, 4]), &b.of(&[2, 4, n_ff]));
     let (x, experts) = (b.of(&[3, 4]), b.i32s(&[3, 2]));
     b.dev.moe(&b.of(&[3, 4]), &x, &bank, &experts, &b.of(&[n_rows, k]), None);
 }

@@ -468,15 +468,14 @@ pub fn moe<M: Memory + ?Sized>(
 ) {
     shapes::moe(y, x, bank, experts, weights);
     let (x_rows, experts_rows, weight_rows) = (f32s(m, x), i32s(m, experts), f32s(m, weights));
-    let expert = |w: &Tensor, e: i32| f32s(m, &w.slice(e as usize..e as usize + 1));
-    let (k, d, n_ff) = (experts.cols(), x.cols(), bank.gate.shape()[1]);
-    let mut ys = vec![0.0; x.rows() * d];
+    let (k, d, mut ys) = (experts.cols(), x.cols(), f32s(m, y));
     for (t, (x, y)) in x_rows.chunks_exact(d).zip(ys.chunks_exact_mut(d)).enumerate() {
         for (&e, &w) in experts_rows[t * k..][..k].iter().zip(&weight_rows[t * k..][..k]) {
-            let (gate, up, down) = (expert(&bank.gate, e), expert(&bank.up, e), expert(&bank.down, e));
+            let Some(expert) = bank.get(e as usize) else { continue };
+            let [gate, up, down] = [&expert.gate, &expert.up, &expert.down].map(|w| f32s(m, w));
             let pairs = gate.chunks_exact(d).zip(up.chunks_exact(d));
             let h: Vec<f32> = pairs.map(|(g, u)| w * row::swiglu(dot(g, x) as f32, dot(u, x) as f32, limit)).collect();
-            y.iter_mut().zip(down.chunks_exact(n_ff)).for_each(|(y, down)| *y += dot(down, &h) as f32);
+            y.iter_mut().zip(down.chunks_exact(h.len())).for_each(|(y, down)| *y += dot(down, &h) as f32);
         }
     }
     put(m, y, &ys);

@@ -19,23 +19,27 @@ impl Expert {
     }
 }
 
-/// Experts by number, alike in kinds and shapes; some may be elsewhere.
+/// Experts by number, alike in kinds and shapes; others of the layer may be elsewhere.
 #[derive(Clone, Debug)]
-pub struct Bank(Vec<Option<Expert>>);
+pub struct Bank {
+    n_expert: usize,
+    experts: Vec<(usize, Expert)>, // ascending
+}
 
 impl Bank {
-    /// A bank of these experts.
+    /// Some of `n_expert` experts, by number in ascending order.
     ///
     /// # Panics
-    /// If one differs from the others, or its matrices do not fit together.
-    pub fn new(experts: Vec<Option<Expert>>) -> Bank {
-        if let Some(first) = experts.iter().flatten().next() {
+    /// If they are not in order, one differs from the others, or its matrices do not fit together.
+    pub fn new(n_expert: usize, experts: Vec<(usize, Expert)>) -> Bank {
+        assert!(experts.is_sorted_by(|a, b| a.0 < b.0) && experts.last().is_none_or(|last| last.0 < n_expert));
+        if let Some((_, first)) = experts.first() {
             let (form, fits) = (first.form(), [first.gate.cols(), first.gate.rows()]);
             let right = first.gate.shape().len() == 2 && first.up.shape() == first.gate.shape();
             assert!(right && *first.down.shape() == fits, "an expert cannot be of {first:?}");
-            assert!(experts.iter().flatten().all(|e| e.form() == form), "experts of one layer are alike");
+            assert!(experts.iter().all(|(_, e)| e.form() == form), "experts of one layer are alike");
         }
-        Bank(experts)
+        Bank { n_expert, experts }
     }
 
     /// All experts of a layer, given their matrices `[n_expert, rows, cols]` one after another.
@@ -46,17 +50,7 @@ impl Bank {
         let n = gate.shape()[0];
         assert_eq!([up.shape()[0], down.shape()[0]], [n; 2], "experts have three matrices");
         let of = |w: &Tensor, e: usize| w.slice(e..e + 1).reshape(&w.shape()[1..]);
-        Bank::new((0..n).map(|e| Some(Expert { gate: of(gate, e), up: of(up, e), down: of(down, e) })).collect())
-    }
-
-    /// Experts that the layer has.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether the layer has no experts.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        Bank::new(n, (0..n).map(|e| (e, Expert { gate: of(gate, e), up: of(up, e), down: of(down, e) })).collect())
     }
 
     /// Expert `e`, if it is here.
@@ -64,11 +58,14 @@ impl Bank {
     /// # Panics
     /// If the layer has no such expert.
     pub fn get(&self, e: usize) -> Option<&Expert> {
-        self.0[e].as_ref()
+        assert!(e < self.n_expert, "expert {e} of {}", self.n_expert);
+        let here =
+            if self.experts.len() == self.n_expert { Ok(e) } else { self.experts.binary_search_by_key(&e, |x| x.0) };
+        here.ok().map(|i| &self.experts[i].1)
     }
 
     /// One of those that are here: all others are like it.
     pub fn any(&self) -> Option<&Expert> {
-        self.0.iter().flatten().next()
+        self.experts.first().map(|(_, expert)| expert)
     }
 }

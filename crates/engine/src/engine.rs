@@ -8,11 +8,12 @@ use std::{
 };
 
 use compute::{Device, Limits};
+use experts::{Stats, Store};
 use gguf::Gguf;
-use models::{Chat, ChatError, Cost, KvType, Model, Part, StateOptions};
+use models::{Chat, ChatError, Cost, KvType, Model, Part, Residency, StateOptions};
 use tokenizer::{Special, TokenId, Tokenizer};
 
-use crate::{Error, Plan, Session, devices, machine};
+use crate::{Error, Plan, Session, devices, machine, plan::Arena};
 
 /// How to open a model.
 #[derive(Clone, Debug)]
@@ -28,12 +29,36 @@ pub struct Options {
     pub kv: Option<KvType>,
     /// Rows of a forward pass while a prompt is read.
     pub n_batch: usize,
+    /// Where a model's experts are.
+    pub experts: Experts,
+}
+
+/// Where the experts of a mixture are while the model runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Experts {
+    /// In memory if the file fits, else on the SSD.
+    #[default]
+    Auto,
+    /// On the SSD, with a cache in memory.
+    Streamed(Budget),
+}
+
+/// The size of the cache of experts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Budget {
+    /// Most of the memory that is free once the other weights are there.
+    #[default]
+    Auto,
+    /// So many experts.
+    Count(usize),
+    /// So many bytes.
+    Bytes(u64),
 }
 
 impl Options {
     /// The defaults, for a file.
     pub fn new(model: impl Into<PathBuf>) -> Options {
-        Options { model: model.into(), threads: None, isa: None, kv: None, n_batch: 512 }
+        Options { model: model.into(), threads: None, isa: None, kv: None, n_batch: 512, experts: Experts::Auto }
     }
 }
 
@@ -76,6 +101,8 @@ pub(crate) struct Inner {
     gguf: Gguf,
     pub(crate) dev: Arc<dyn Device>,
     pub(crate) model: Box<dyn Model>,
+    /// Who reads its experts, if they are not in memory.
+    pub(crate) experts: Option<Arc<Store>>,
     pub(crate) n_batch: usize,
     info: ModelInfo,
     n_threads: usize,
@@ -103,7 +130,7 @@ impl Engine {
     pub fn open(options: &Options) -> Result<Engine, Error> {
         let gguf = Gguf::open(&options.model)?;
         let (dev, n_threads) = devices::open(options.threads, options.isa.as_deref())?;
-        let model = models::open(&gguf, &*dev)?;
+        let (model, experts) = open_model(&gguf, &*dev, options.experts)?;
         let tokenizer = open_tokenizer(&gguf, model.shape().n_vocab)?;
         let chat = tokenizer.as_ref().map_or(Err(ChatError::NoTemplate), |t| models::open_chat(&gguf, t));
         Ok(Engine(Arc::new(Inner {
@@ -113,19 +140,21 @@ impl Engine {
             gguf,
             dev,
             model,
+            experts,
             n_threads,
             tokenizer,
             chat,
         })))
     }
 
-    /// Reads the weights into memory, so that the first prompt does not wait for the disk; not if they do not fit.
+    /// Reads the weights into memory, so that the first prompt does not wait for the disk; not if they do not fit, or are
+    /// streamed.
     /// Tells `progress` how far it is, until that breaks off.
     pub fn read_ahead(&self, progress: &mut dyn FnMut(Loading) -> ControlFlow<()>) {
         const STEP: usize = 64 << 20;
         const PAGE: usize = 4096;
         let gguf = &self.0.gguf;
-        if machine::available_bytes().is_some_and(|bytes| bytes < gguf.file_bytes()) {
+        if self.0.experts.is_some() || machine::available_bytes().is_some_and(|bytes| bytes < gguf.file_bytes()) {
             return;
         }
         let total_bytes = gguf.tensors().iter().map(|t| t.n_bytes() as u64).sum();
@@ -211,7 +240,8 @@ impl Engine {
     /// conversations need and half of the free memory holds.
     pub fn n_ctx_default(&self) -> usize {
         let mut n_ctx = self.0.info.n_ctx_train.min(N_CTX_DEFAULT);
-        let room = machine::available_bytes().unwrap_or(u64::MAX).saturating_sub(self.0.info.file_bytes) / 2;
+        let weights_bytes = if self.0.experts.is_some() { 0 } else { self.0.info.file_bytes }; // to be read
+        let room = machine::available_bytes().unwrap_or(u64::MAX).saturating_sub(weights_bytes) / 2;
         while n_ctx > 512 && self.plan(n_ctx).is_ok_and(|p| p.kv_bytes > room) {
             n_ctx /= 2;
         }
@@ -227,8 +257,14 @@ impl Engine {
             return Err(Error::ContextSize { n_ctx, n_ctx_max: N_CTX_MAX });
         }
         let i = &self.0;
-        let weights_bytes = i.info.file_bytes;
-        Plan::new(&*i.model, &i.state_options(n_ctx), i.n_threads, weights_bytes, i.vocab_bytes)
+        let experts = i.arena();
+        let weights_bytes = if experts.is_some() { i.model.shape().weights_bytes } else { i.info.file_bytes };
+        Plan::new(&*i.model, &i.state_options(n_ctx), i.n_threads, weights_bytes, experts, i.vocab_bytes)
+    }
+
+    /// What the cache of experts did so far, if there is one.
+    pub fn expert_stats(&self) -> Option<Stats> {
+        self.0.experts.as_ref().map(|store| store.stats())
     }
 
     /// A session with room for `n_ctx` tokens. All its memory is taken here.
@@ -246,6 +282,12 @@ impl Engine {
 }
 
 impl Inner {
+    fn arena(&self) -> Option<Arena> {
+        let (store, places) = self.experts.as_ref().zip(self.model.places())?;
+        let (bytes, n_slots) = (store.arena_bytes() as u64, store.n_slots());
+        Some(Arena { bytes, n_slots, n_experts: places.n_experts() })
+    }
+
     /// The model file.
     pub(crate) fn path(&self) -> &Path {
         self.gguf.path()
@@ -253,6 +295,40 @@ impl Inner {
 
     pub(crate) fn state_options(&self, n_ctx: usize) -> StateOptions {
         StateOptions { n_ctx, n_slot: 1, n_batch: self.n_batch.min(n_ctx), kv: self.info.kv }
+    }
+}
+
+/// The model, and the store of its experts if they are to be streamed.
+fn open_model(gguf: &Gguf, dev: &dyn Device, experts: Experts) -> Result<(Box<dyn Model>, Option<Arc<Store>>), Error> {
+    let fits = || machine::available_bytes().is_none_or(|bytes| gguf.file_bytes() <= bytes);
+    let has_experts = || gguf.tensors().iter().any(|t| t.name.contains("_exps."));
+    let budget = match experts {
+        Experts::Auto if fits() || !has_experts() => return Ok((models::open(gguf, dev, Residency::All)?, None)),
+        Experts::Auto => Budget::Auto,
+        Experts::Streamed(budget) => budget,
+    };
+    let model = models::open(gguf, dev, Residency::WithoutExperts)?;
+    let places = model.places().ok_or_else(|| Error::NoExperts { path: gguf.path().to_path_buf() })?.clone();
+    let n_slots = n_slots(budget, places.slot_bytes() as u64, places.n_experts())?;
+    let store = Store::new(places, n_slots).map_err(models::Error::from)?;
+    Ok((model, Some(Arc::new(store))))
+}
+
+/// Experts that the cache holds: as many as were asked for, if there is memory for them.
+fn n_slots(budget: Budget, slot_bytes: u64, n_experts: usize) -> Result<usize, Error> {
+    let available_bytes = machine::available_bytes().unwrap_or(u64::MAX);
+    let n = match budget {
+        Budget::Auto => available_bytes / 4 * 3 / slot_bytes,
+        Budget::Count(n) => n as u64,
+        Budget::Bytes(bytes) => bytes / slot_bytes,
+    };
+    let n = n.min(n_experts as u64);
+    match n * slot_bytes {
+        0 => Err(Error::ExpertCache { slot_bytes, needed_bytes: slot_bytes, available_bytes }),
+        needed_bytes if needed_bytes > available_bytes => {
+            Err(Error::ExpertCache { slot_bytes, needed_bytes, available_bytes })
+        }
+        _ => Ok(n as usize),
     }
 }
 

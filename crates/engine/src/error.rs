@@ -56,6 +56,27 @@ pub enum Error {
         available_bytes: u64,
     },
 
+    /// A model without experts was to be streamed.
+    #[error("{}: the model has no experts to read from the SSD", path.display())]
+    NoExperts {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A cache of experts that holds none, or does not fit into memory.
+    #[error(
+        "a cache of {} MiB for experts of {} MiB each, with {} MiB available",
+        needed_bytes >> 20, slot_bytes.div_ceil(1 << 20), available_bytes >> 20
+    )]
+    ExpertCache {
+        /// Bytes of one.
+        slot_bytes: u64,
+        /// Bytes that it would take: at least one expert's.
+        needed_bytes: u64,
+        /// Bytes that there are.
+        available_bytes: u64,
+    },
+
     /// A context that no session can have.
     #[error("a context of {n_ctx} tokens; allowed is 1 to {n_ctx_max}")]
     ContextSize {
@@ -135,6 +156,8 @@ impl Error {
             Error::Memory { .. } => "ask for a smaller context, or close other programs".into(),
             Error::ContextSize { .. } => "choose a context that the model was trained for".into(),
             Error::ContextFull { .. } => "ask for a larger context, or send less text".into(),
+            Error::NoExperts { .. } => "such a model has to fit into memory: run it without streaming".into(),
+            Error::ExpertCache { .. } => "ask for room for some experts, and no more than there is".into(),
             Error::NoVocabulary => "take a file with a vocabulary; this one takes and gives raw token ids only".into(),
             Error::NoMarker { .. } => {
                 "complete raw text with this file, or take another conversion of the model".into()
@@ -150,9 +173,10 @@ impl Error {
     /// Whether the model file is to blame.
     pub fn is_bad_file(&self) -> bool {
         match self {
-            Error::Model(e) => !matches!(e, models::Error::Device(_)),
+            Error::Model(e) => !matches!(e, models::Error::Device(_) | models::Error::Experts(_)),
             Error::Tokenizer { .. } | Error::Vocabulary { .. } | Error::NoMarker { .. } => true,
             Error::NoNumbers { .. } | Error::NoChoice { .. } => true,
+            Error::NoExperts { .. } => true,
             _ => false,
         }
     }

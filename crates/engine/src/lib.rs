@@ -23,10 +23,11 @@ mod stop;
 
 pub use answer::{Answer, AnswerOptions, Stop, answer};
 pub use compute::Limits;
-pub use engine::{Engine, Loading, ModelInfo, Options};
+pub use engine::{Budget, Engine, Experts, Loading, ModelInfo, Options};
 pub use error::Error;
+pub use experts::Stats;
 pub use machine::memory_bytes;
 pub use models::{Cost, KvType, Work};
-pub use plan::Plan;
+pub use plan::{Arena, Plan};
 pub use sampler::{Sampler, SamplerError, SamplerOptions};
 pub use session::{Prefill, Session, Synced};

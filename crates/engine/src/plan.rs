@@ -24,13 +24,26 @@ const GATHERED_BYTES: usize = 4 << 20;
 /// Program, threads and libraries.
 const PROGRAM_BYTES: u64 = 24 << 20;
 
+/// Room for experts that are read from the SSD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arena {
+    /// Its size.
+    pub bytes: u64,
+    /// Experts that it holds.
+    pub n_slots: usize,
+    /// Experts that the model has, in all layers.
+    pub n_experts: usize,
+}
+
 /// Memory of one session, with the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Positions that there is room for.
     pub n_ctx: usize,
-    /// The mapped file.
+    /// The mapped file; of a streamed model, its weights but the experts.
     pub weights_bytes: u64,
+    /// Of a streamed model, the experts in memory.
+    pub experts: Option<Arena>,
     /// Cached rows.
     pub kv_bytes: u64,
     /// Of those, what each token of context adds.
@@ -53,12 +66,13 @@ impl Plan {
         options: &StateOptions,
         n_threads: usize,
         weights_bytes: u64,
+        experts: Option<Arena>,
         vocab_bytes: u64,
     ) -> Result<Plan, Error> {
         let count = |n_ctx: usize| -> Result<_, Error> {
             let meter = Meter::default();
             Step::new(&meter, options.n_batch)?;
-            model.state(&meter, &StateOptions { n_ctx, ..*options })?;
+            model.state(&meter, &StateOptions { n_ctx, ..*options }, None)?;
             Ok(meter.counts())
         };
         let gathered = n_threads * (GATHERED_BYTES + options.n_ctx * GATHERED_BYTES_PER_TOKEN);
@@ -68,6 +82,7 @@ impl Plan {
         Ok(Plan {
             n_ctx: options.n_ctx,
             weights_bytes,
+            experts,
             kv_bytes: counts.cache_bytes as u64,
             bytes_per_token: ((more.cache_bytes - counts.cache_bytes) / PER_TOKEN_SPAN) as u64,
             scratch_bytes: (2 * counts.other_bytes + gathered + logits + options.n_ctx * size_of::<u32>()) as u64,
@@ -78,12 +93,18 @@ impl Plan {
 
     /// Everything together.
     pub fn total_bytes(&self) -> u64 {
-        self.weights_bytes + self.session_bytes() + self.program_bytes
+        self.weights_bytes + self.arena_bytes() + self.session_bytes() + self.program_bytes
     }
 
-    /// Whether all of it fits into memory. If not, weights are read from disk again and again.
+    /// Whether what is not yet taken fits into memory: of a streamed model, weights and arena are. If not, weights are
+    /// read from disk again and again.
     pub fn fits(&self) -> bool {
-        self.available_bytes.is_none_or(|bytes| self.total_bytes() <= bytes)
+        let taken = self.experts.map_or(0, |arena| self.weights_bytes + arena.bytes);
+        self.available_bytes.is_none_or(|bytes| self.total_bytes() - taken <= bytes)
+    }
+
+    fn arena_bytes(&self) -> u64 {
+        self.experts.map_or(0, |arena| arena.bytes)
     }
 
     /// What opening the session allocates.
@@ -100,9 +121,19 @@ impl fmt::Display for Plan {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         write!(
             f,
-            "memory: {} MiB = weights {} (mapped) + KV cache {} ({} tokens, {} bytes each) + buffers {} + program {}",
-            mib(self.weights_bytes) + mib(self.kv_bytes) + mib(self.scratch_bytes) + mib(self.program_bytes),
+            "memory: {} MiB = weights {} ({}) + {}KV cache {} ({} tokens, {} bytes each) + buffers {} + program {}",
+            [self.weights_bytes, self.arena_bytes(), self.kv_bytes, self.scratch_bytes, self.program_bytes]
+                .map(mib)
+                .iter()
+                .sum::<u64>(),
             mib(self.weights_bytes),
+            if self.experts.is_some() { "read" } else { "mapped" },
+            self.experts.map_or(String::new(), |a| format!(
+                "experts {} ({} of {}, others on disk) + ",
+                mib(a.bytes),
+                a.n_slots,
+                a.n_experts
+            )),
             mib(self.kv_bytes),
             self.n_ctx,
             self.bytes_per_token,

@@ -60,7 +60,7 @@ impl Session {
         let options = engine.state_options(n_ctx);
         let n_vocab = engine.model.shape().n_vocab;
         Ok(Session {
-            state: engine.model.state(&*engine.dev, &options)?,
+            state: engine.model.state(&*engine.dev, &options, engine.experts.as_ref())?,
             step: Step::new(&*engine.dev, options.n_batch)?,
             number: N_SESSIONS.fetch_add(1, Ordering::Relaxed),
             n_ctx,
@@ -117,7 +117,7 @@ impl Session {
         let total = ids.len() - reused;
         for chunk in ids[reused..].chunks(self.step.len()) {
             let before = self.tokens.len() - reused;
-            let more = self.prefill(chunk, &mut |n| progress(Prefill { done: before + n, total }));
+            let more = self.prefill(chunk, &mut |n| progress(Prefill { done: before + n, total }))?;
             let computed = self.tokens.len() - reused;
             if more.is_break() && computed < total {
                 return Ok(Synced { reused, computed, complete: false });
@@ -133,7 +133,7 @@ impl Session {
     /// As [`Session::sync`].
     pub fn push(&mut self, id: TokenId) -> Result<(), Error> {
         self.check(&[id], self.tokens.len())?;
-        self.forward(&[id]);
+        self.forward(&[id])?;
         self.read_last()
     }
 
@@ -166,7 +166,7 @@ impl Session {
     ) -> Result<(), Error> {
         self.check(ids, self.tokens.len())?;
         for chunk in ids.chunks(n_chunk.clamp(1, self.step.len())) {
-            self.forward(chunk);
+            self.forward(chunk)?;
             for first in (0..chunk.len()).step_by(N_LOGITS_MAX) {
                 let rows = first..(first + N_LOGITS_MAX).min(chunk.len());
                 self.read(rows.clone())?;
@@ -208,18 +208,22 @@ impl Session {
 
     /// Runs tokens, not more than a batch, layer by layer, telling `progress` how many of them that makes. Breaking off
     /// gives them up where that loses nothing else.
-    fn prefill(&mut self, ids: &[TokenId], progress: &mut dyn FnMut(usize) -> ControlFlow<()>) -> ControlFlow<()> {
+    fn prefill(
+        &mut self,
+        ids: &[TokenId],
+        progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Error> {
         let (step, n_layer) = (self.place(ids), self.engine.model.shape().n_layer);
         let mut more = ControlFlow::Continue(());
         for layer in 0..n_layer {
-            self.run(&step, layer..layer + 1);
+            self.run(&step, layer..layer + 1)?;
             more = progress(ids.len() * (layer + 1) / n_layer);
             if more.is_break() && layer + 1 < n_layer && self.may_drop(ids.len()) {
-                return more;
+                return Ok(more);
             }
         }
         self.keep(ids);
-        more
+        Ok(more)
     }
 
     /// Whether `n` rows that are computed in part can be given up: the state can drop them, or starting afresh costs no
@@ -229,10 +233,11 @@ impl Session {
     }
 
     /// Runs tokens, not more than a batch, through all layers.
-    fn forward(&mut self, ids: &[TokenId]) {
+    fn forward(&mut self, ids: &[TokenId]) -> Result<(), Error> {
         let step = self.place(ids);
-        self.run(&step, 0..self.engine.model.shape().n_layer);
+        self.run(&step, 0..self.engine.model.shape().n_layer)?;
         self.keep(ids);
+        Ok(())
     }
 
     /// The step block of tokens that follow those we have.
@@ -243,13 +248,15 @@ impl Session {
     }
 
     /// Runs a step through some layers.
-    fn run(&mut self, step: &Step, layers: Range<usize>) {
+    fn run(&mut self, step: &Step, layers: Range<usize>) -> Result<(), Error> {
         let dev = &*self.engine.dev;
         let mut key = DefaultHasher::new();
         (self.number, step.len(), &layers).hash(&mut key);
-        dev.step(key.finish(), &mut || self.state.forward(dev, step, layers.clone()));
+        let mut done = Ok(());
+        dev.step(key.finish(), &mut || done = self.state.forward(dev, step, layers.clone()));
         self.n_written = self.n_written.max(self.tokens.len() + step.len());
         self.logits.clear();
+        Ok(done?)
     }
 
     /// Tokens that went through all layers are the session's.

@@ -113,6 +113,19 @@ impl Bytes {
         #[cfg(unix)]
         let _ = self.map.bytes.advise_range(memmap2::Advice::WillNeed, self.range.start, self.range.len());
     }
+
+    /// Gives the pages of these bytes back, for who has copied them. They are read from the file again when touched.
+    pub fn release(&self) {
+        // SAFETY: the map is of a file and never written to, so that pages that are dropped come back as they were.
+        #[cfg(unix)]
+        let _ = unsafe {
+            self.map.bytes.unchecked_advise_range(
+                memmap2::UncheckedAdvice::DontNeed,
+                self.range.start,
+                self.range.len(),
+            )
+        };
+    }
 }
 
 impl AsRef<[u8]> for Bytes {

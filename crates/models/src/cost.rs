@@ -31,12 +31,6 @@ impl Work {
         Work { n_bytes: w.byte_range().len() as u64, n_mac: (w.rows() * w.cols()) as u64 }
     }
 
-    /// The product with `n_used` of the matrices in `bank`.
-    pub(crate) fn of_experts(bank: &Tensor, n_used: usize) -> Work {
-        let (all, n_expert) = (Work::of(bank), bank.shape()[0] as u64);
-        Work { n_bytes: all.n_bytes / n_expert, n_mac: all.n_mac / n_expert }.times(n_used)
-    }
-
     /// The same `n` times.
     pub(crate) fn times(self, n: usize) -> Work {
         Work { n_bytes: self.n_bytes * n as u64, n_mac: self.n_mac * n as u64 }

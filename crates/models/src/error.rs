@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use compute::DeviceError;
+use experts::ReadError;
 
 /// A file that is a readable GGUF, but no model that we can run; or a machine that cannot hold it.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +100,10 @@ pub enum Error {
     /// The device cannot hold the model.
     #[error(transparent)]
     Device(#[from] DeviceError),
+
+    /// Experts cannot be read.
+    #[error(transparent)]
+    Experts(#[from] ReadError),
 }
 
 impl Error {
@@ -107,6 +112,8 @@ impl Error {
         match self {
             Error::Gguf(e) => e.hint().to_string(),
             Error::UnknownFamily { .. } | Error::Unknown { .. } => "a newer version may know this model".into(),
+            Error::Experts(ReadError::Changed { .. }) => "start again, with a file that nobody writes to".into(),
+            Error::Experts(_) => "check the disk that the model is on, then ask again".into(),
             Error::Device(_) => "close other programs, or take a smaller model or quantisation".into(),
             _ => "the file is damaged or was converted wrongly; download or convert it again".into(),
         }

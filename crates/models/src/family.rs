@@ -1,8 +1,9 @@
 //! The list of families, and what a model is to those above: weights that make states, and states that run tokens.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use compute::{Device, DeviceError, Step, Tensor};
+use experts::{Places, Store};
 use gguf::Gguf;
 use quant::RowFormat;
 
@@ -15,7 +16,7 @@ use crate::{
 };
 
 /// What opens a file of a family.
-type Open = fn(&Gguf, &dyn Device) -> Result<Box<dyn Model>, Error>;
+type Open = fn(&Gguf, &dyn Device, Residency) -> Result<Box<dyn Model>, Error>;
 /// What makes a family's chat encoding, from the model's name and its vocabulary.
 type OpenChat = fn(&str, &Tokenizer) -> Result<Box<dyn Chat>, ChatError>;
 
@@ -34,14 +35,23 @@ pub static FAMILIES: &[Family] = &[
     Family { arch: "qwen2", open: llama::open_qwen2, chat: template_chat },
 ];
 
+/// What of a model is in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residency {
+    /// All of it: weights are read where the file is mapped.
+    All,
+    /// Everything but the experts, which a [`Store`] reads when they are chosen.
+    WithoutExperts,
+}
+
 /// Binds the weights of a file to a device.
 ///
 /// # Errors
 /// What is wrong with the file, or that the device cannot hold it.
-pub fn open(gguf: &Gguf, dev: &dyn Device) -> Result<Box<dyn Model>, Error> {
+pub fn open(gguf: &Gguf, dev: &dyn Device, residency: Residency) -> Result<Box<dyn Model>, Error> {
     let arch = gguf.metadata().str("general.architecture")?;
     match FAMILIES.iter().find(|f| f.arch == arch) {
-        Some(family) => (family.open)(gguf, dev),
+        Some(family) => (family.open)(gguf, dev, residency),
         None => Err(Error::UnknownFamily {
             path: gguf.path().to_path_buf(),
             found: arch.chars().take(40).collect(),
@@ -89,6 +99,8 @@ pub struct Shape {
     pub n_ctx_train: usize,
     /// Weights, all experts counted.
     pub n_params: u64,
+    /// Bytes of the weights that stay in memory.
+    pub weights_bytes: u64,
 }
 
 /// How cached rows are kept.
@@ -147,21 +159,35 @@ pub trait Model: Send + Sync {
     /// Its sizes.
     fn shape(&self) -> Shape;
 
+    /// Where its experts are, if it was opened without them.
+    fn places(&self) -> Option<&Places> {
+        None
+    }
+
     /// What the token at position `pos` costs.
     fn cost(&self, pos: usize, kv: KvType) -> Cost;
 
-    /// Caches and buffers: all memory that running the model takes, on `dev` or on a device that only counts.
+    /// Caches and buffers: all memory that running the model takes, on `dev` or on a device that only counts. A model
+    /// without its experts runs with the store that has them.
     ///
     /// # Errors
     /// When the device has no memory left.
-    fn state(&self, dev: &dyn Device, options: &StateOptions) -> Result<Box<dyn State>, DeviceError>;
+    fn state(
+        &self,
+        dev: &dyn Device,
+        options: &StateOptions,
+        experts: Option<&Arc<Store>>,
+    ) -> Result<Box<dyn State>, DeviceError>;
 }
 
 /// A model with the memory to run on.
 pub trait State: Send + Sync {
     /// Runs the rows of `step` through `layers`. Layer 0 starts from the tokens' embeddings; a later first layer goes on
     /// with what the call before left.
-    fn forward(&self, dev: &dyn Device, step: &Step, layers: Range<usize>);
+    ///
+    /// # Errors
+    /// [`Error::Experts`]; the rows of this step are then worth nothing, earlier ones are as they were.
+    fn forward(&self, dev: &dyn Device, step: &Step, layers: Range<usize>) -> Result<(), Error>;
 
     /// The logits of some rows of the batch that went through the last layer, `[rows, n_vocab]`; at most
     /// [`N_LOGITS_MAX`] at a time.

@@ -25,5 +25,7 @@ mod template;
 pub use chat::{Chat, ChatError, ChatOptions, Effort, End, Event, Events, Message, Part, Role, show};
 pub use cost::{Cost, Work};
 pub use error::Error;
-pub use family::{FAMILIES, Family, KvType, Model, N_LOGITS_MAX, Shape, State, StateOptions, open, open_chat};
+pub use family::{
+    FAMILIES, Family, KvType, Model, N_LOGITS_MAX, Residency, Shape, State, StateOptions, open, open_chat,
+};
 pub use template::Template;

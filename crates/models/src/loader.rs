@@ -10,22 +10,46 @@ use std::{
     sync::Arc,
 };
 
-use compute::{Device, F32, Kind, Tensor};
+use compute::{Bank, Device, F32, Kind, Tensor};
+use experts::Places;
 use gguf::{Element, Gguf, TensorInfo};
+use quant::Format;
 
-use crate::Error;
+use crate::{Error, Residency, Work};
 
 /// Binds tensors by name.
 pub(crate) struct Loader<'a> {
     gguf: &'a Gguf,
     dev: &'a dyn Device,
+    residency: Residency,
     used: RefCell<HashSet<String>>,
     n_params: Cell<u64>,
+    bytes: Cell<u64>,
+    places: RefCell<Places>,
+}
+
+/// What was bound.
+pub(crate) struct Bound {
+    /// Weights, all experts counted.
+    pub(crate) n_params: u64,
+    /// Bytes of those that stay in memory.
+    pub(crate) bytes: u64,
+    /// Where the experts are that do not.
+    pub(crate) places: Places,
+}
+
+/// The experts of a layer.
+pub(crate) struct Experts {
+    /// All of them, if they stay in memory.
+    pub(crate) bank: Option<Bank>,
+    /// The products of one.
+    pub(crate) work: Work,
 }
 
 impl<'a> Loader<'a> {
-    pub(crate) fn new(gguf: &'a Gguf, dev: &'a dyn Device) -> Loader<'a> {
-        Loader { gguf, dev, used: RefCell::default(), n_params: Cell::new(0) }
+    pub(crate) fn new(gguf: &'a Gguf, dev: &'a dyn Device, residency: Residency) -> Loader<'a> {
+        let (used, places) = (RefCell::default(), RefCell::default());
+        Loader { gguf, dev, residency, used, n_params: Cell::new(0), bytes: Cell::new(0), places }
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
@@ -37,13 +61,36 @@ impl<'a> Loader<'a> {
         Ok(self.gguf.tensor(name).ok_or_else(|| self.missing(name))?.shape[0])
     }
 
-    /// Weights in the type that the file has.
+    /// Weights in the type that the file has: where they are mapped, or copied if the rest of the file does not fit into
+    /// memory, as mapped pages would be dropped for what is read from it.
     pub(crate) fn matrix(&self, name: &str, shape: &[usize]) -> Result<Tensor, Error> {
-        let info = self.find(name, shape)?;
-        let Element::Packed(format) = info.element else {
-            return Err(self.wrong_element(info, "any type for weights"));
-        };
-        Ok(self.dev.load(Kind::Packed(format), shape, Arc::new(self.gguf.bytes(info)))?)
+        let (info, format) = self.packed(name, shape)?;
+        let (kind, bytes) = (Kind::Packed(format), self.gguf.bytes(info));
+        self.bytes.set(self.bytes.get() + info.n_bytes() as u64);
+        if self.residency == Residency::All {
+            return Ok(self.dev.load(kind, shape, Arc::new(bytes))?);
+        }
+        let t = self.dev.alloc(kind, shape)?;
+        self.dev.write(&t, bytes.as_ref());
+        bytes.release();
+        Ok(t)
+    }
+
+    /// A layer's experts, given the names and shapes of their three stacks of matrices; layers come in order.
+    pub(crate) fn experts(&self, names: [&str; 3], shapes: [[usize; 3]; 3]) -> Result<Experts, Error> {
+        let [gate, up, down] = [0, 1, 2].map(|i| self.packed(names[i], &shapes[i]));
+        let stacks = [gate?, up?, down?].map(|(info, format)| (info, Kind::Packed(format)));
+        let work = stacks.iter().map(|(info, _)| Work {
+            n_bytes: (info.n_bytes() / info.shape[0]) as u64,
+            n_mac: (info.n_elements() / info.shape[0]) as u64,
+        });
+        let work = work.sum();
+        if self.residency == Residency::WithoutExperts {
+            self.places.borrow_mut().push(self.gguf, stacks);
+            return Ok(Experts { bank: None, work });
+        }
+        let [gate, up, down] = [0, 1, 2].map(|i| self.matrix(names[i], &shapes[i]));
+        Ok(Experts { bank: Some(Bank::resident(&gate?, &up?, &down?)), work })
     }
 
     /// Weights as f32.
@@ -58,10 +105,7 @@ impl<'a> Loader<'a> {
 
     /// Weights as numbers on the host.
     pub(crate) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        let info = self.find(name, shape)?;
-        let Element::Packed(format) = info.element else {
-            return Err(self.wrong_element(info, "any type for weights"));
-        };
+        let (info, format) = self.packed(name, shape)?;
         let mut values = vec![0.0; shape.iter().product()];
         format.decode(self.gguf.bytes(info).as_ref(), &mut values);
         Ok(values)
@@ -76,7 +120,7 @@ impl<'a> Loader<'a> {
     }
 
     /// Expert numbers; each is less than `n_expert`.
-    pub(crate) fn experts(&self, name: &str, shape: &[usize], n_expert: usize) -> Result<Tensor, Error> {
+    pub(crate) fn expert_numbers(&self, name: &str, shape: &[usize], n_expert: usize) -> Result<Tensor, Error> {
         let info = self.find(name, shape)?;
         if info.element != Element::I32 {
             return Err(self.wrong_element(info, "I32"));
@@ -89,8 +133,8 @@ impl<'a> Loader<'a> {
         Ok(self.dev.load(Kind::I32, shape, Arc::new(bytes))?)
     }
 
-    /// Checks that nothing is left over but what `left_out` names, and returns the number of parameters bound.
-    pub(crate) fn finish(self, left_out: impl Fn(&str) -> bool) -> Result<u64, Error> {
+    /// Checks that nothing is left over but what `left_out` names.
+    pub(crate) fn finish(self, left_out: impl Fn(&str) -> bool) -> Result<Bound, Error> {
         let used = self.used.borrow();
         let mut unknown = self.gguf.tensors().iter().map(|t| &t.name).filter(|n| !used.contains(*n) && !left_out(n));
         match unknown.next() {
@@ -99,7 +143,7 @@ impl<'a> Loader<'a> {
                 tensor: name.clone(),
                 others: unknown.count(),
             }),
-            None => Ok(self.n_params.get()),
+            None => Ok(Bound { n_params: self.n_params.get(), bytes: self.bytes.get(), places: self.places.take() }),
         }
     }
 
@@ -111,6 +155,14 @@ impl<'a> Loader<'a> {
             index,
             found: found.to_string(),
             allowed: allowed.to_string(),
+        }
+    }
+
+    fn packed(&self, name: &str, shape: &[usize]) -> Result<(&'a TensorInfo, Format), Error> {
+        let info = self.find(name, shape)?;
+        match info.element {
+            Element::Packed(format) => Ok((info, format)),
+            _ => Err(self.wrong_element(info, "any type for weights")),
         }
     }
 

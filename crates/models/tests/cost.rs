@@ -7,7 +7,7 @@ use compute::{
     reference,
 };
 use gguf::Gguf;
-use models::{KvType, StateOptions, Work};
+use models::{KvType, Residency, StateOptions, Work};
 
 /// Computes as the definitions say, and adds up what the operations read: of weights, and of caches.
 #[derive(Default)]
@@ -95,18 +95,18 @@ fn a_token_costs_what_it_multiplies() {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../../testdata/{name}.gguf"));
         let gguf = Gguf::open(&path).unwrap_or_else(|e| panic!("{e}"));
         let dev = Counting::default();
-        let model = models::open(&gguf, &dev).unwrap_or_else(|e| panic!("{e}"));
+        let model = models::open(&gguf, &dev, Residency::All).unwrap_or_else(|e| panic!("{e}"));
         let n_layer = model.shape().n_layer;
         for kv in [KvType::Native, KvType::F32] {
             let options = StateOptions { n_ctx: 160, n_slot: 1, n_batch: 8, kv };
-            let state = model.state(&dev, &options).unwrap_or_else(|e| panic!("{e}"));
+            let state = model.state(&dev, &options, None).unwrap_or_else(|e| panic!("{e}"));
             let step = Step::new(&dev, 1).unwrap_or_else(|e| panic!("{e}"));
             for pos in 0..150 {
                 let of = format!("{name}, {kv:?} at {pos}");
                 let cost = model.cost(pos, kv);
                 dev.take();
                 let row = Row { id: pos as u32 * 17 % 300, pos: pos as u32, slot: 0 };
-                state.forward(&dev, &step.set(&dev, &[row]), 0..n_layer);
+                state.forward(&dev, &step.set(&dev, &[row]), 0..n_layer).unwrap_or_else(|e| panic!("{e}"));
                 assert_eq!(dev.take(), [cost.layers, cost.attention], "{of}");
                 if pos == 0 {
                     state.logits(&dev, 0..1);

@@ -9,7 +9,7 @@ use std::{
 use compute::{Reference, Row, Step, reference};
 use expect_test::{Expect, expect};
 use gguf::{Element, Gguf, Value, Writer};
-use models::{Error, KvType, Model, StateOptions};
+use models::{Error, KvType, Model, Residency, StateOptions};
 use quant::Format;
 
 /// A model file in pieces.
@@ -65,7 +65,8 @@ impl Parts {
             writer.tensor(name, shape, *element, bytes);
         }
         writer.write(&path).unwrap_or_else(|e| panic!("{e}"));
-        let opened = Gguf::open(&path).map_err(Error::from).and_then(|gguf| models::open(&gguf, &Reference));
+        let opened =
+            Gguf::open(&path).map_err(Error::from).and_then(|gguf| models::open(&gguf, &Reference, Residency::All));
         fs::remove_file(&path).unwrap_or_else(|e| panic!("{e}"));
         opened
     }
@@ -191,11 +192,11 @@ fn query_key_and_value_may_come_as_one() {
 fn logits(parts: &Parts) -> Vec<f32> {
     let model = parts.open().unwrap_or_else(|e| panic!("{e}"));
     let options = StateOptions { n_ctx: 4, n_slot: 1, n_batch: 4, kv: KvType::F32 };
-    let state = model.state(&Reference, &options).unwrap_or_else(|e| panic!("{e}"));
+    let state = model.state(&Reference, &options, None).unwrap_or_else(|e| panic!("{e}"));
     let rows = [5, 200, 7, 31].into_iter().zip(0..).map(|(id, pos)| Row { id, pos, slot: 0 });
     let step = Step::new(&Reference, 4).unwrap_or_else(|e| panic!("{e}"));
     let step = step.set(&Reference, &rows.collect::<Vec<Row>>());
-    state.forward(&Reference, &step, 0..model.shape().n_layer);
+    state.forward(&Reference, &step, 0..model.shape().n_layer).unwrap_or_else(|e| panic!("{e}"));
     reference::f32s(&Reference, &state.logits(&Reference, 3..4))
 }
 

@@ -4,23 +4,24 @@ use std::path::PathBuf;
 
 use compute::{Reference, Row, Step, reference};
 use gguf::Gguf;
-use models::{KvType, Model, State, StateOptions};
+use models::{KvType, Model, Residency, State, StateOptions};
 
 fn open(name: &str) -> Box<dyn Model> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name);
     let gguf = Gguf::open(&path).unwrap_or_else(|e| panic!("{e}"));
-    models::open(&gguf, &Reference).unwrap_or_else(|e| panic!("{e}"))
+    models::open(&gguf, &Reference, Residency::All).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn state(model: &dyn Model, n_slot: usize) -> (Box<dyn State>, Step) {
     let options = StateOptions { n_ctx: 24, n_slot, n_batch: 16, kv: KvType::Native };
-    let state = model.state(&Reference, &options).unwrap_or_else(|e| panic!("{e}"));
+    let state = model.state(&Reference, &options, None).unwrap_or_else(|e| panic!("{e}"));
     (state, Step::new(&Reference, 16).unwrap_or_else(|e| panic!("{e}")))
 }
 
 /// The logits of all rows.
 fn run(model: &dyn Model, (state, step): &(Box<dyn State>, Step), rows: &[Row]) -> Vec<Vec<f32>> {
-    state.forward(&Reference, &step.set(&Reference, rows), 0..model.shape().n_layer);
+    let done = state.forward(&Reference, &step.set(&Reference, rows), 0..model.shape().n_layer);
+    done.unwrap_or_else(|e| panic!("{e}"));
     let logits = reference::f32s(&Reference, &state.logits(&Reference, 0..rows.len()));
     logits.chunks_exact(model.shape().n_vocab).map(<[f32]>::to_vec).collect()
 }

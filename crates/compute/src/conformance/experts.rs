@@ -112,8 +112,7 @@ fn mixture(
     let [gate, up] = [gate, up].map(|format| lab.weights(format, &[n_expert, n_ff, n_embd]));
     let all = Bank::resident(&gate, &up, &lab.weights(down, &[n_expert, n_embd, n_ff]));
     // As they are read from the SSD, some at a time; the last bank may have none.
-    let part =
-        |of: Range<usize>| Bank::new((0..n_expert).map(|e| all.get(e).filter(|_| of.contains(&e)).cloned()).collect());
+    let part = |of: Range<usize>| Bank::new(n_expert, of.filter_map(|e| Some((e, all.get(e)?.clone()))).collect());
     let banks = [part(0..n_expert / 2), part(n_expert / 2..n_expert), part(0..0)];
     let x = lab.even(&[n_rows, n_embd], 4.0 / (n_embd as f32).sqrt());
     let chosen: Vec<i32> = (0..n_rows).flat_map(|_| distinct(&mut lab.random, n_expert, k, true)).collect();

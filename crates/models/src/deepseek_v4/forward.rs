@@ -2,24 +2,29 @@
 
 use std::ops::Range;
 
-use compute::{Chooser, Compressor, Device, Gating, Kind, Latent, Router, Step, Tensor};
+use compute::{Bank, Chooser, Compressor, Device, Gating, Kind, Latent, Router, Step, Tensor};
+use experts::Ask;
 
 use super::{
     state::{Cache, IndexerBuffers, IndexerCache, V4State, cut},
     weights::{AttnWeights, CompressorWeights, FfnWeights, HyperWeights, IndexerWeights},
 };
-use crate::State;
+use crate::{Error, State};
 
 impl State for V4State {
-    fn forward(&self, dev: &dyn Device, step: &Step, layers: Range<usize>) {
+    fn forward(&self, dev: &dyn Device, step: &Step, layers: Range<usize>) -> Result<(), Error> {
         if layers.start == 0 {
             dev.embed(&self.buffers.x.slice(0..step.len()), &self.weights.embed, step);
         }
         for i in layers {
             let l = &self.weights.layers[i];
-            self.connected(dev, &l.hyper_attn, step, &|| self.attention(dev, &l.attn, &self.caches[i], step));
-            self.connected(dev, &l.hyper_ffn, step, &|| self.experts(dev, &l.ffn, i, step));
+            self.connected(dev, &l.hyper_attn, step, &|| {
+                self.attention(dev, &l.attn, &self.caches[i], step);
+                Ok(())
+            })?;
+            self.connected(dev, &l.hyper_ffn, step, &|| self.experts(dev, &l.ffn, i, step))?;
         }
+        Ok(())
     }
 
     fn logits(&self, dev: &dyn Device, rows: Range<usize>) -> Tensor {
@@ -42,7 +47,13 @@ impl State for V4State {
 impl V4State {
     /// `X[k] = post[k] * f(hyper_pre(X)) + sum_j C[j, k] X[j]`, where `f` reads `buffers.y` and writes `buffers.out`
     /// (E2, E5; E6, E9).
-    fn connected(&self, dev: &dyn Device, w: &HyperWeights, step: &Step, f: &dyn Fn()) {
+    fn connected(
+        &self,
+        dev: &dyn Device,
+        w: &HyperWeights,
+        step: &Step,
+        f: &dyn Fn() -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let (b, c, t) = (&self.buffers, &self.weights.config, step.len());
         let x = b.x.slice(0..t);
         let [mixes, post, y, out] = [&b.mixes, &b.post, &b.y, &b.out].map(|b| b.slice(0..t));
@@ -50,8 +61,9 @@ impl V4State {
         let comb = b.comb.slice(0..t).reshape(&[t, c.n_stream, c.n_stream]);
         dev.matmul(&mixes, &w.mix, &x);
         dev.hyper_pre(&y, &post, &comb, &streams, &mixes, &w.scale, &w.base, &c.hyper);
-        f();
+        f()?;
         dev.hyper_post(&streams, &out, &post, &comb);
+        Ok(())
     }
 
     fn attention(&self, dev: &dyn Device, w: &AttnWeights, cache: &Cache, step: &Step) {
@@ -97,10 +109,10 @@ impl V4State {
         dev.matmul(&out, &w.out_b, &groups);
     }
 
-    /// M1 to M6.
-    fn experts(&self, dev: &dyn Device, w: &FfnWeights, layer: usize, step: &Step) {
+    /// M1 to M6. The shared expert goes first, so that chosen ones can be read meanwhile.
+    fn experts(&self, dev: &dyn Device, w: &FfnWeights, layer: usize, step: &Step) -> Result<(), Error> {
         let (b, c, t) = (&self.buffers, &self.weights.config, step.len());
-        let [y, h, logits, experts, weights, out] =
+        let [y, h, logits, chosen, weights, out] =
             [&b.y, &b.h, &b.router, &b.experts, &b.weights, &b.out].map(|b| b.slice(0..t));
         let [gate, up, act] = b.shared.each_ref().map(|b| b.slice(0..t));
         let router = Router {
@@ -112,12 +124,25 @@ impl V4State {
         };
         dev.rms_norm(&h, &y, Some(&w.norm), c.eps);
         dev.matmul(&logits, &w.router, &h);
-        dev.route(&experts, &weights, &logits, &router, step);
-        dev.moe(&out, &h, &w.bank, &experts, &weights, c.moe.limits[layer]);
-
+        dev.route(&chosen, &weights, &logits, &router, step);
+        let ask = match &w.experts.bank {
+            Some(_) => None,
+            None => Some(self.ask(dev, layer, &chosen)?),
+        };
         dev.gated(&act, [(&gate, &w.shared_gate), (&up, &w.shared_up)], &h, c.moe.limits_shared[layer]);
-        dev.matmul(&y, &w.shared_down, &act);
-        dev.add(&out, &y);
+        dev.matmul(&out, &w.shared_down, &act);
+        let add = &mut |bank: &Bank| dev.moe(&out, &h, bank, &chosen, &weights, c.moe.limits[layer]);
+        w.experts.bank.iter().for_each(&mut *add);
+        ask.map_or(Ok(()), |ask| Ok(ask.each(dev, add)?))
+    }
+
+    /// Has experts read that rows of `chosen` name.
+    fn ask(&self, dev: &dyn Device, layer: usize, chosen: &Tensor) -> Result<Ask<'_>, Error> {
+        let mut bytes = vec![0; chosen.byte_range().len()];
+        dev.read(chosen, &mut bytes)?;
+        let experts: Vec<i32> = bytes.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b)).collect();
+        let store = self.experts.as_ref().expect("who leaves the experts out brings a store");
+        Ok(store.ask(layer, &experts, chosen.rows()))
     }
 }
 

@@ -21,15 +21,16 @@ mod weights;
 use std::sync::Arc;
 
 use compute::{Device, DeviceError};
+use experts::{Places, Store};
 use gguf::Gguf;
 
-use crate::{Cost, Error, KvType, Model, Shape, State, StateOptions, Work};
+use crate::{Cost, Error, KvType, Model, Residency, Shape, State, StateOptions, Work};
 pub use chat::{DeepSeekV4, Release};
 use weights::Weights;
 
 /// Opens a file of this family.
-pub(crate) fn open(gguf: &Gguf, dev: &dyn Device) -> Result<Box<dyn Model>, Error> {
-    Ok(Box::new(V4(Arc::new(Weights::load(gguf, dev)?))))
+pub(crate) fn open(gguf: &Gguf, dev: &dyn Device, residency: Residency) -> Result<Box<dyn Model>, Error> {
+    Ok(Box::new(V4(Arc::new(Weights::load(gguf, dev, residency)?))))
 }
 
 struct V4(Arc<Weights>);
@@ -42,8 +43,14 @@ impl Model for V4 {
             n_embd: c.n_embd,
             n_vocab: c.n_vocab,
             n_ctx_train: c.n_ctx_train,
-            n_params: self.0.n_params,
+            n_params: self.0.bound.n_params,
+            weights_bytes: self.0.bound.bytes,
         }
+    }
+
+    fn places(&self) -> Option<&Places> {
+        let places = &self.0.bound.places;
+        (places.n_experts() > 0).then_some(places)
     }
 
     fn cost(&self, pos: usize, kv: KvType) -> Cost {
@@ -55,7 +62,12 @@ impl Model for V4 {
         }
     }
 
-    fn state(&self, dev: &dyn Device, options: &StateOptions) -> Result<Box<dyn State>, DeviceError> {
-        Ok(Box::new(state::V4State::new(self.0.clone(), dev, options)?))
+    fn state(
+        &self,
+        dev: &dyn Device,
+        options: &StateOptions,
+        experts: Option<&Arc<Store>>,
+    ) -> Result<Box<dyn State>, DeviceError> {
+        Ok(Box::new(state::V4State::new(self.0.clone(), experts.cloned(), dev, options)?))
     }
 }

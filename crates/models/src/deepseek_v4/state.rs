@@ -15,6 +15,7 @@
 use std::sync::Arc;
 
 use compute::{Compressed, Compressor, Device, DeviceError, F32, Kind, Tensor};
+use experts::Store;
 use quant::RowFormat;
 
 use super::{
@@ -29,6 +30,8 @@ pub(crate) const N_REWIND: usize = 32;
 /// A model with the memory to run on.
 pub(crate) struct V4State {
     pub(crate) weights: Arc<Weights>,
+    /// Who reads them, if they are not among the weights.
+    pub(crate) experts: Option<Arc<Store>>,
     pub(crate) caches: Vec<Cache>,
     pub(crate) buffers: Buffers,
     pub(crate) logits: Tensor, // [N_LOGITS_MAX, n_vocab]
@@ -80,7 +83,12 @@ pub(crate) struct IndexerBuffers {
 }
 
 impl V4State {
-    pub(crate) fn new(weights: Arc<Weights>, dev: &dyn Device, o: &StateOptions) -> Result<V4State, DeviceError> {
+    pub(crate) fn new(
+        weights: Arc<Weights>,
+        experts: Option<Arc<Store>>,
+        dev: &dyn Device,
+        o: &StateOptions,
+    ) -> Result<V4State, DeviceError> {
         let caches = weights.layers.iter().zip(&weights.config.ratios);
         Ok(V4State {
             caches: caches.map(|(l, &r)| Cache::new(&weights.config, &l.attn, r, dev, o)).collect::<Result<_, _>>()?,
@@ -88,6 +96,7 @@ impl V4State {
             logits: dev.alloc(F32, &[N_LOGITS_MAX.min(o.n_batch), weights.config.n_vocab])?,
             n_rewind: N_REWIND.min(o.n_batch),
             weights,
+            experts,
         })
     }
 }

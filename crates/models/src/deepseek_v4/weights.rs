@@ -1,15 +1,18 @@
 //! The tensors, by the names of the GGUF: llama.cpp's and ds4's files share them, types differ.
 
-use compute::{Bank, Device, Pairs, Rope, Tensor};
+use compute::{Device, Pairs, Rope, Tensor};
 use gguf::Gguf;
 
 use super::config::{CSA_RATIO, Config};
-use crate::{Error, Work, loader::Loader};
+use crate::{
+    Error, Residency, Work,
+    loader::{Bound, Experts, Loader},
+};
 
 /// A bound file.
 pub(crate) struct Weights {
     pub(crate) config: Config,
-    pub(crate) n_params: u64,
+    pub(crate) bound: Bound,
     pub(crate) embed: Tensor, // [n_vocab, n_embd]
     pub(crate) layers: Vec<Layer>,
     pub(crate) head: HyperWeights,  // fn [n_stream, n_stream * n_embd], scale [1]
@@ -69,15 +72,15 @@ pub(crate) struct FfnWeights {
     pub(crate) router: Tensor,        // [n_expert, n_embd]
     pub(crate) bias: Option<Tensor>,  // [n_expert]
     pub(crate) table: Option<Tensor>, // [n_vocab, n_used]
-    pub(crate) bank: Bank,
+    pub(crate) experts: Experts,
     pub(crate) shared_gate: Tensor, // [n_ff_shared, n_embd]
     pub(crate) shared_up: Tensor,   // [n_ff_shared, n_embd]
     pub(crate) shared_down: Tensor, // [n_embd, n_ff_shared]
 }
 
 impl Weights {
-    pub(crate) fn load(gguf: &Gguf, dev: &dyn Device) -> Result<Weights, Error> {
-        let l = Loader::new(gguf, dev);
+    pub(crate) fn load(gguf: &Gguf, dev: &dyn Device, residency: Residency) -> Result<Weights, Error> {
+        let l = Loader::new(gguf, dev, residency);
         let c = Config::read(gguf, l.rows_of("token_embd.weight")?)?;
         let rope = |freq: &[f32]| -> Result<Rope, Error> {
             Ok(Rope { freq: l.upload(&[freq.len()], freq)?, pairs: Pairs::Adjacent, tail: true, scale: 1.0 })
@@ -90,7 +93,7 @@ impl Weights {
             head: HyperWeights::load(&l, "output_hc", [n, n * c.n_embd, 1])?,
             output_norm: l.vector("output_norm.weight", &[c.n_embd])?,
             output: l.matrix("output.weight", &[c.n_vocab, c.n_embd])?,
-            n_params: l.finish(|name| c.is_left_out(name))?,
+            bound: l.finish(|name| c.is_left_out(name))?,
             config: c,
         })
     }
@@ -118,8 +121,7 @@ impl Layer {
         let indexer = a.indexer.iter().flat_map(|x| [&x.q_b, &x.proj, &x.compressor.kv, &x.compressor.gate]);
         let compressor = a.compressor.iter().flat_map(|x| [&x.kv, &x.gate]);
         let dense = always.into_iter().chain(shared).chain(indexer).chain(compressor);
-        let bank = [&f.bank.gate, &f.bank.up, &f.bank.down];
-        dense.map(Work::of).chain(bank.map(|b| Work::of_experts(b, n_used))).sum()
+        dense.map(Work::of).chain([f.experts.work.times(n_used)]).sum()
     }
 }
 
@@ -183,18 +185,17 @@ impl FfnWeights {
         let m = &c.moe;
         let hashed = i < m.n_hash_layer;
         let bias = || l.vector(&name("exp_probs_b.bias"), &[m.n_expert]);
-        let table = || l.experts(&name("ffn_gate_tid2eid.weight"), &[c.n_vocab, m.n_used], m.n_expert);
+        let table = || l.expert_numbers(&name("ffn_gate_tid2eid.weight"), &[c.n_vocab, m.n_used], m.n_expert);
         let (up, down) = ([m.n_expert, m.n_ff, c.n_embd], [m.n_expert, c.n_embd, m.n_ff]);
         Ok(FfnWeights {
             norm: l.vector(&name("ffn_norm.weight"), &[c.n_embd])?,
             router: l.matrix(&name("ffn_gate_inp.weight"), &[m.n_expert, c.n_embd])?,
             bias: if hashed { None } else { Some(bias()?) },
             table: if hashed { Some(table()?) } else { None },
-            bank: Bank {
-                gate: l.matrix(&name("ffn_gate_exps.weight"), &up)?,
-                up: l.matrix(&name("ffn_up_exps.weight"), &up)?,
-                down: l.matrix(&name("ffn_down_exps.weight"), &down)?,
-            },
+            experts: l.experts(
+                ["gate", "up", "down"].map(|part| name(&format!("ffn_{part}_exps.weight"))).each_ref().map(|n| &**n),
+                [up, up, down],
+            )?,
             shared_gate: l.matrix(&name("ffn_gate_shexp.weight"), &[m.n_ff_shared, c.n_embd])?,
             shared_up: l.matrix(&name("ffn_up_shexp.weight"), &[m.n_ff_shared, c.n_embd])?,
             shared_down: l.matrix(&name("ffn_down_shexp.weight"), &[c.n_embd, m.n_ff_shared])?,

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use compute::{Attention, Device, DeviceError, F32, Kind, Step, Tensor};
 
 use super::weights::{Layer, Weights};
-use crate::{N_LOGITS_MAX, State, StateOptions};
+use crate::{Error, N_LOGITS_MAX, State, StateOptions};
 
 /// Caches of all layers, and the buffers of one batch.
 pub(crate) struct LlamaState {
@@ -92,13 +92,14 @@ fn bias(dev: &dyn Device, y: &Tensor, b: &Option<Tensor>) {
 }
 
 impl State for LlamaState {
-    fn forward(&self, dev: &dyn Device, step: &Step, layers: Range<usize>) {
+    fn forward(&self, dev: &dyn Device, step: &Step, layers: Range<usize>) -> Result<(), Error> {
         if layers.start == 0 {
             dev.embed(&self.x.slice(0..step.len()), &self.weights.embed, step);
         }
         for (l, cache) in self.weights.layers[layers.clone()].iter().zip(&self.caches[layers]) {
             self.layer(dev, l, cache, step);
         }
+        Ok(())
     }
 
     fn logits(&self, dev: &dyn Device, rows: Range<usize>) -> Tensor {

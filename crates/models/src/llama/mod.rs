@@ -18,23 +18,30 @@ mod weights;
 use std::sync::Arc;
 
 use compute::{Device, DeviceError, Pairs};
+use experts::Store;
 use gguf::Gguf;
 
-use crate::{Cost, Error, KvType, Model, Shape, State, StateOptions, Work};
+use crate::{Cost, Error, KvType, Model, Residency, Shape, State, StateOptions, Work};
 use weights::Weights;
 
 /// Opens a file of `llama`, whose rows are permuted so that neighbours turn together.
-pub(crate) fn open_llama(gguf: &Gguf, dev: &dyn Device) -> Result<Box<dyn Model>, Error> {
-    open(gguf, dev, "llama", Pairs::Adjacent)
+pub(crate) fn open_llama(gguf: &Gguf, dev: &dyn Device, residency: Residency) -> Result<Box<dyn Model>, Error> {
+    open(gguf, dev, residency, "llama", Pairs::Adjacent)
 }
 
 /// Opens a file of `qwen2`.
-pub(crate) fn open_qwen2(gguf: &Gguf, dev: &dyn Device) -> Result<Box<dyn Model>, Error> {
-    open(gguf, dev, "qwen2", Pairs::Halves)
+pub(crate) fn open_qwen2(gguf: &Gguf, dev: &dyn Device, residency: Residency) -> Result<Box<dyn Model>, Error> {
+    open(gguf, dev, residency, "qwen2", Pairs::Halves)
 }
 
-fn open(gguf: &Gguf, dev: &dyn Device, arch: &str, pairs: Pairs) -> Result<Box<dyn Model>, Error> {
-    Ok(Box::new(Llama(Arc::new(Weights::load(gguf, dev, arch, pairs)?))))
+fn open(
+    gguf: &Gguf,
+    dev: &dyn Device,
+    residency: Residency,
+    arch: &str,
+    pairs: Pairs,
+) -> Result<Box<dyn Model>, Error> {
+    Ok(Box::new(Llama(Arc::new(Weights::load(gguf, dev, residency, arch, pairs)?))))
 }
 
 struct Llama(Arc<Weights>);
@@ -47,7 +54,8 @@ impl Model for Llama {
             n_embd: c.n_embd,
             n_vocab: c.n_vocab,
             n_ctx_train: c.n_ctx_train,
-            n_params: self.0.n_params,
+            n_params: self.0.bound.n_params,
+            weights_bytes: self.0.bound.bytes,
         }
     }
 
@@ -63,7 +71,12 @@ impl Model for Llama {
         }
     }
 
-    fn state(&self, dev: &dyn Device, options: &StateOptions) -> Result<Box<dyn State>, DeviceError> {
+    fn state(
+        &self,
+        dev: &dyn Device,
+        options: &StateOptions,
+        _: Option<&Arc<Store>>,
+    ) -> Result<Box<dyn State>, DeviceError> {
         Ok(Box::new(forward::LlamaState::new(self.0.clone(), dev, options)?))
     }
 }

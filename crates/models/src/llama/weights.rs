@@ -4,12 +4,15 @@ use compute::{Device, Pairs, Rope, Tensor};
 use gguf::Gguf;
 
 use super::config::Config;
-use crate::{Error, loader::Loader};
+use crate::{
+    Error, Residency,
+    loader::{Bound, Loader},
+};
 
 /// A bound file.
 pub(crate) struct Weights {
     pub(crate) config: Config,
-    pub(crate) n_params: u64,
+    pub(crate) bound: Bound,
     pub(crate) embed: Tensor, // [n_vocab, n_embd]
     pub(crate) layers: Vec<Layer>,
     pub(crate) output_norm: Tensor, // [n_embd]
@@ -35,8 +38,14 @@ pub(crate) struct Layer {
 }
 
 impl Weights {
-    pub(crate) fn load(gguf: &Gguf, dev: &dyn Device, arch: &str, pairs: Pairs) -> Result<Weights, Error> {
-        let l = Loader::new(gguf, dev);
+    pub(crate) fn load(
+        gguf: &Gguf,
+        dev: &dyn Device,
+        residency: Residency,
+        arch: &str,
+        pairs: Pairs,
+    ) -> Result<Weights, Error> {
+        let l = Loader::new(gguf, dev, residency);
         let c = Config::read(gguf, arch, l.rows_of("token_embd.weight")?)?;
         let embed = l.matrix("token_embd.weight", &[c.n_vocab, c.n_embd])?;
         let output = match l.has("output.weight") {
@@ -47,7 +56,7 @@ impl Weights {
             layers: (0..c.n_layer).map(|i| Layer::load(&l, &c, i)).collect::<Result<_, _>>()?,
             output_norm: l.vector("output_norm.weight", &[c.n_embd])?,
             rope: rope(&l, &c, pairs)?,
-            n_params: l.finish(|_| false)?,
+            bound: l.finish(|_| false)?,
             embed,
             output,
             config: c,

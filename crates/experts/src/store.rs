@@ -1,0 +1,293 @@
+//! Who is where: every expert is absent, being read, or in a slot; and how a batch gets those it chose.
+//!
+//! One lock guards the table and is never held while something is read or computed. An expert that a bank holds is kept by
+//! the count of its slot's owners: the slot can be taken for another read only when the table is the last.
+
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    sync::{Arc, Condvar, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use compute::{Bank, Device, Expert, Tensor};
+
+use crate::{
+    Places, ReadError,
+    arena::{Slot, slots},
+    heat::Heat,
+    reader::{Job, Readers, Source},
+};
+
+/// How long a read may take before the answer that waits for it ends.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What was asked for, and what it cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Experts that were there when a batch chose them.
+    pub n_hits: u64,
+    /// Experts that were read.
+    pub n_misses: u64,
+    /// Bytes of these.
+    pub read_bytes: u64,
+    /// Time in which nothing was computed, for want of an expert.
+    pub stalled: Duration,
+}
+
+/// The experts of all layers, and the arena that holds some of them.
+pub struct Store {
+    places: Places,
+    n_slots: usize,
+    sources: Arc<Vec<Source>>,
+    shared: Arc<Shared>,
+    readers: Readers,
+}
+
+struct Shared {
+    table: Mutex<Table>,
+    changed: Condvar,
+}
+
+struct Table {
+    states: Vec<State>, // layer * n_expert + expert
+    here: Vec<usize>,   // those in a slot, in no order
+    free: Vec<Slot>,
+    heat: Heat,
+    stats: Stats,
+}
+
+enum State {
+    Absent,
+    Reading,
+    Here(Arc<Slot>),
+    /// Until the next who asks is told; then absent.
+    Failed(ReadError),
+}
+
+/// A part of a slot, as a device takes it.
+struct Piece {
+    slot: Arc<Slot>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.slot.bytes()[self.range.clone()]
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// A read has ended.
+    fn land(&self, key: usize, slot: Slot, result: Result<(), ReadError>) {
+        let mut table = self.lock();
+        match result {
+            Ok(()) => {
+                table.states[key] = State::Here(Arc::new(slot));
+                table.here.push(key);
+            }
+            Err(e) => {
+                table.free.push(slot);
+                table.states[key] = State::Failed(e);
+            }
+        }
+        self.changed.notify_all();
+    }
+}
+
+impl Store {
+    /// A store of `n_slots` experts at a time, at least one and at most all; its memory is taken here.
+    ///
+    /// # Errors
+    /// If the files cannot be opened, or there is not enough memory.
+    pub fn new(places: Places, n_slots: usize) -> Result<Store, ReadError> {
+        let (n_slots, bytes) = (n_slots.clamp(1, places.n_experts().max(1)), places.slot_bytes());
+        let error = |source| ReadError::Arena { bytes: n_slots.saturating_mul(bytes), source };
+        let sources = Arc::new(places.files.iter().map(|path| Source::open(path)).collect::<Result<Vec<_>, _>>()?);
+        let table = Table {
+            states: (0..places.n_experts()).map(|_| State::Absent).collect(),
+            here: Vec::with_capacity(n_slots),
+            free: slots(n_slots, bytes).map_err(error)?,
+            heat: Heat::new(places.layers.len(), places.n_expert),
+            stats: Stats::default(),
+        };
+        let shared = Arc::new(Shared { table: Mutex::new(table), changed: Condvar::new() });
+        let done = shared.clone();
+        let done = Arc::new(move |key, slot, result| done.land(key, slot, result));
+        let readers = Readers::new(sources.clone(), done).map_err(error)?;
+        Ok(Store { places, n_slots, sources, shared, readers })
+    }
+
+    /// Experts that there is room for.
+    pub fn n_slots(&self) -> usize {
+        self.n_slots
+    }
+
+    /// The arena's size.
+    pub fn arena_bytes(&self) -> usize {
+        self.n_slots * self.places.slot_bytes()
+    }
+
+    /// What happened since the store was made.
+    pub fn stats(&self) -> Stats {
+        self.shared.lock().stats
+    }
+
+    /// Begins to read what `n_rows` rows chose in a layer, as far as it is not here.
+    ///
+    /// # Panics
+    /// If there is no such layer or expert.
+    pub fn ask(&self, layer: usize, choices: &[i32], n_rows: usize) -> Ask<'_> {
+        let mut sorted = choices.to_vec();
+        sorted.sort_unstable();
+        let mut ask = Ask { store: self, layer, rest: VecDeque::new() };
+        let mut table = self.shared.lock();
+        table.heat.tick(layer);
+        for same in sorted.chunk_by(|a, b| a == b) {
+            let e = same[0] as usize;
+            table.heat.add(layer, e, same.len() as f32 / n_rows as f32);
+            match table.states[self.key(layer, e)] {
+                State::Here(_) => table.stats.n_hits += 1,
+                _ => table.stats.n_misses += 1,
+            }
+            ask.rest.push_back(e);
+        }
+        ask.request(&mut table);
+        drop(table);
+        ask
+    }
+
+    fn key(&self, layer: usize, e: usize) -> usize {
+        assert!(e < self.places.n_expert, "expert {e} of {}", self.places.n_expert);
+        layer * self.places.n_expert + e
+    }
+
+    fn expert(&self, dev: &dyn Device, layer: usize, e: usize, slot: &Arc<Slot>) -> Result<Expert, ReadError> {
+        let extents = self.places.extents(layer, e);
+        let load = |i: usize| -> Result<Tensor, ReadError> {
+            let m = &self.places.layers[layer][i];
+            Ok(dev.load(m.kind, &m.shape, Arc::new(Piece { slot: slot.clone(), range: extents[i].range() }))?)
+        };
+        Ok(Expert { gate: load(0)?, up: load(1)?, down: load(2)? })
+    }
+}
+
+impl Table {
+    /// The coldest expert in a slot that nobody computes with, of those that `may` go.
+    fn coldest(&self, n_expert: usize, may: impl Fn(usize) -> bool) -> Option<usize> {
+        let idle = |key: usize| matches!(&self.states[key], State::Here(slot) if Arc::strong_count(slot) == 1);
+        let candidates = self.here.iter().copied().enumerate().filter(|&(_, key)| may(key) && idle(key));
+        let heat = |key: usize| self.heat.of(key / n_expert, key % n_expert);
+        candidates.min_by(|a, b| heat(a.1).total_cmp(&heat(b.1))).map(|(i, _)| i)
+    }
+
+    /// Its slot, from which it is gone.
+    fn evict(&mut self, i: usize) -> Slot {
+        let key = self.here.swap_remove(i);
+        match std::mem::replace(&mut self.states[key], State::Absent) {
+            State::Here(slot) => Arc::into_inner(slot).expect("nobody else has it"),
+            _ => unreachable!("`here` lists what is in slots"),
+        }
+    }
+}
+
+/// The experts that a batch chose in one layer, and has not yet met.
+pub struct Ask<'a> {
+    store: &'a Store,
+    layer: usize,
+    rest: VecDeque<usize>, // ascending
+}
+
+impl<'a> Ask<'a> {
+    /// Queues reads of what is absent, in the order in which it will be needed, while there are slots.
+    fn request(&self, table: &mut Table) {
+        let store = self.store;
+        for (i, &e) in self.rest.iter().enumerate() {
+            let key = store.key(self.layer, e);
+            if !matches!(table.states[key], State::Absent) {
+                continue;
+            }
+            let Some(slot) = self.room(table, i == 0) else { break };
+            table.states[key] = State::Reading;
+            let extents = store.places.extents(self.layer, e);
+            table.stats.read_bytes += extents.iter().map(|e| e.len as u64).sum::<u64>();
+            store.readers.push(Job { key, extents, slot });
+        }
+    }
+
+    /// A slot for one more expert. What this batch will still need goes only for what it needs now.
+    fn room(&self, table: &mut Table, now: bool) -> Option<Slot> {
+        if let Some(slot) = table.free.pop() {
+            return Some(slot);
+        }
+        let (store, n_expert) = (self.store, self.store.places.n_expert);
+        let ours = |key: usize| key / n_expert == self.layer && self.rest.contains(&(key % n_expert));
+        let other = table.coldest(n_expert, |key| !ours(key));
+        let last = || table.coldest(n_expert, |key| key > store.key(self.layer, self.rest[0]));
+        let victim = if now { other.or_else(last) } else { other };
+        victim.map(|i| table.evict(i))
+    }
+
+    /// Calls `compute` with banks of the experts that were asked for, which together hold each of them once, ascending.
+    ///
+    /// # Errors
+    /// What could not be read, or the device's refusal to hold it. The store stays whole: the next who asks tries again.
+    pub fn each(mut self, dev: &dyn Device, compute: &mut dyn FnMut(&Bank)) -> Result<(), ReadError> {
+        while !self.rest.is_empty() {
+            let here = self.next()?;
+            let load = |(e, slot): &(usize, Arc<Slot>)| Ok((*e, self.store.expert(dev, self.layer, *e, slot)?));
+            let experts = here.iter().map(load).collect::<Result<Vec<_>, ReadError>>()?;
+            compute(&Bank::new(self.store.places.n_expert, experts));
+            drop(here);
+            self.store.shared.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Waits for the next expert; it comes with those after it that are here, as long as half of the slots stay for reads.
+    fn next(&mut self) -> Result<Vec<(usize, Arc<Slot>)>, ReadError> {
+        let store = self.store;
+        let mut table = self.wait()?;
+        let mut here = Vec::new();
+        while here.len() < store.n_slots.div_ceil(2)
+            && let Some(&e) = self.rest.front()
+            && let State::Here(slot) = &table.states[store.key(self.layer, e)]
+        {
+            here.push((e, slot.clone()));
+            self.rest.pop_front();
+        }
+        self.request(&mut table);
+        Ok(here)
+    }
+
+    /// Waits until the first of the rest is here.
+    fn wait(&self) -> Result<MutexGuard<'a, Table>, ReadError> {
+        let (store, key) = (self.store, self.store.key(self.layer, self.rest[0]));
+        let began = Instant::now();
+        let mut table = store.shared.lock();
+        loop {
+            self.request(&mut table);
+            match &mut table.states[key] {
+                State::Here(_) => break,
+                failed @ State::Failed(_) => {
+                    let State::Failed(e) = std::mem::replace(failed, State::Absent) else { unreachable!("just seen") };
+                    return Err(e);
+                }
+                State::Absent | State::Reading => {}
+            }
+            if began.elapsed() > PATIENCE {
+                let extent = &store.places.extents(self.layer, self.rest[0])[0];
+                let (path, offset) = (store.sources[extent.file].path().to_owned(), extent.offset);
+                return Err(ReadError::Stalled { path, offset, seconds: PATIENCE.as_secs() });
+            }
+            let wait = store.shared.changed.wait_timeout(table, Duration::from_secs(1));
+            table = wait.unwrap_or_else(|e| e.into_inner()).0;
+        }
+        table.stats.stalled += began.elapsed();
+        Ok(table)
+    }
+}

@@ -9,7 +9,7 @@ use clap::{
     Args, Parser, Subcommand, ValueEnum, ValueHint,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use engine::{KvType, SamplerOptions};
+use engine::{Budget, Experts, KvType, SamplerOptions};
 use models::Effort;
 
 use crate::{
@@ -87,6 +87,17 @@ pub(crate) struct ModelArgs {
     /// f32: as computed; f16: half the memory; native: as the model was trained to store it.
     #[arg(long, value_name = "TYPE", value_parser = kv_types())]
     pub(crate) kv_type: Option<KvType>,
+
+    /// Read a mixture's experts from the SSD when they are chosen [default: if the model does not fit into memory]
+    #[arg(long)]
+    pub(crate) ssd_streaming: bool,
+
+    /// Memory for experts that are read from the SSD [default: auto]
+    ///
+    /// So many experts, or so much memory (4GB; 1GB is 2^30 bytes), or auto: most of what is free. Implies
+    /// --ssd-streaming.
+    #[arg(long, value_name = "N|NGB|auto", value_parser = expert_cache, allow_negative_numbers = true)]
+    pub(crate) ssd_streaming_cache_experts: Option<Budget>,
 
     /// Where to compute; this version has the CPU only
     #[arg(long, value_name = "NAME", default_value = "cpu", hide = true)]
@@ -334,8 +345,19 @@ impl ModelArgs {
             isa: self.isa.clone(),
             kv: self.kv_type,
             n_batch: self.batch,
+            experts: self.experts(),
             ..engine::Options::new(model)
         })
+    }
+}
+
+impl ModelArgs {
+    fn experts(&self) -> Experts {
+        match self.ssd_streaming_cache_experts {
+            Some(budget) => Experts::Streamed(budget),
+            None if self.ssd_streaming => Experts::Streamed(Budget::Auto),
+            None => Experts::Auto,
+        }
     }
 }
 
@@ -446,6 +468,20 @@ fn batch(text: &str) -> Result<usize, String> {
     between(text, 1..=65536)
 }
 
+/// `auto`, a number of experts, or of bytes in MB or GB.
+fn expert_cache(text: &str) -> Result<Budget, String> {
+    let lower = text.to_lowercase();
+    let bytes = |n: &str, unit: u64| n.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).map(Budget::Bytes);
+    let budget = match (&*lower, lower.strip_suffix("gb"), lower.strip_suffix("mb")) {
+        ("auto", ..) => Some(Budget::Auto),
+        (_, Some(n), _) => bytes(n, 1 << 30),
+        (_, _, Some(n)) => bytes(n, 1 << 20),
+        (n, ..) => n.parse().ok().map(Budget::Count),
+    };
+    let none = [Budget::Count(0), Budget::Bytes(0)];
+    budget.filter(|b| !none.contains(b)).ok_or_else(|| "must be a number of experts, memory as in 4GB, or auto".into())
+}
+
 fn between(text: &str, allowed: RangeInclusive<usize>) -> Result<usize, String> {
     let n = text.parse().ok().filter(|n| allowed.contains(n));
     n.ok_or_else(|| format!("must be a whole number, {} to {}", allowed.start(), allowed.end()))
@@ -456,6 +492,18 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+
+    #[test]
+    fn a_cache_of_experts_is_a_number_or_memory() {
+        let budget = |text: &str| expert_cache(text).ok();
+        assert_eq!(budget("auto"), Some(Budget::Auto));
+        assert_eq!(budget("96"), Some(Budget::Count(96)));
+        assert_eq!(budget("32GB"), Some(Budget::Bytes(32 << 30)));
+        assert_eq!(budget("500mb"), Some(Budget::Bytes(500 << 20)));
+        for wrong in ["", "0", "0GB", "-1", "1.5GB", "GB", "4 GB", "4TB", "99999999999999GB", "all"] {
+            assert_eq!(budget(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn the_table_is_consistent() {

@@ -3,7 +3,8 @@
 
 use crate::error::Error;
 
-const STREAMING: &str = "experts are not read from the SSD yet, so the model has to fit in memory";
+const STREAMING: &str = "the cache of experts starts empty and fills with what is chosen";
+const MEMORY: &str = "free memory is measured, and the cache of experts can be given a size";
 const DISK_KV: &str = "conversations are not kept on disk yet";
 const DRAFTS: &str = "tokens are not drafted ahead yet";
 const GPU: &str = "it computes on the CPU";
@@ -16,8 +17,12 @@ const AGENT: &str = "there is no coding agent yet";
 const PACE: &str = "it always computes at full speed, by exact kernels, in the folder it was started in";
 
 /// Flags and commands by reason. A name that ends in `-` stands for all flags that begin like it.
-const REFUSED: [(&str, &[&str]); 12] = [
-    (STREAMING, &["--ssd-streaming", "--ssd-streaming-", "--expert-profile", "--simulate-used-memory"]),
+const REFUSED: [(&str, &[&str]); 13] = [
+    (
+        STREAMING,
+        &["--ssd-streaming-cold", "--ssd-streaming-full-layers", "--ssd-streaming-preload-experts", "--expert-profile"],
+    ),
+    (MEMORY, &["--simulate-used-memory"]),
     (DISK_KV, &["--kv-disk-", "--kv-cache-"]),
     (DRAFTS, &["--mtp", "--mtp-", "--glm-mtp", "--glm-mtp-timing", "--dspark", "--dspark-"]),
     (GPU, &["--metal", "--cuda", "--rocm", "--gpu-vram", "--gpu-devices", "--cuda-tensor-parallel"]),
@@ -92,8 +97,8 @@ mod tests {
     fn what_ds4_has_is_refused_with_the_reason() {
         let line = |arg| refusal(arg).map(|e| e.to_string());
         assert_eq!(
-            line("--ssd-streaming-cache-experts=32GB").unwrap(),
-            format!("--ssd-streaming-cache-experts is not in this version: {STREAMING}")
+            line("--ssd-streaming-preload-experts=32").unwrap(),
+            format!("--ssd-streaming-preload-experts is not in this version: {STREAMING}")
         );
         assert_eq!(line("--mtp").unwrap(), format!("--mtp is not in this version: {DRAFTS}"));
         assert_eq!(line("--dump-tokens").unwrap(), "--dump-tokens is not in this version");

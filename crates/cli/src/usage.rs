@@ -338,18 +338,18 @@ mod tests {
     #[test]
     fn what_ds4_has_is_refused_by_name() {
         check(
-            &["-m", "x.gguf", "--ssd-streaming", "-p", "Hi"],
+            &["-m", "x.gguf", "--ssd-streaming-cold", "-p", "Hi"],
             expect![[r#"
-            error: --ssd-streaming is not in this version: experts are not read from the SSD yet, so the model has to fit in memory
+            error: --ssd-streaming-cold is not in this version: the cache of experts starts empty and fills with what is chosen
             help: leave the flag out
         "#]],
         );
         check(
-            &["--ssd-streaming-cache-experts", "32GB"],
+            &["--ssd-streaming-cache-experts", "0GB"],
             expect![[r#"
-            error: --ssd-streaming-cache-experts is not in this version: experts are not read from the SSD yet, so the model has to fit in memory
-            help: leave the flag out
-        "#]],
+                error: invalid value '0GB' for '--ssd-streaming-cache-experts <N|NGB|auto>': must be a number of experts, memory as in 4GB, or auto
+                help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+            "#]],
         );
         check(
             &["--kv-disk-dir=/tmp"],

@@ -31,12 +31,21 @@ fn help_is_short_with_one_dash() {
               -V, --version  Print version
 
             Model:
-              -m, --model <FILE>    The model: a GGUF file, or the first one of a split model
-              -t, --threads <N>     Threads to compute with [default: one per physical core]
-                  --isa <NAME>      Instruction set to use, such as avx2 [default: the best there is]
-                  --batch <N>       Tokens computed at a time while reading the prompt [default: 512]
-                  --kv-type <TYPE>  How the KV cache is stored [default: native] [possible values: f32, f16,
-                                    native]
+              -m, --model <FILE>
+                      The model: a GGUF file, or the first one of a split model
+              -t, --threads <N>
+                      Threads to compute with [default: one per physical core]
+                  --isa <NAME>
+                      Instruction set to use, such as avx2 [default: the best there is]
+                  --batch <N>
+                      Tokens computed at a time while reading the prompt [default: 512]
+                  --kv-type <TYPE>
+                      How the KV cache is stored [default: native] [possible values: f32, f16, native]
+                  --ssd-streaming
+                      Read a mixture's experts from the SSD when they are chosen [default: if the model does not
+                      fit into memory]
+                  --ssd-streaming-cache-experts <N|NGB|auto>
+                      Memory for experts that are read from the SSD [default: auto]
 
             Prompt:
               -p, --prompt <TEXT>       Answer this once; -p=TEXT if it begins with a dash
@@ -105,12 +114,21 @@ fn every_command_has_help() {
               -h, --help              Print help (see more with '--help')
 
             Model:
-              -m, --model <FILE>    The model: a GGUF file, or the first one of a split model
-              -t, --threads <N>     Threads to compute with [default: one per physical core]
-                  --isa <NAME>      Instruction set to use, such as avx2 [default: the best there is]
-                  --batch <N>       Tokens computed at a time while reading the prompt [default: 512]
-                  --kv-type <TYPE>  How the KV cache is stored [default: native] [possible values: f32, f16,
-                                    native]
+              -m, --model <FILE>
+                      The model: a GGUF file, or the first one of a split model
+              -t, --threads <N>
+                      Threads to compute with [default: one per physical core]
+                  --isa <NAME>
+                      Instruction set to use, such as avx2 [default: the best there is]
+                  --batch <N>
+                      Tokens computed at a time while reading the prompt [default: 512]
+                  --kv-type <TYPE>
+                      How the KV cache is stored [default: native] [possible values: f32, f16, native]
+                  --ssd-streaming
+                      Read a mixture's experts from the SSD when they are chosen [default: if the model does not
+                      fit into memory]
+                  --ssd-streaming-cache-experts <N|NGB|auto>
+                      Memory for experts that are read from the SSD [default: auto]
             exit 0
         "#]],
     );
@@ -129,12 +147,21 @@ fn every_command_has_help() {
               -h, --help           Print help (see more with '--help')
 
             Model:
-              -m, --model <FILE>    The model: a GGUF file, or the first one of a split model
-              -t, --threads <N>     Threads to compute with [default: one per physical core]
-                  --isa <NAME>      Instruction set to use, such as avx2 [default: the best there is]
-                  --batch <N>       Tokens computed at a time while reading the prompt [default: 512]
-                  --kv-type <TYPE>  How the KV cache is stored [default: native] [possible values: f32, f16,
-                                    native]
+              -m, --model <FILE>
+                      The model: a GGUF file, or the first one of a split model
+              -t, --threads <N>
+                      Threads to compute with [default: one per physical core]
+                  --isa <NAME>
+                      Instruction set to use, such as avx2 [default: the best there is]
+                  --batch <N>
+                      Tokens computed at a time while reading the prompt [default: 512]
+                  --kv-type <TYPE>
+                      How the KV cache is stored [default: native] [possible values: f32, f16, native]
+                  --ssd-streaming
+                      Read a mixture's experts from the SSD when they are chosen [default: if the model does not
+                      fit into memory]
+                  --ssd-streaming-cache-experts <N|NGB|auto>
+                      Memory for experts that are read from the SSD [default: auto]
             exit 0
         "#]],
     );
@@ -198,9 +225,9 @@ fn wrong_flags_end_in_two_lines_and_exit_status_2() {
         "#]],
     );
     check(
-        &["-m", "x.gguf", "--ssd-streaming"],
+        &["-m", "x.gguf", "--ssd-streaming-cold"],
         expect![[r#"
-        error: --ssd-streaming is not in this version: experts are not read from the SSD yet, so the model has to fit in memory
+        error: --ssd-streaming-cold is not in this version: the cache of experts starts empty and fills with what is chosen
         help: leave the flag out
         exit 2
     "#]],

@@ -41,7 +41,8 @@ fn streamed_logits_are_the_resident_ones() {
                 let engine = open(file(name), Experts::Streamed(Budget::Count(n_slots)), n_batch);
                 assert!(logits(&engine) == expected, "{name}, batches of {n_batch}, {n_slots} slots");
                 let stats = engine.expert_stats().expect("it streams");
-                let n_experts = engine.plan(64).unwrap_or_else(|e| panic!("{e}")).experts.expect("it streams").n_experts;
+                let n_experts =
+                    engine.plan(64).unwrap_or_else(|e| panic!("{e}")).experts.expect("it streams").n_experts;
                 assert!(stats.n_misses > 0 && stats.read_bytes > 0);
                 assert!(n_slots < usize::MAX || stats.n_misses <= n_experts as u64, "nothing is read twice: {stats:?}");
             }

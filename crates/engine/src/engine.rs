@@ -317,17 +317,15 @@ fn open_model(gguf: &Gguf, dev: &dyn Device, experts: Experts) -> Result<(Box<dy
 /// Experts that the cache holds: as many as were asked for, if there is memory for them.
 fn n_slots(budget: Budget, slot_bytes: u64, n_experts: usize) -> Result<usize, Error> {
     let available_bytes = machine::available_bytes().unwrap_or(u64::MAX);
-    let n = match budget {
-        Budget::Auto => available_bytes / 4 * 3 / slot_bytes,
-        Budget::Count(n) => n as u64,
-        Budget::Bytes(bytes) => bytes / slot_bytes,
+    let bytes = match budget {
+        Budget::Auto => available_bytes / 4 * 3,
+        Budget::Count(n) => slot_bytes.saturating_mul(n as u64),
+        Budget::Bytes(bytes) => bytes,
     };
-    let n = n.min(n_experts as u64);
+    let n = (bytes / slot_bytes).min(n_experts as u64);
     match n * slot_bytes {
-        0 => Err(Error::ExpertCache { slot_bytes, needed_bytes: slot_bytes, available_bytes }),
-        needed_bytes if needed_bytes > available_bytes => {
-            Err(Error::ExpertCache { slot_bytes, needed_bytes, available_bytes })
-        }
+        0 => Err(Error::NoRoomForExperts { bytes, slot_bytes }),
+        needed_bytes if needed_bytes > available_bytes => Err(Error::ExpertCache { needed_bytes, available_bytes }),
         _ => Ok(n as usize),
     }
 }

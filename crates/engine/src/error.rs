@@ -63,15 +63,19 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// A cache of experts that holds none, or does not fit into memory.
-    #[error(
-        "a cache of {} MiB for experts of {} MiB each, with {} MiB available",
-        needed_bytes >> 20, slot_bytes.div_ceil(1 << 20), available_bytes >> 20
-    )]
-    ExpertCache {
+    /// A cache of experts that has no room for one.
+    #[error("a cache of {} KiB holds no expert: one takes {} KiB", bytes >> 10, slot_bytes >> 10)]
+    NoRoomForExperts {
+        /// What was asked for, or is free.
+        bytes: u64,
         /// Bytes of one.
         slot_bytes: u64,
-        /// Bytes that it would take: at least one expert's.
+    },
+
+    /// A cache of experts that does not fit into memory.
+    #[error("a cache of {} MiB for experts, but {} MiB are available", needed_bytes >> 20, available_bytes >> 20)]
+    ExpertCache {
+        /// Bytes that it would take.
         needed_bytes: u64,
         /// Bytes that there are.
         available_bytes: u64,
@@ -157,7 +161,8 @@ impl Error {
             Error::ContextSize { .. } => "choose a context that the model was trained for".into(),
             Error::ContextFull { .. } => "ask for a larger context, or send less text".into(),
             Error::NoExperts { .. } => "such a model has to fit into memory: run it without streaming".into(),
-            Error::ExpertCache { .. } => "ask for room for some experts, and no more than there is".into(),
+            Error::NoRoomForExperts { .. } => "give the cache more memory, or close other programs".into(),
+            Error::ExpertCache { .. } => "ask for a smaller cache, or close other programs".into(),
             Error::NoVocabulary => "take a file with a vocabulary; this one takes and gives raw token ids only".into(),
             Error::NoMarker { .. } => {
                 "complete raw text with this file, or take another conversion of the model".into()

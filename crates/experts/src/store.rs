@@ -5,7 +5,8 @@
 
 use std::{
     collections::VecDeque,
-    ops::Range,
+    iter::Sum,
+    ops::{Range, Sub},
     sync::{Arc, Condvar, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
@@ -33,6 +34,37 @@ pub struct Stats {
     pub read_bytes: u64,
     /// Time in which nothing was computed, for want of an expert.
     pub stalled: Duration,
+}
+
+impl Stats {
+    /// Of what was chosen, the part that was there.
+    pub fn hit_rate(&self) -> f64 {
+        self.n_hits as f64 / (self.n_hits + self.n_misses).max(1) as f64
+    }
+}
+
+impl Sub for Stats {
+    type Output = Stats;
+
+    fn sub(self, before: Stats) -> Stats {
+        Stats {
+            n_hits: self.n_hits - before.n_hits,
+            n_misses: self.n_misses - before.n_misses,
+            read_bytes: self.read_bytes - before.read_bytes,
+            stalled: self.stalled - before.stalled,
+        }
+    }
+}
+
+impl Sum for Stats {
+    fn sum<I: Iterator<Item = Stats>>(parts: I) -> Stats {
+        parts.fold(Stats::default(), |a, b| Stats {
+            n_hits: a.n_hits + b.n_hits,
+            n_misses: a.n_misses + b.n_misses,
+            read_bytes: a.read_bytes + b.read_bytes,
+            stalled: a.stalled + b.stalled,
+        })
+    }
 }
 
 /// The experts of all layers, and the arena that holds some of them.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use engine::{Cost, Engine, Error, Limits, Session};
+use engine::{Cost, Engine, Error, Limits, Session, Stats};
 use tokenizer::TokenId;
 
 /// What is measured.
@@ -48,17 +48,23 @@ pub(crate) struct Test {
     pub(crate) seconds: Vec<f64>,
     /// What a token costs: multiply-adds with weights in prefill; bytes of weights and caches in decode.
     pub(crate) work: f64,
+    /// What streaming experts took in all of it.
+    pub(crate) experts: Option<Stats>,
 }
 
+/// Something done once: its seconds, and what its experts took.
+type Run = (f64, Option<Stats>);
+
 impl Test {
-    fn new(engine: &Engine, kind: Kind, n: usize, n_depth: usize, seconds: Vec<f64>) -> Test {
+    fn new(engine: &Engine, kind: Kind, n: usize, n_depth: usize, runs: &[Run]) -> Test {
         // Caches grow while tokens are decoded: the one in the middle stands for all.
         let Cost { layers, logits, attention } = engine.cost(n_depth + n / 2);
         let work = match kind {
             Kind::Prefill => layers.n_mac as f64 + logits.n_mac as f64 / n as f64,
             Kind::Decode => (layers + logits + attention).n_bytes as f64,
         };
-        Test { kind, n, n_depth, seconds, work }
+        let experts = runs.iter().map(|run| run.1).sum();
+        Test { kind, n, n_depth, seconds: runs.iter().map(|run| run.0).collect(), work, experts }
     }
 
     /// Tokens per second, slowest first.
@@ -95,8 +101,8 @@ impl<'a> Bench<'a> {
     /// Does both kinds of work once, unmeasured.
     pub(crate) fn new(engine: &'a Engine, session: Session, n_prompt: usize) -> Result<Bench<'a>, Error> {
         let mut bench = Bench { engine, session };
-        bench.seconds(Kind::Prefill, n_prompt.max(1), 0)?;
-        bench.seconds(Kind::Decode, 2.min(bench.session.n_ctx()), 0)?;
+        bench.run(Kind::Prefill, n_prompt.max(1), 0)?;
+        bench.run(Kind::Decode, 2.min(bench.session.n_ctx()), 0)?;
         Ok(bench)
     }
 
@@ -111,17 +117,17 @@ impl<'a> Bench<'a> {
     ) -> Result<Test, Error> {
         let mut timed = |i: usize| {
             progress(i);
-            self.seconds(kind, n, n_depth)
+            self.run(kind, n, n_depth)
         };
-        let seconds = (0..reps).map(&mut timed).collect::<Result<_, _>>()?;
-        Ok(Test::new(self.engine, kind, n, n_depth, seconds))
+        let runs = (0..reps).map(&mut timed).collect::<Result<Vec<_>, _>>()?;
+        Ok(Test::new(self.engine, kind, n, n_depth, &runs))
     }
 
-    fn seconds(&mut self, kind: Kind, n: usize, n_depth: usize) -> Result<f64, Error> {
+    fn run(&mut self, kind: Kind, n: usize, n_depth: usize) -> Result<Run, Error> {
         self.session.rewind(n_depth.min(self.session.tokens().len()))?;
         self.session.sync(&self.ids(n_depth))?;
         match kind {
-            Kind::Prefill => self.grow(n_depth + n).map(|(_, seconds)| seconds),
+            Kind::Prefill => self.grow(n_depth + n).map(|(_, run)| run),
             Kind::Decode => self.decode(n),
         }
     }
@@ -138,30 +144,36 @@ impl<'a> Bench<'a> {
 
     /// Grows the context to `n_ctx` tokens, measured, and decodes `n_gen` behind them, measured too and dropped again.
     pub(crate) fn step(&mut self, n_ctx: usize, n_gen: usize) -> Result<Vec<Test>, Error> {
-        let (n, seconds) = self.grow(n_ctx)?;
-        let mut tests = vec![Test::new(self.engine, Kind::Prefill, n, n_ctx - n, vec![seconds])];
+        let (n, run) = self.grow(n_ctx)?;
+        let mut tests = vec![Test::new(self.engine, Kind::Prefill, n, n_ctx - n, &[run])];
         if n_gen > 0 {
-            let seconds = self.decode(n_gen)?;
+            let run = self.decode(n_gen)?;
             self.session.rewind(n_ctx)?;
-            tests.push(Test::new(self.engine, Kind::Decode, n_gen, n_ctx, vec![seconds]));
+            tests.push(Test::new(self.engine, Kind::Decode, n_gen, n_ctx, &[run]));
         }
         Ok(tests)
     }
 
-    /// Computes what is missing of `n_ctx` tokens at once; how many that were, and their seconds.
-    fn grow(&mut self, n_ctx: usize) -> Result<(usize, f64), Error> {
+    /// Computes what is missing of `n_ctx` tokens at once; how many that were, and what they took.
+    fn grow(&mut self, n_ctx: usize) -> Result<(usize, Run), Error> {
         let ids = self.ids(n_ctx);
-        let start = Instant::now();
-        let synced = self.session.sync(&ids)?;
-        Ok((synced.computed, start.elapsed().as_secs_f64()))
+        let (synced, run) = self.timed(|session| session.sync(&ids))?;
+        Ok((synced.computed, run))
     }
 
-    /// Seconds to compute the next `n` tokens one by one.
-    fn decode(&mut self, n: usize) -> Result<f64, Error> {
+    /// What it takes to compute the next `n` tokens one by one.
+    fn decode(&mut self, n: usize) -> Result<Run, Error> {
         let ids = self.ids(self.session.tokens().len() + n).split_off(self.session.tokens().len());
-        let start = Instant::now();
-        ids.into_iter().try_for_each(|id| self.session.push(id))?;
-        Ok(start.elapsed().as_secs_f64())
+        let ((), run) = self.timed(|session| ids.into_iter().try_for_each(|id| session.push(id)))?;
+        Ok(run)
+    }
+
+    fn timed<R>(&mut self, work: impl FnOnce(&mut Session) -> Result<R, Error>) -> Result<(R, Run), Error> {
+        let (before, start) = (self.engine.expert_stats(), Instant::now());
+        let result = work(&mut self.session)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let experts = self.engine.expert_stats().zip(before).map(|(after, before)| after - before);
+        Ok((result, (seconds, experts)))
     }
 
     /// Arbitrary tokens (Knuth's multiplicative hash), always the same.

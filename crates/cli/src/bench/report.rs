@@ -55,8 +55,8 @@ impl Form {
     }
 }
 
-const CSV_HEAD: &str =
-    "kind,n_depth,n,runs,median_tps,min_tps,max_tps,work,share,read_gbps,int8_gmacs,kv_bytes_per_token\n";
+const CSV_HEAD: &str = "kind,n_depth,n,runs,median_tps,min_tps,max_tps,work,share,read_gbps,int8_gmacs,kv_bytes_per_token,\
+     expert_hit_rate,expert_bytes_per_token,stalled_share\n";
 
 /// What comes before the first measurement.
 pub(crate) fn head(form: Form, about: &About) -> String {
@@ -134,7 +134,30 @@ fn text_row(about: &About, test: &Test) -> String {
         depth => format!("{} {} behind {depth}", test.kind.name(), test.n),
     };
     let line = format!("{name:24}  {:>9.2}  {min:>9.2}  {max:>9.2}  {n:>4}  {}", test.median(), share(about, test));
-    format!("{}\n", line.trim_end())
+    let experts = Streaming::of(test).map_or(String::new(), |s| {
+        let (hits, stalled) = (100.0 * s.hit_rate, 100.0 * s.stalled_share);
+        let bytes = units::bytes(s.bytes_per_token as u64);
+        format!("  experts: {hits:.0} % here, {bytes} read per token, {stalled:.0} % of the time awaited\n")
+    });
+    format!("{}\n{experts}", line.trim_end())
+}
+
+/// What streaming experts took in a measurement.
+struct Streaming {
+    hit_rate: f64,
+    bytes_per_token: f64,
+    stalled_share: f64,
+}
+
+impl Streaming {
+    fn of(test: &Test) -> Option<Streaming> {
+        let stats = test.experts?;
+        Some(Streaming {
+            hit_rate: stats.hit_rate(),
+            bytes_per_token: stats.read_bytes as f64 / (test.n * test.seconds.len()) as f64,
+            stalled_share: stats.stalled.as_secs_f64() / test.seconds.iter().sum::<f64>().max(1e-9),
+        })
+    }
 }
 
 fn sweep_row(about: &About, tests: &[Test]) -> String {
@@ -157,7 +180,7 @@ fn csv_row(about: &About, test: &Test) -> String {
     let (min, max, n) = (rates[0], rates[rates.len() - 1], rates.len());
     let known = |figure: &dyn Fn(&Limits) -> String| limits.map(figure).unwrap_or_default();
     format!(
-        "{},{},{},{n},{:.3},{min:.3},{max:.3},{:.0},{},{},{},{}\n",
+        "{},{},{},{n},{:.3},{min:.3},{max:.3},{:.0},{},{},{},{},{}\n",
         test.kind.name(),
         test.n_depth,
         test.n,
@@ -167,6 +190,8 @@ fn csv_row(about: &About, test: &Test) -> String {
         known(&|l| format!("{:.2}", l.read_gbps)),
         known(&|l| format!("{:.1}", l.int8_gmacs)),
         about.kv_bytes,
+        Streaming::of(test)
+            .map_or(",,".into(), |s| { format!("{:.4},{:.0},{:.4}", s.hit_rate, s.bytes_per_token, s.stalled_share) }),
     )
 }
 
@@ -193,12 +218,15 @@ fn test_json(limits: Option<&Limits>, test: &Test) -> Value {
         "kind": test.kind.name(), "n": test.n, "n_depth": test.n_depth, "seconds": test.seconds,
         "median_tps": test.median(), "min_tps": rates[0], "max_tps": rates[rates.len() - 1],
         "work": test.work, "share": limits.map(|l| test.share(l)),
+        "experts": Streaming::of(test).map(|s| json!({
+            "hit_rate": s.hit_rate, "bytes_per_token": s.bytes_per_token, "stalled_share": s.stalled_share,
+        })),
     })
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use engine::Work;
+    use engine::{Stats, Work};
     use expect_test::{Expect, expect};
 
     use super::*;
@@ -214,7 +242,14 @@ pub(super) mod tests {
             cost: Cost { layers: work(1_000_000, 900_000), logits: work(100_000, 90_000), attention: work(50, 9) },
             kv_bytes: 512,
         };
-        let test = |kind, n, n_depth, seconds: &[f64], work| Test { kind, n, n_depth, seconds: seconds.into(), work };
+        let test = |kind, n, n_depth, seconds: &[f64], work| Test {
+            kind,
+            n,
+            n_depth,
+            seconds: seconds.into(),
+            work,
+            experts: None,
+        };
         let tests = [
             test(Kind::Prefill, 512, 0, &[2.0, 1.0, 4.0], 900_000.0),
             test(Kind::Decode, 10, 512, &[1.0, 2.0], 1_125_000.0),
@@ -273,12 +308,12 @@ pub(super) mod tests {
         check(
             Form::Csv,
             expect![[r#"
-            kind,n_depth,n,runs,median_tps,min_tps,max_tps,work,share,read_gbps,int8_gmacs,kv_bytes_per_token
-            prefill,0,512,3,256.000,128.000,512.000,900000,0.2304,0.02,1.0,512
-            decode,512,10,2,7.500,5.000,10.000,1125000,0.4219,0.02,1.0,512
-            prefill,512,512,1,204.800,204.800,204.800,900000,0.1843,0.02,1.0,512
-            decode,1024,10,1,10.000,10.000,10.000,1150000,0.5750,0.02,1.0,512
-        "#]],
+                kind,n_depth,n,runs,median_tps,min_tps,max_tps,work,share,read_gbps,int8_gmacs,kv_bytes_per_token,expert_hit_rate,expert_bytes_per_token,stalled_share
+                prefill,0,512,3,256.000,128.000,512.000,900000,0.2304,0.02,1.0,512,,,
+                decode,512,10,2,7.500,5.000,10.000,1125000,0.4219,0.02,1.0,512,,,
+                prefill,512,512,1,204.800,204.800,204.800,900000,0.1843,0.02,1.0,512,,,
+                decode,1024,10,1,10.000,10.000,10.000,1150000,0.5750,0.02,1.0,512,,,
+            "#]],
         );
     }
 
@@ -287,42 +322,57 @@ pub(super) mod tests {
         check(
             Form::Json,
             expect![[r#"
-            {
-              "version": "0.1.0",
-              "machine": "Z80, 2 cores",
-              "model": "tiny <1>, llama, 1.0 M parameters",
-              "device": "CPU (Z, 1 threads), KV native, batch 512",
-              "limits": {
-                "read_gbps": 0.02,
-                "read_bytes": 67108864,
-                "int8_gmacs": 1.0,
-                "int8_by": "mul"
-              },
-              "token": {
-                "weight_bytes": 1100000,
-                "macs": 900000,
-                "logits_macs": 90000,
-                "kv_bytes": 512
-              },
-              "tests": [
                 {
-                  "kind": "decode",
-                  "n": 10,
-                  "n_depth": 512,
-                  "seconds": [
-                    1.0,
-                    2.0
-                  ],
-                  "median_tps": 7.5,
-                  "min_tps": 5.0,
-                  "max_tps": 10.0,
-                  "work": 1125000.0,
-                  "share": 0.421875
+                  "version": "0.1.0",
+                  "machine": "Z80, 2 cores",
+                  "model": "tiny <1>, llama, 1.0 M parameters",
+                  "device": "CPU (Z, 1 threads), KV native, batch 512",
+                  "limits": {
+                    "read_gbps": 0.02,
+                    "read_bytes": 67108864,
+                    "int8_gmacs": 1.0,
+                    "int8_by": "mul"
+                  },
+                  "token": {
+                    "weight_bytes": 1100000,
+                    "macs": 900000,
+                    "logits_macs": 90000,
+                    "kv_bytes": 512
+                  },
+                  "tests": [
+                    {
+                      "kind": "decode",
+                      "n": 10,
+                      "n_depth": 512,
+                      "seconds": [
+                        1.0,
+                        2.0
+                      ],
+                      "median_tps": 7.5,
+                      "min_tps": 5.0,
+                      "max_tps": 10.0,
+                      "work": 1125000.0,
+                      "share": 0.421875,
+                      "experts": null
+                    }
+                  ]
                 }
-              ]
-            }
-        "#]],
+            "#]],
         );
+    }
+
+    #[test]
+    fn streamed_experts_have_figures_of_their_own() {
+        let (about, tests) = example();
+        let stalled = std::time::Duration::from_millis(750);
+        let stats = Stats { n_hits: 30, n_misses: 10, read_bytes: 40 << 20, stalled };
+        let test = Test { experts: Some(stats), ..tests[1].clone() };
+        let row = text_row(&about, &test);
+        let second = row.lines().nth(1).unwrap_or_default();
+        assert_eq!(second, "  experts: 75 % here, 2.0 MiB read per token, 25 % of the time awaited");
+        assert!(csv_row(&about, &test).ends_with(",512,0.7500,2097152,0.2500\n"));
+        let json = &test_json(None, &test)["experts"];
+        assert_eq!(*json, json!({ "hit_rate": 0.75, "bytes_per_token": 2097152.0, "stalled_share": 0.25 }));
     }
 
     #[test]
@@ -330,7 +380,7 @@ pub(super) mod tests {
         let (about, tests) = example();
         let about = About { limits: None, ..about };
         assert_eq!(text_row(&about, &tests[0]).split_whitespace().last(), Some("3"));
-        assert!(csv_row(&about, &tests[0]).ends_with(",900000,,,,512\n"));
+        assert!(csv_row(&about, &tests[0]).ends_with(",900000,,,,512,,,\n"));
         assert!(introduction(&about).contains("limits   unknown\n"));
         assert_eq!(test_json(None, &tests[0])["share"], Value::Null);
     }

@@ -250,14 +250,14 @@ pub(crate) fn choose(cpu: &Cpu, chosen: &Tensor, q: &Tensor, weight: &Tensor, c:
                 score(unsafe { all.get(rows.clone()) }, 0, rows.start);
             });
         }
-        row::top(chosen, all);
+        let _ = row::top(chosen, all);
     } else {
         cpu.pool.rows(chosen, k, 1, &|t, chosen| {
             let mut all = vec![0.0; n_seen(t)];
             if all.len() > k {
                 score(&mut all, t, 0);
             }
-            row::top(chosen, &all);
+            let _ = row::top(chosen, &all);
         });
     }
 }

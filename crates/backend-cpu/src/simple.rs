@@ -223,7 +223,9 @@ pub(crate) fn route(cpu: &Cpu, experts: &Tensor, weights: &Tensor, logits: &Tens
             }
             None => {
                 let scores = p.iter().enumerate().map(|(e, p)| p + bias.map_or(0.0, |b| b[e]));
-                row::top(&mut experts, &scores.collect::<Vec<f32>>());
+                if !row::top(&mut experts, &scores.collect::<Vec<f32>>()) {
+                    p.fill(f32::NAN);
+                }
             }
         }
         let mut weights = vec![0.0; k];

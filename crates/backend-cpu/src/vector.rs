@@ -126,7 +126,8 @@ fn exp_sum<const FMA: bool>(x: &mut [f32], max: f32) -> f32 {
 fn swiglu<const FMA: bool>(gate: &mut [f32], up: &[f32], limit: f32, scale: f32) {
     for (g, &u) in gate.iter_mut().zip(up) {
         let x = if *g > limit { limit } else { *g }; // `min` would make a number of NaN
-        *g = x / (1.0 + exp::<FMA>(-x)) * u.clamp(-limit, limit) * scale;
+        let odd = 0.0 * *g + 0.0 * u; // 0, or NaN where the limit would make a number of infinity
+        *g = x / (1.0 + exp::<FMA>(-x)) * u.clamp(-limit, limit) * scale + odd;
     }
 }
 

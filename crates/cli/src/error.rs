@@ -254,6 +254,7 @@ fn shorten(mut text: String) -> String {
 fn engine_hint(error: &engine::Error) -> String {
     use engine::Error::{ContextFull, Device, InstructionSet, Memory, Model, NoVocabulary, Token};
     match error {
+        Device(engine::DeviceError::Threads { .. }) => "ask for fewer with --threads".into(),
         Memory { .. } | Device(_) => "ask for a smaller context with --ctx, or close other programs".into(),
         ContextFull { .. } => "ask for a larger context with --ctx, or send less text".into(),
         InstructionSet { .. } => "give --isa one of those, or leave it out for the best of them".into(),

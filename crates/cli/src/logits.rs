@@ -19,12 +19,7 @@ use crate::{
 
 /// Computes and writes them.
 pub(crate) fn run(args: &LogitsArgs) -> Result<(), Error> {
-    if args.out.as_os_str() == "-" {
-        return Err(Error::Usage {
-            what: "--out -: logits are not written to standard output".into(),
-            help: "give a file or a named pipe; ./- is a file of that name".into(),
-        });
-    }
+    output::check_name(&args.out)?;
     let ids = read_ids(args)?;
     output::never_over(&args.out, &args.tokens)?;
     let options = args.model.options()?;

@@ -50,6 +50,23 @@ pub(crate) fn never_over(out: &Path, input: &Path) -> Result<(), Error> {
     }
 }
 
+/// Refuses what cannot be the name of a result, before there is one: standard output, and folders.
+///
+/// # Errors
+/// [`Error::Usage`], [`Error::Write`].
+pub(crate) fn check_name(path: &Path) -> Result<(), Error> {
+    if path.as_os_str() == "-" {
+        return Err(Error::Usage {
+            what: "-: such results are not written to standard output".into(),
+            help: "give a file or a named pipe; ./- is a file of that name".into(),
+        });
+    }
+    if path.as_os_str().as_encoded_bytes().ends_with(std::path::MAIN_SEPARATOR_STR.as_bytes()) {
+        return Err(Error::Write { path: path.into(), source: io::ErrorKind::IsADirectory.into() });
+    }
+    Ok(())
+}
+
 /// A file that appears under its name when it is complete. Dropped before, it leaves nothing behind.
 pub(crate) struct NewFile {
     path: PathBuf,

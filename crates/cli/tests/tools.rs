@@ -383,7 +383,7 @@ fn logits_are_not_written_to_stdout_nor_to_a_dash() {
     let (model, tokens) = (file("llama/micro.gguf"), file("llama/micro.tokens"));
     let ran = run(&["logits", "-m", &model, "--tokens", &tokens, "-o", "-"]);
     expect![[r#"
-        error: --out -: logits are not written to standard output
+        error: -: such results are not written to standard output
         help: give a file or a named pipe; ./- is a file of that name
         exit 2
     "#]]

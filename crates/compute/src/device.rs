@@ -348,7 +348,7 @@ pub trait Device: Memory {
     }
 
     /// Experts of each row, ascending, `[t, k]`, and their weights, from the router's logits `[t, n_expert]`. Of equal
-    /// scores the lower expert wins.
+    /// scores the lower expert wins. If one of the scores is no number, neither are the weights.
     fn route(&self, experts: &Tensor, weights: &Tensor, logits: &Tensor, r: &Router, step: &Step) {
         reference::route(self, experts, weights, logits, r, step);
     }

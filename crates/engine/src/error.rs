@@ -156,6 +156,7 @@ impl Error {
             Error::Tokenizer { source, .. } => source.hint().to_string(),
             Error::Vocabulary { .. } => "the file was converted wrongly; download or convert it again".into(),
             Error::InstructionSet { .. } => "ask for one of those, or leave the choice to the program".into(),
+            Error::Device(DeviceError::Threads { .. }) => "ask for fewer threads".into(),
             Error::Device(_) => "close other programs, or ask for a smaller context".into(),
             Error::Memory { .. } => "ask for a smaller context, or close other programs".into(),
             Error::ContextSize { .. } => "choose a context that the model was trained for".into(),

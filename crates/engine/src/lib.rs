@@ -22,7 +22,7 @@ mod session;
 mod stop;
 
 pub use answer::{Answer, AnswerOptions, Stop, answer};
-pub use compute::Limits;
+pub use compute::{DeviceError, Limits};
 pub use engine::{Budget, Engine, Experts, Loading, ModelInfo, Options};
 pub use error::Error;
 pub use experts::Stats;

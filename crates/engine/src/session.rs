@@ -287,7 +287,7 @@ impl Session {
         let row = self.bytes[i * row_bytes..][..row_bytes].as_chunks().0;
         self.logits.clear();
         self.logits.extend(row.iter().map(|b| f32::from_le_bytes(*b)));
-        if self.logits.iter().any(|v| v.is_nan()) {
+        if self.logits.iter().any(|&v| v.is_nan() || v == f32::INFINITY) {
             self.logits.clear();
             return Err(Error::NoNumbers { path: self.engine.path().to_path_buf(), pos });
         }

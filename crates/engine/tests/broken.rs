@@ -7,6 +7,36 @@ use std::{fs, ops::ControlFlow, path::PathBuf};
 use common::copy_with;
 use engine::{Engine, Options};
 
+/// Opens a copy of a golden model, one of whose tensors begins with other bytes.
+fn broken(name: &str, tensor: &str, start: &[u8]) -> Engine {
+    let from = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name);
+    let to = std::env::temp_dir().join(format!("broken-{}-{tensor}.gguf", std::process::id()));
+    copy_with(&from, &to, |t, mut bytes| {
+        if t.name == tensor {
+            bytes[..start.len()].copy_from_slice(start);
+        }
+        (t.element, bytes)
+    });
+    let engine = Engine::open(&Options::new(&to)).unwrap_or_else(|e| panic!("{e}"));
+    fs::remove_file(&to).unwrap_or_else(|e| panic!("{e}"));
+    engine
+}
+
+#[test]
+fn damage_that_limits_and_choices_could_hide_is_an_error_too() {
+    let (nan, inf) = (f32::NAN.to_le_bytes(), f32::INFINITY.to_le_bytes());
+    let cases = [
+        ("llama/micro.gguf", "blk.1.attn_v.weight", 0x7c00u16.to_le_bytes().to_vec()), // cached as halves
+        ("deepseek_v4/micro-flash.gguf", "blk.3.exp_probs_b.bias", nan.to_vec()),      // which only chooses experts
+        ("deepseek_v4/micro-flash.gguf", "blk.3.ffn_up_shexp.weight", inf.to_vec()),   // meets a limit
+    ];
+    for (file, tensor, start) in cases {
+        let mut session = broken(file, tensor, &start).session(16).unwrap_or_else(|e| panic!("{e}"));
+        let error = session.sync(&[1, 2, 3]).expect_err(tensor).to_string();
+        assert!(error.ends_with("the weights give no numbers at position 2"), "{tensor}: {error}");
+    }
+}
+
 #[test]
 fn logits_that_are_no_numbers_are_an_error() {
     let from = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/llama/micro.gguf");

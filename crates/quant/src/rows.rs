@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! F32   4n bytes                                        exact
-//! F16   2n bytes                                        beyond 65504, and infinity, becomes 65504
+//! F16   2n bytes                                        beyond 65504 becomes 65504
 //!
 //! Fp8 { n_rope }    m = n - n_rope values without a position, then n_rope with one
 //!       | q[0] ... q[m-1] | e[0] ... e[ceil(m/64)-1] | p[0] ... p[n_rope-1] |
@@ -17,7 +17,7 @@
 //! What comes back is what [`fp8::round_block`] and [`fp4::round_block`] make of each block. Positional values stay
 //! singles: halves would save an eighth of a row of 512 values, 64 of them positional, but move logits by a hundredth.
 //! Error: of `Fp8` and `Fp4` see `fp8` and `fp4`; of f16 `|x| / 2048`, or 2^-25 below 2^-14. NaN stays NaN,
-//! but in `Fp4`.
+//! but in `Fp4`; infinity stays infinite in `F32` and `F16`, so that damaged weights are noticed.
 //! Source: the roundings are those of DeepSeek V4's reference code, the layout is ours.
 
 use crate::{float, fp4, fp8};
@@ -114,12 +114,12 @@ impl RowFormat {
     }
 }
 
-/// Packs halves, of which none becomes infinite.
+/// Packs halves, of which none becomes infinite that was not.
 fn encode_halves(x: &[f32], out: &mut [u8]) {
     for (x, out) in x.chunks(BATCH).zip(out.chunks_mut(2 * BATCH)) {
         let mut finite = [0.0; BATCH];
         for (finite, v) in finite.iter_mut().zip(x) {
-            *finite = v.clamp(-HALF_MAX, HALF_MAX);
+            *finite = if v.is_infinite() { *v } else { v.clamp(-HALF_MAX, HALF_MAX) };
         }
         float::encode_f16(&finite[..x.len()], out);
     }

@@ -40,6 +40,7 @@ pub(crate) use sweep::Sweep;
 /// Measures, and prints every figure as soon as it is known.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
     let jobs = Jobs::new(args)?;
+    args.plot.as_deref().map_or(Ok(()), output::check_name)?;
     let engine = Engine::open(&args.model.options()?)?;
     let picture = args.plot.as_deref().map(|path| {
         engine.files().try_for_each(|part| output::never_over(path, part))?;
@@ -96,6 +97,10 @@ impl Jobs {
                 [n_gen] => Ok(Jobs::Sweep { sweep, n_gen }),
                 _ => Err(usage("a sweep decodes as many tokens at every length", "give -n one number")),
             };
+        }
+        // The parser's `requires` gives way where --sweep conflicts with another flag that was given.
+        if args.plot.is_some() {
+            return Err(usage("--plot draws a sweep", "give --sweep instead of -p, -d and -r"));
         }
         let of = |kind, lengths: &[usize]| lengths.iter().filter(|&&n| n > 0).map(|&n| (kind, n)).collect::<Vec<_>>();
         let tests = [of(Kind::Prefill, &args.n_prompt.0), of(Kind::Decode, &args.n_gen.0)].concat();

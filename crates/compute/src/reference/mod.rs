@@ -364,7 +364,7 @@ pub fn choose<M: Memory + ?Sized>(m: &M, chosen: &Tensor, q: &Tensor, weight: &T
             heads.map(|(q, &v)| f64::from(v * c.scale) * dot(q, &r).max(0.0)).sum::<f64>() as f32
         };
         let scores: Vec<f32> = (0..(place.pos + 1) / c.ratio).map(score).collect();
-        row::top(&mut out[t * chosen.cols()..][..chosen.cols()], &scores);
+        let _ = row::top(&mut out[t * chosen.cols()..][..chosen.cols()], &scores);
     }
     put_i32(m, chosen, &out);
 }
@@ -447,7 +447,9 @@ pub fn route<M: Memory + ?Sized>(m: &M, experts: &Tensor, weights: &Tensor, logi
             }
             None => {
                 let scores = p.iter().enumerate().map(|(e, p)| p + bias.as_ref().map_or(0.0, |b| b[e]));
-                row::top(chosen, &scores.collect::<Vec<f32>>());
+                if !row::top(chosen, &scores.collect::<Vec<f32>>()) {
+                    p.fill(f32::NAN);
+                }
             }
         }
         row::route_weights(&mut scaled[t * k..][..k], chosen, p, r.normalize, r.scale);

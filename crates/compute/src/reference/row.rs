@@ -22,7 +22,8 @@ pub fn sigmoid(x: f32) -> f32 {
 /// `silu(min(gate, limit)) * clamp(up, -limit, limit)`
 pub fn swiglu(gate: f32, up: f32, limit: Option<f32>) -> f32 {
     match limit {
-        // `min` would make a number of NaN.
+        // Limits must not make numbers of what is none.
+        Some(_) if !(gate.is_finite() && up.is_finite()) => f32::NAN,
         Some(limit) => silu(if gate > limit { limit } else { gate }) * up.clamp(-limit, limit),
         None => silu(gate) * up,
     }
@@ -145,8 +146,8 @@ pub fn route_weights(weights: &mut [f32], chosen: &[i32], p: &[f32], normalize: 
 }
 
 /// The indices of the `chosen.len()` largest scores, ascending, then -1 where there are fewer scores. Of equal scores
-/// the lower index wins; NaN counts as least.
-pub fn top(chosen: &mut [i32], scores: &[f32]) {
+/// the lower index wins; NaN counts as least. Returns whether all scores are numbers.
+pub fn top(chosen: &mut [i32], scores: &[f32]) -> bool {
     let k = chosen.len().min(scores.len());
     let mut order: Vec<usize> = (0..scores.len()).collect();
     let key = |i: &usize| if scores[*i].is_nan() { f32::NEG_INFINITY } else { scores[*i] };
@@ -157,6 +158,7 @@ pub fn top(chosen: &mut [i32], scores: &[f32]) {
     order.sort_unstable();
     chosen.fill(-1);
     chosen.iter_mut().zip(order).for_each(|(c, i)| *c = i as i32);
+    !scores.iter().any(|s| s.is_nan())
 }
 
 #[cfg(test)]
@@ -165,7 +167,9 @@ mod tests {
 
     #[test]
     fn the_clamps_let_nan_through() {
-        assert!(swiglu(f32::NAN, 1.0, Some(10.0)).is_nan());
-        assert!(swiglu(1.0, f32::NAN, Some(10.0)).is_nan());
+        for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(swiglu(odd, 1.0, Some(10.0)).is_nan());
+            assert!(swiglu(1.0, odd, Some(10.0)).is_nan());
+        }
     }
 }

@@ -6,20 +6,21 @@ use std::{
 };
 
 /// Who may know whom. ARCHITECTURE.md draws the same list.
-const MAP: [(&str, &[&str]); 9] = [
+const MAP: [(&str, &[&str]); 10] = [
     ("quant", &[]),
     ("gguf", &["quant"]),
     ("tokenizer", &["gguf"]),
     ("compute", &["quant"]),
     ("backend-cpu", &["compute", "quant"]),
-    ("models", &["compute", "tokenizer", "gguf", "quant"]),
-    ("engine", &["models", "backend-cpu", "compute", "tokenizer", "gguf", "quant"]),
+    ("experts", &["compute", "gguf"]),
+    ("models", &["experts", "compute", "tokenizer", "gguf", "quant"]),
+    ("engine", &["models", "experts", "backend-cpu", "compute", "tokenizer", "gguf", "quant"]),
     ("cli", &["engine", "models", "backend-cpu", "compute", "tokenizer", "gguf", "quant"]),
     ("xtask", &[]),
 ];
 
 /// Where `unsafe` may be allowed, module by module.
-const UNSAFE: [&str; 2] = ["gguf", "backend-cpu"];
+const UNSAFE: [&str; 3] = ["gguf", "backend-cpu", "experts"];
 
 /// The crate that may name the product: what people read as the program's words is written there.
 const BINARY: &str = "cli";

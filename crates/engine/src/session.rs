@@ -253,7 +253,12 @@ impl Session {
         let mut key = DefaultHasher::new();
         (self.number, step.len(), &layers).hash(&mut key);
         let mut done = Ok(());
-        dev.step(key.finish(), &mut || done = self.state.forward(dev, step, layers.clone()));
+        let mut forward = || done = self.state.forward(dev, step, layers.clone());
+        match &self.engine.experts {
+            // What is queued depends on what is read back, and cannot be replayed.
+            Some(_) => forward(),
+            None => dev.step(key.finish(), &mut forward),
+        }
         self.n_written = self.n_written.max(self.tokens.len() + step.len());
         self.logits.clear();
         Ok(done?)

@@ -1,6 +1,6 @@
 //! Host memory behind tensors, and the one place where bytes become slices.
 //!
-//! An operation names its outputs and inputs ([`Access::new`]). That takes the device's lock, so no other operation
+//! An operation names its outputs and inputs ([`Access::new`]; experts' weights one by one, [`Access::weights`]). That takes the device's lock, so no other operation
 //! or copy runs meanwhile, and checks that no output shares a byte with anything else; each output is then handed out
 //! once. Memory that can be written knows its device's lock, so an operation of another device cannot reach it. These
 //! four facts are what makes the slices sound.
@@ -267,10 +267,7 @@ impl<'a> Access<'a> {
     ///
     /// # Panics
     /// If it shares memory with an output.
-    pub(crate) fn weights<'t>(&self, t: &'t Tensor) -> &'t [u8]
-    where
-        'a: 't,
-    {
+    pub(crate) fn weights<'s>(&'s self, t: &'s Tensor) -> &'s [u8] {
         assert!(!self.outs.iter().any(|out| out.overlaps(t)), "an output shares memory with {t:?}");
         self.bytes(t)
     }

@@ -9,7 +9,7 @@ use std::{
 
 use compute::{Device, Limits};
 use experts::{Stats, Store};
-use gguf::Gguf;
+use gguf::{Gguf, TensorInfo};
 use models::{Chat, ChatError, Cost, KvType, Model, Part, Residency, StateOptions};
 use tokenizer::{Special, TokenId, Tokenizer};
 
@@ -300,13 +300,18 @@ impl Inner {
 
 /// The model, and the store of its experts if they are to be streamed.
 fn open_model(gguf: &Gguf, dev: &dyn Device, experts: Experts) -> Result<(Box<dyn Model>, Option<Arc<Store>>), Error> {
+    let is_expert = |t: &&TensorInfo| t.name.contains("_exps.");
     let fits = || machine::available_bytes().is_none_or(|bytes| gguf.file_bytes() <= bytes);
-    let has_experts = || gguf.tensors().iter().any(|t| t.name.contains("_exps."));
+    let has_experts = || gguf.tensors().iter().any(|t| is_expert(&t));
     let budget = match experts {
         Experts::Auto if fits() || !has_experts() => return Ok((models::open(gguf, dev, Residency::All)?, None)),
         Experts::Auto => Budget::Auto,
         Experts::Streamed(budget) => budget,
     };
+    let needed_bytes = gguf.tensors().iter().filter(|t| !is_expert(t)).map(|t| t.n_bytes() as u64).sum();
+    if let Some(available_bytes) = machine::available_bytes().filter(|&bytes| bytes < needed_bytes) {
+        return Err(Error::WeightsMemory { needed_bytes, available_bytes });
+    }
     let model = models::open(gguf, dev, Residency::WithoutExperts)?;
     let places = model.places().ok_or_else(|| Error::NoExperts { path: gguf.path().to_path_buf() })?.clone();
     let n_slots = n_slots(budget, places.slot_bytes() as u64, places.n_experts())?;
@@ -316,9 +321,10 @@ fn open_model(gguf: &Gguf, dev: &dyn Device, experts: Experts) -> Result<(Box<dy
 
 /// Experts that the cache holds: as many as were asked for, if there is memory for them.
 fn n_slots(budget: Budget, slot_bytes: u64, n_experts: usize) -> Result<usize, Error> {
-    let available_bytes = machine::available_bytes().unwrap_or(u64::MAX);
+    let available = machine::available_bytes();
+    let available_bytes = available.unwrap_or(u64::MAX);
     let bytes = match budget {
-        Budget::Auto => available_bytes / 4 * 3,
+        Budget::Auto => available.ok_or(Error::UnknownMemory)? / 4 * 3,
         Budget::Count(n) => slot_bytes.saturating_mul(n as u64),
         Budget::Bytes(bytes) => bytes,
     };

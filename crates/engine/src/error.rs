@@ -63,6 +63,19 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// What every token needs does not fit into memory, experts left out.
+    #[error("the weights without experts take {} MiB, but {} MiB are available", needed_bytes >> 20, available_bytes >> 20)]
+    WeightsMemory {
+        /// Bytes that they take.
+        needed_bytes: u64,
+        /// Bytes that there are.
+        available_bytes: u64,
+    },
+
+    /// A cache of experts was to take what is free, but nobody knows how much that is.
+    #[error("the system does not say how much memory is free for experts")]
+    UnknownMemory,
+
     /// A cache of experts that has no room for one.
     #[error("a cache of {} KiB holds no expert: one takes {} KiB", bytes >> 10, slot_bytes >> 10)]
     NoRoomForExperts {
@@ -162,6 +175,8 @@ impl Error {
             Error::ContextSize { .. } => "choose a context that the model was trained for".into(),
             Error::ContextFull { .. } => "ask for a larger context, or send less text".into(),
             Error::NoExperts { .. } => "such a model has to fit into memory: run it without streaming".into(),
+            Error::WeightsMemory { .. } => "close other programs, or take a smaller model or quantisation".into(),
+            Error::UnknownMemory => "give the cache of experts a size".into(),
             Error::NoRoomForExperts { .. } => "give the cache more memory, or close other programs".into(),
             Error::ExpertCache { .. } => "ask for a smaller cache, or close other programs".into(),
             Error::NoVocabulary => "take a file with a vocabulary; this one takes and gives raw token ids only".into(),

@@ -133,6 +133,7 @@ impl Session {
     /// As [`Session::sync`].
     pub fn push(&mut self, id: TokenId) -> Result<(), Error> {
         self.check(&[id], self.tokens.len())?;
+        self.restore()?;
         self.forward(&[id])?;
         self.read_last()
     }
@@ -165,6 +166,7 @@ impl Session {
         each: &mut dyn FnMut(&[f32]) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         self.check(ids, self.tokens.len())?;
+        self.restore()?;
         for chunk in ids.chunks(n_chunk.clamp(1, self.step.len())) {
             self.forward(chunk)?;
             for first in (0..chunk.len()).step_by(N_LOGITS_MAX) {
@@ -204,6 +206,16 @@ impl Session {
             self.tokens.truncate(n_keep);
         }
         self.logits.clear();
+    }
+
+    /// After a step that failed: computes again what it may have overwritten. If that fails too, the session is shorter.
+    fn restore(&mut self) -> Result<(), Error> {
+        if self.n_written - self.tokens.len() <= self.state.n_rewind(self.n_written) {
+            return Ok(());
+        }
+        let kept = std::mem::take(&mut self.tokens);
+        self.n_written = 0;
+        self.sync(&kept).map(|_| ())
     }
 
     /// Runs tokens, not more than a batch, layer by layer, telling `progress` how many of them that makes. Breaking off

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
 /// What reads past the page cache must be aligned to, in memory and in the file.
 pub(crate) const PAGE: usize = 4096;
@@ -21,14 +21,35 @@ pub(crate) struct Slot {
 pub(crate) fn slots(n: usize, len: usize) -> io::Result<Vec<Slot>> {
     assert!(len > 0 && len.is_multiple_of(PAGE), "slots are whole pages");
     let bytes = n.checked_mul(len).ok_or(io::ErrorKind::OutOfMemory)?;
-    let map = MmapOptions::new().len(bytes.max(PAGE)).map_anon()?;
-    // Both are wishes: without large pages it is a little slower, and memory that is not locked may be swapped out.
-    #[cfg(target_os = "linux")]
-    let _ = map.advise(memmap2::Advice::HugePage);
-    #[cfg(unix)]
-    let _ = map.lock();
+    let mut map = MmapOptions::new().len(bytes.max(PAGE)).map_anon()?;
+    take(&mut map)?;
     let map = Arc::new(MmapRaw::from(map));
     Ok((0..n).map(|i| Slot { map: map.clone(), start: i * len, len }).collect())
+}
+
+/// Has the system give all pages now: memory that is only promised would count as free, and be promised twice.
+fn take(map: &mut MmapMut) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        // A wish: without large pages it is a little slower.
+        let _ = map.advise(memmap2::Advice::HugePage);
+        match map.advise(memmap2::Advice::PopulateWrite) {
+            Err(e) if e.kind() == io::ErrorKind::OutOfMemory => return Err(e),
+            // Older systems do not know this.
+            Err(_) => touch(map),
+            Ok(()) => {}
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    touch(map);
+    // A wish, too: memory that is not locked may be swapped out.
+    #[cfg(unix)]
+    let _ = map.lock();
+    Ok(())
+}
+
+fn touch(map: &mut MmapMut) {
+    map.iter_mut().step_by(PAGE).for_each(|byte| *byte = 0);
 }
 
 impl Slot {

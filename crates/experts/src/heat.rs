@@ -1,8 +1,7 @@
 //! Which expert is worth its slot: how often it was chosen, with old choices counting less.
 //!
 //! A choice adds the share of the batch's rows that made it, so that a prompt of hundreds of tokens, which brings nearly
-//! every expert once, does not push out what decoding lives on. Every [`HALF_LIFE`] batches halve what was. Of equal heat
-//! the one that was chosen longest ago goes first.
+//! every expert once, does not push out what decoding lives on. Every [`HALF_LIFE`] batches halve what was.
 
 /// Batches of a layer after which a choice counts half.
 const HALF_LIFE: f32 = 16.0;

@@ -8,9 +8,9 @@ use std::{
     collections::VecDeque,
     fs::{File, OpenOptions},
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard},
-    thread::JoinHandle,
     time::SystemTime,
 };
 
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Reads under way at a time.
-const N_READERS: usize = 8;
+pub(crate) const N_READERS: usize = 8;
 
 /// Why experts are not there.
 #[derive(Debug, thiserror::Error)]
@@ -176,11 +176,8 @@ pub(crate) struct Job {
 /// Told when a request is done: its key, the slot, and what went wrong.
 type Done = dyn Fn(usize, Slot, Result<(), ReadError>) + Send + Sync;
 
-/// The threads; they end when this is dropped.
-pub(crate) struct Readers {
-    queue: Arc<Queue>,
-    threads: Vec<JoinHandle<()>>,
-}
+/// The threads. Dropping this tells them to end; it does not wait for a read that may never come back.
+pub(crate) struct Readers(Arc<Queue>);
 
 #[derive(Default)]
 struct Queue {
@@ -216,35 +213,92 @@ impl Readers {
     /// # Errors
     /// If the system refuses the first thread; with fewer than planned, reads take turns.
     pub(crate) fn new(sources: Arc<Vec<Source>>, done: Arc<Done>) -> io::Result<Readers> {
-        let mut readers = Readers { queue: Arc::default(), threads: Vec::new() };
+        let readers = Readers(Arc::default());
         for i in 0..N_READERS {
-            let (queue, sources, done) = (readers.queue.clone(), sources.clone(), done.clone());
+            let (queue, sources, done) = (readers.0.clone(), sources.clone(), done.clone());
             let work = move || {
                 while let Some(Job { key, extents, mut slot }) = queue.next() {
-                    let result = extents.iter().try_for_each(|e| sources[e.file].fill(e, &mut slot));
+                    let mut fill = || extents.iter().try_for_each(|e| sources[e.file].fill(e, &mut slot));
+                    // A slot must come back, whatever happens: it would be missing for ever.
+                    let result = catch_unwind(AssertUnwindSafe(&mut fill)).unwrap_or_else(|_| {
+                        Err(sources[extents[0].file].error(&extents[0], io::Error::other("the reader panicked")))
+                    });
                     done(key, slot, result);
                 }
             };
             match std::thread::Builder::new().name(format!("reader {i}")).spawn(work) {
-                Ok(thread) => readers.threads.push(thread),
                 Err(e) if i == 0 => return Err(e),
                 Err(_) => break,
+                Ok(_) => {}
             }
         }
         Ok(readers)
     }
 
     pub(crate) fn push(&self, job: Job) {
-        self.queue.lock().waiting.push_back(job);
-        self.queue.more.notify_one();
+        self.0.lock().waiting.push_back(job);
+        self.0.more.notify_one();
     }
 }
 
 impl Drop for Readers {
     fn drop(&mut self) {
-        self.queue.lock().closed = true;
-        self.queue.more.notify_all();
-        // A thread that panicked has said so.
-        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+        self.0.lock().closed = true;
+        self.0.more.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, sync::mpsc};
+
+    use super::*;
+
+    fn byte(i: usize) -> u8 {
+        (i * 31 % 251) as u8
+    }
+
+    /// What is read of a file of `len` bytes, for these places in it.
+    fn read(len: usize, places: [(u64, usize); 3]) -> Result<[Vec<u8>; 3], ReadError> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        fs::write(&path, (0..len).map(byte).collect::<Vec<u8>>()).expect("written");
+        let mut room = 0;
+        let extents = places.map(|(offset, len)| {
+            let extent = Extent { file: 0, offset, len, room };
+            room += len.next_multiple_of(PAGE) + PAGE;
+            extent
+        });
+        let (landed, results) = mpsc::sync_channel(1);
+        let done = move |key, slot, result| landed.send((key, slot, result)).expect("the test waits");
+        let done: Arc<Done> = Arc::new(done);
+        let readers = Readers::new(Arc::new(vec![Source::open(&path)?]), done).expect("threads");
+        let slot = slots(1, room).expect("memory").remove(0);
+        readers.push(Job { key: 7, extents: extents.clone(), slot });
+        let (key, slot, result) = results.recv().expect("a result");
+        assert_eq!(key, 7);
+        result.map(|()| extents.map(|e| slot.bytes()[e.range()].to_vec()))
+    }
+
+    #[test]
+    fn bytes_come_from_anywhere_in_a_file() {
+        for places in
+            [[(0, 1), (1, 4096), (4097, 70_000)], [(32, 4064), (4096, 8192), (99_999, 1)], [(99_000, 1000); 3]]
+        {
+            let read = read(100_000, places).unwrap_or_else(|e| panic!("{e}"));
+            for ((offset, len), bytes) in places.into_iter().zip(read) {
+                let expected: Vec<u8> = (offset as usize..offset as usize + len).map(byte).collect();
+                assert!(bytes == expected, "{len} bytes at {offset}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_ends_too_early_is_an_error_with_its_place() {
+        for (offset, len) in [(99_000, 1001), (100_000, 1), (8192, 95_000), (1 << 40, 5)] {
+            let error = read(100_000, [(0, 10), (offset, len), (0, 10)]).expect_err("past the end").to_string();
+            let expected = format!("/file: cannot read {len} bytes at offset {offset}: ");
+            assert!(error.contains(&expected), "{error}");
+        }
     }
 }

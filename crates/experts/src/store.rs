@@ -17,22 +17,26 @@ use crate::{
     Places, ReadError,
     arena::{Slot, slots},
     heat::Heat,
-    reader::{Job, Readers, Source},
+    reader::{Job, N_READERS, Readers, Source},
 };
 
-/// How long a read may take before the answer that waits for it ends.
+/// How long no read may come back before the answers that wait end.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Experts that a batch reads ahead of the one it needs: enough for all readers, and few enough that those it is done
+/// with make room for the others.
+const AHEAD: usize = 2 * N_READERS;
 
 /// What was asked for, and what it cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Experts that were there when a batch chose them.
     pub n_hits: u64,
-    /// Experts that were read.
+    /// Experts that were not.
     pub n_misses: u64,
-    /// Bytes of these.
+    /// Bytes that were read.
     pub read_bytes: u64,
-    /// Time in which nothing was computed, for want of an expert.
+    /// Time that batches waited for an expert.
     pub stalled: Duration,
 }
 
@@ -85,8 +89,12 @@ struct Table {
     states: Vec<State>, // layer * n_expert + expert
     here: Vec<usize>,   // those in a slot, in no order
     free: Vec<Slot>,
+    /// Batches that wait for each: it stays until they have it.
+    claims: Vec<u16>,
     heat: Heat,
     stats: Stats,
+    /// When a read last came back.
+    landed: Instant,
 }
 
 enum State {
@@ -117,6 +125,7 @@ impl Shared {
     /// A read has ended.
     fn land(&self, key: usize, slot: Slot, result: Result<(), ReadError>) {
         let mut table = self.lock();
+        table.landed = Instant::now();
         match result {
             Ok(()) => {
                 table.states[key] = State::Here(Arc::new(slot));
@@ -144,8 +153,10 @@ impl Store {
             states: (0..places.n_experts()).map(|_| State::Absent).collect(),
             here: Vec::with_capacity(n_slots),
             free: slots(n_slots, bytes).map_err(error)?,
+            claims: vec![0; places.n_experts()],
             heat: Heat::new(places.layers.len(), places.n_expert),
             stats: Stats::default(),
+            landed: Instant::now(),
         };
         let shared = Arc::new(Shared { table: Mutex::new(table), changed: Condvar::new() });
         let done = shared.clone();
@@ -182,9 +193,14 @@ impl Store {
         for same in sorted.chunk_by(|a, b| a == b) {
             let e = same[0] as usize;
             table.heat.add(layer, e, same.len() as f32 / n_rows as f32);
-            match table.states[self.key(layer, e)] {
+            let key = self.key(layer, e);
+            match table.states[key] {
                 State::Here(_) => table.stats.n_hits += 1,
                 _ => table.stats.n_misses += 1,
+            }
+            // What failed for somebody else is tried again for us.
+            if matches!(table.states[key], State::Failed(_)) {
+                table.states[key] = State::Absent;
             }
             ask.rest.push_back(e);
         }
@@ -211,7 +227,8 @@ impl Store {
 impl Table {
     /// The coldest expert in a slot that nobody computes with, of those that `may` go.
     fn coldest(&self, n_expert: usize, may: impl Fn(usize) -> bool) -> Option<usize> {
-        let idle = |key: usize| matches!(&self.states[key], State::Here(slot) if Arc::strong_count(slot) == 1);
+        let alone = |key: usize| matches!(&self.states[key], State::Here(slot) if Arc::strong_count(slot) == 1);
+        let idle = |key: usize| self.claims[key] == 0 && alone(key);
         let candidates = self.here.iter().copied().enumerate().filter(|&(_, key)| may(key) && idle(key));
         let heat = |key: usize| self.heat.of(key / n_expert, key % n_expert);
         candidates.min_by(|a, b| heat(a.1).total_cmp(&heat(b.1))).map(|(i, _)| i)
@@ -238,7 +255,7 @@ impl<'a> Ask<'a> {
     /// Queues reads of what is absent, in the order in which it will be needed, while there are slots.
     fn request(&self, table: &mut Table) {
         let store = self.store;
-        for (i, &e) in self.rest.iter().enumerate() {
+        for (i, &e) in self.rest.iter().take(AHEAD).enumerate() {
             let key = store.key(self.layer, e);
             if !matches!(table.states[key], State::Absent) {
                 continue;
@@ -272,18 +289,21 @@ impl<'a> Ask<'a> {
         while !self.rest.is_empty() {
             let here = self.next()?;
             let load = |(e, slot): &(usize, Arc<Slot>)| Ok((*e, self.store.expert(dev, self.layer, *e, slot)?));
-            let experts = here.iter().map(load).collect::<Result<Vec<_>, ReadError>>()?;
+            let experts = here.experts.iter().map(load).collect::<Result<Vec<_>, ReadError>>()?;
             compute(&Bank::new(self.store.places.n_expert, experts));
-            drop(here);
-            self.store.shared.changed.notify_all();
         }
         Ok(())
     }
 
     /// Waits for the next expert; it comes with those after it that are here, as long as half of the slots stay for reads.
-    fn next(&mut self) -> Result<Vec<(usize, Arc<Slot>)>, ReadError> {
+    fn next(&mut self) -> Result<Held<'a>, ReadError> {
         let store = self.store;
-        let mut table = self.wait()?;
+        let mut table = store.shared.lock();
+        let key = store.key(self.layer, self.rest[0]);
+        table.claims[key] += 1;
+        let (mut table, found) = self.wait(table, key);
+        table.claims[key] -= 1;
+        found?;
         let mut here = Vec::new();
         while here.len() < store.n_slots.div_ceil(2)
             && let Some(&e) = self.rest.front()
@@ -293,33 +313,46 @@ impl<'a> Ask<'a> {
             self.rest.pop_front();
         }
         self.request(&mut table);
-        Ok(here)
+        Ok(Held { shared: &store.shared, experts: here })
     }
 
-    /// Waits until the first of the rest is here.
-    fn wait(&self) -> Result<MutexGuard<'a, Table>, ReadError> {
-        let (store, key) = (self.store, self.store.key(self.layer, self.rest[0]));
-        let began = Instant::now();
-        let mut table = store.shared.lock();
+    /// Waits until the first of the rest, `key`, is here.
+    fn wait(&self, mut table: MutexGuard<'a, Table>, key: usize) -> (MutexGuard<'a, Table>, Result<(), ReadError>) {
+        let (store, began) = (self.store, Instant::now());
         loop {
             self.request(&mut table);
             match &mut table.states[key] {
                 State::Here(_) => break,
                 failed @ State::Failed(_) => {
                     let State::Failed(e) = std::mem::replace(failed, State::Absent) else { unreachable!("just seen") };
-                    return Err(e);
+                    return (table, Err(e));
                 }
                 State::Absent | State::Reading => {}
             }
-            if began.elapsed() > PATIENCE {
+            if began.max(table.landed).elapsed() > PATIENCE {
                 let extent = &store.places.extents(self.layer, self.rest[0])[0];
                 let (path, offset) = (store.sources[extent.file].path().to_owned(), extent.offset);
-                return Err(ReadError::Stalled { path, offset, seconds: PATIENCE.as_secs() });
+                return (table, Err(ReadError::Stalled { path, offset, seconds: PATIENCE.as_secs() }));
             }
             let wait = store.shared.changed.wait_timeout(table, Duration::from_secs(1));
             table = wait.unwrap_or_else(|e| e.into_inner()).0;
         }
         table.stats.stalled += began.elapsed();
-        Ok(table)
+        (table, Ok(()))
+    }
+}
+
+/// Experts that somebody computes with. Letting go of them tells those who wait for a slot.
+struct Held<'a> {
+    shared: &'a Shared,
+    experts: Vec<(usize, Arc<Slot>)>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let table = self.shared.lock();
+        self.experts.clear();
+        drop(table);
+        self.shared.changed.notify_all();
     }
 }

@@ -186,7 +186,8 @@ pub trait State: Send + Sync {
     /// with what the call before left.
     ///
     /// # Errors
-    /// [`Error::Experts`]; the rows of this step are then worth nothing, earlier ones are as they were.
+    /// [`Error::Experts`]; the rows of this step are then worth nothing, and earlier ones are there as far as
+    /// [`Self::n_rewind`] says of a state that had computed them.
     fn forward(&self, dev: &dyn Device, step: &Step, layers: Range<usize>) -> Result<(), Error>;
 
     /// The logits of some rows of the batch that went through the last layer, `[rows, n_vocab]`; at most

@@ -65,7 +65,11 @@ impl<'a> Loader<'a> {
     /// memory, as mapped pages would be dropped for what is read from it.
     pub(crate) fn matrix(&self, name: &str, shape: &[usize]) -> Result<Tensor, Error> {
         let (info, format) = self.packed(name, shape)?;
-        let (kind, bytes) = (Kind::Packed(format), self.gguf.bytes(info));
+        self.bind(info, Kind::Packed(format))
+    }
+
+    fn bind(&self, info: &TensorInfo, kind: Kind) -> Result<Tensor, Error> {
+        let (shape, bytes) = (&info.shape, self.gguf.bytes(info));
         self.bytes.set(self.bytes.get() + info.n_bytes() as u64);
         if self.residency == Residency::All {
             return Ok(self.dev.load(kind, shape, Arc::new(bytes))?);
@@ -130,7 +134,8 @@ impl<'a> Loader<'a> {
         if let Some((index, found)) = entries.enumerate().find(|(_, e)| !(0..n_expert as i32).contains(e)) {
             return Err(self.wrong_entry(name, index, found, format_args!("0 to {}", n_expert - 1)));
         }
-        Ok(self.dev.load(Kind::I32, shape, Arc::new(bytes))?)
+        drop(bytes);
+        self.bind(info, Kind::I32)
     }
 
     /// Checks that nothing is left over but what `left_out` names.

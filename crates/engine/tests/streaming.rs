@@ -1,6 +1,6 @@
 //! A model whose experts are read from the SSD says what it says with all of them in memory.
 
-use std::{fs, path::PathBuf, time::SystemTime};
+use std::{fs, ops::ControlFlow, path::PathBuf, time::SystemTime};
 
 use engine::{Budget, Engine, Experts, Options, Session};
 
@@ -98,28 +98,36 @@ impl Disk {
 #[test]
 fn reads_that_fail_end_the_answer_and_harm_no_other() {
     let disk = Disk::new("deepseek_v4/micro-flash.gguf");
-    for n_batch in [1, 16, 64] {
+    for (n_batch, n_slots) in [(1, 3), (16, 3), (64, 3), (64, usize::MAX)] {
         let resident = open(file("deepseek_v4/micro-flash.gguf"), Experts::Auto, n_batch);
-        let engine = open(&disk.path, Experts::Streamed(Budget::Count(3)), n_batch);
+        let engine = open(&disk.path, Experts::Streamed(Budget::Count(n_slots)), n_batch);
         let [mut session, mut expected] = [&engine, &resident].map(|e| e.session(64).unwrap_or_else(|e| panic!("{e}")));
         for session in [&mut session, &mut expected] {
-            session.sync(&tokens(10)).unwrap_or_else(|e| panic!("{e}"));
+            session.sync(&tokens(3)).unwrap_or_else(|e| panic!("{e}"));
         }
+        // With room for all, the first layers have theirs: what fails is a layer behind them.
+        let mut other = engine.session(64).unwrap_or_else(|e| panic!("{e}"));
+        let mut n_layers = 0;
+        let first_layers = &mut |_| {
+            n_layers += 1;
+            if n_layers < 4 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        other.sync_with(&tokens(60), first_layers).unwrap_or_else(|e| panic!("{e}"));
         disk.cut();
         let error = session.sync(&tokens(60)).expect_err("experts are gone").to_string();
         assert!(error.starts_with(&format!("{}: cannot read", disk.path.display())), "{error}");
         disk.mend();
 
-        // What was said before the failure is still known, though a batch may have run over it.
+        // What was said before the failure is still known, though a batch has run over it.
         let n = session.tokens().len();
-        assert!(n >= 10 && session.tokens() == &tokens(60)[..n]);
+        assert!(n >= 3 && session.tokens() == &tokens(60)[..n]);
         expected.sync(&tokens(n as u32)).unwrap_or_else(|e| panic!("{e}"));
-        for id in [5, 6] {
+        for id in [5, 6, 7, 8, 9] {
             session.push(id).unwrap_or_else(|e| panic!("{e}"));
             expected.push(id).unwrap_or_else(|e| panic!("{e}"));
-            assert!(session.logits() == expected.logits(), "batches of {n_batch}, after {n} tokens");
+            assert!(session.logits() == expected.logits(), "batches of {n_batch}, {n_slots} slots, after {n} tokens");
         }
-        assert!(logits(&engine) == logits(&resident), "batches of {n_batch}: another session");
+        assert!(logits(&engine) == logits(&resident), "batches of {n_batch}, {n_slots} slots: another session");
     }
 }
 

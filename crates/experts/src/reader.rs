@@ -1,8 +1,8 @@
 //! Threads that read experts into slots, past the page cache: what they read stays in the arena alone.
 //!
 //! A solid-state disk reaches its rate only with several reads under way, so there are [`N_READERS`] threads, and
-//! requests are served in order. A read that fails is tried once more; then the error names file and offset. A file that
-//! was written to since it was opened gives no bytes: a model is never mixed of two.
+//! requests are served in order. A read that fails says so, with file and offset. A file that was written to since it was
+//! opened gives no bytes: a model is never mixed of two.
 
 use std::{
     collections::VecDeque,
@@ -36,7 +36,7 @@ pub enum ReadError {
         source: io::Error,
     },
 
-    /// A read failed twice.
+    /// A read failed, and again.
     #[error("{}: cannot read {len} bytes at offset {offset}: {source}", path.display())]
     Read {
         /// The file.
@@ -112,9 +112,7 @@ impl Source {
         let pages = extent.pages();
         let n_needed = extent.range().end - extent.room;
         let room = &mut slot.bytes_mut()[extent.room..][..(pages.end - pages.start) as usize];
-        read(&self.file, pages.start, room, n_needed)
-            .or_else(|_| read(&self.file, pages.start, room, n_needed))
-            .map_err(|source| self.error(extent, source))?;
+        read(&self.file, pages.start, room, n_needed).map_err(|source| self.error(extent, source))?;
         let now = stamp(&self.file).map_err(|source| self.error(extent, source))?;
         if now == self.stamp { Ok(()) } else { Err(ReadError::Changed { path: self.path.clone() }) }
     }

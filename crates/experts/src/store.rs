@@ -319,10 +319,17 @@ impl<'a> Ask<'a> {
     /// Waits until the first of the rest, `key`, is here.
     fn wait(&self, mut table: MutexGuard<'a, Table>, key: usize) -> (MutexGuard<'a, Table>, Result<(), ReadError>) {
         let (store, began) = (self.store, Instant::now());
+        // What failed may have been asked for by somebody else, or at a bad moment.
+        let mut again = true;
         loop {
             self.request(&mut table);
             match &mut table.states[key] {
                 State::Here(_) => break,
+                failed @ State::Failed(_) if again => {
+                    again = false;
+                    *failed = State::Absent;
+                    continue;
+                }
                 failed @ State::Failed(_) => {
                     let State::Failed(e) = std::mem::replace(failed, State::Absent) else { unreachable!("just seen") };
                     return (table, Err(e));

@@ -130,21 +130,23 @@ impl Engine {
     pub fn open(options: &Options) -> Result<Engine, Error> {
         let gguf = Gguf::open(&options.model)?;
         let (dev, n_threads) = devices::open(options.threads, options.isa.as_deref())?;
-        let (model, experts) = open_model(&gguf, &*dev, options.experts)?;
+        let (model, budget) = open_model(&gguf, &*dev, options.experts)?;
         let tokenizer = open_tokenizer(&gguf, model.shape().n_vocab)?;
         let chat = tokenizer.as_ref().map_or(Err(ChatError::NoTemplate), |t| models::open_chat(&gguf, t));
-        Ok(Engine(Arc::new(Inner {
+        let mut inner = Inner {
             vocab_bytes: tokenizer.as_ref().map_or(0, |t| Tokenizer::memory_bytes(t.n_vocab(), t.n_vocab()) as u64),
             info: info(&gguf, &*model, options.kv.unwrap_or(KvType::Native))?,
             n_batch: options.n_batch.clamp(1, N_BATCH_MAX),
             gguf,
             dev,
             model,
-            experts,
+            experts: None,
             n_threads,
             tokenizer,
             chat,
-        })))
+        };
+        inner.experts = budget.map(|budget| inner.store(budget)).transpose()?.map(Arc::new);
+        Ok(Engine(Arc::new(inner)))
     }
 
     /// Reads the weights into memory, so that the first prompt does not wait for the disk; not if they do not fit, or are
@@ -256,10 +258,7 @@ impl Engine {
         if !(1..=N_CTX_MAX).contains(&n_ctx) {
             return Err(Error::ContextSize { n_ctx, n_ctx_max: N_CTX_MAX });
         }
-        let i = &self.0;
-        let experts = i.arena();
-        let weights_bytes = if experts.is_some() { i.model.shape().weights_bytes } else { i.info.file_bytes };
-        Plan::new(&*i.model, &i.state_options(n_ctx), i.n_threads, weights_bytes, experts, i.vocab_bytes)
+        self.0.plan(n_ctx)
     }
 
     /// What the cache of experts did so far, if there is one.
@@ -282,6 +281,22 @@ impl Engine {
 }
 
 impl Inner {
+    fn plan(&self, n_ctx: usize) -> Result<Plan, Error> {
+        let experts = self.arena();
+        let weights_bytes = if experts.is_some() { self.model.shape().weights_bytes } else { self.info.file_bytes };
+        let options = self.state_options(n_ctx);
+        Plan::new(&*self.model, &options, self.n_threads, weights_bytes, experts, self.vocab_bytes)
+    }
+
+    /// The experts of a model that was opened without them.
+    fn store(&self, budget: Budget) -> Result<Store, Error> {
+        let path = || self.path().to_path_buf();
+        let places = self.model.places().ok_or_else(|| Error::NoExperts { path: path() })?.clone();
+        let session_bytes = self.plan(self.info.n_ctx_train.min(N_CTX_DEFAULT))?.session_bytes();
+        let n_slots = n_slots(budget, places.slot_bytes() as u64, places.n_experts(), session_bytes)?;
+        Ok(Store::new(places, n_slots).map_err(models::Error::from)?)
+    }
+
     fn arena(&self) -> Option<Arena> {
         let (store, places) = self.experts.as_ref().zip(self.model.places())?;
         let (bytes, n_slots) = (store.arena_bytes() as u64, store.n_slots());
@@ -298,8 +313,8 @@ impl Inner {
     }
 }
 
-/// The model, and the store of its experts if they are to be streamed.
-fn open_model(gguf: &Gguf, dev: &dyn Device, experts: Experts) -> Result<(Box<dyn Model>, Option<Arc<Store>>), Error> {
+/// The model; without its experts if they are to be streamed, and then with the size of their cache.
+fn open_model(gguf: &Gguf, dev: &dyn Device, experts: Experts) -> Result<(Box<dyn Model>, Option<Budget>), Error> {
     let is_expert = |t: &&TensorInfo| t.name.contains("_exps.");
     let fits = || machine::available_bytes().is_none_or(|bytes| gguf.file_bytes() <= bytes);
     let has_experts = || gguf.tensors().iter().any(|t| is_expert(&t));
@@ -312,19 +327,16 @@ fn open_model(gguf: &Gguf, dev: &dyn Device, experts: Experts) -> Result<(Box<dy
     if let Some(available_bytes) = machine::available_bytes().filter(|&bytes| bytes < needed_bytes) {
         return Err(Error::WeightsMemory { needed_bytes, available_bytes });
     }
-    let model = models::open(gguf, dev, Residency::WithoutExperts)?;
-    let places = model.places().ok_or_else(|| Error::NoExperts { path: gguf.path().to_path_buf() })?.clone();
-    let n_slots = n_slots(budget, places.slot_bytes() as u64, places.n_experts())?;
-    let store = Store::new(places, n_slots).map_err(models::Error::from)?;
-    Ok((model, Some(Arc::new(store))))
+    Ok((models::open(gguf, dev, Residency::WithoutExperts)?, Some(budget)))
 }
 
-/// Experts that the cache holds: as many as were asked for, if there is memory for them.
-fn n_slots(budget: Budget, slot_bytes: u64, n_experts: usize) -> Result<usize, Error> {
+/// Experts that the cache holds: as many as were asked for, if there is memory for them. Left to us, seven eighths of
+/// what a session of the usual length leaves.
+fn n_slots(budget: Budget, slot_bytes: u64, n_experts: usize, session_bytes: u64) -> Result<usize, Error> {
     let available = machine::available_bytes();
     let available_bytes = available.unwrap_or(u64::MAX);
     let bytes = match budget {
-        Budget::Auto => available.ok_or(Error::UnknownMemory)? / 4 * 3,
+        Budget::Auto => available.ok_or(Error::UnknownMemory)?.saturating_sub(session_bytes) / 8 * 7,
         Budget::Count(n) => slot_bytes.saturating_mul(n as u64),
         Budget::Bytes(bytes) => bytes,
     };

@@ -96,11 +96,11 @@ impl Plan {
         self.weights_bytes + self.arena_bytes() + self.session_bytes() + self.program_bytes
     }
 
-    /// Whether what is not yet taken fits into memory: of a streamed model, weights and arena are. If not, weights are
-    /// read from disk again and again.
+    /// Whether what is not yet taken fits into memory: of a streamed model, that is the session. If not, weights are read
+    /// from disk again and again.
     pub fn fits(&self) -> bool {
-        let taken = self.experts.map_or(0, |arena| self.weights_bytes + arena.bytes);
-        self.available_bytes.is_none_or(|bytes| self.total_bytes() - taken <= bytes)
+        let needed_bytes = if self.experts.is_some() { self.session_bytes() } else { self.total_bytes() };
+        self.available_bytes.is_none_or(|bytes| needed_bytes <= bytes)
     }
 
     fn arena_bytes(&self) -> u64 {

@@ -349,9 +349,7 @@ impl ModelArgs {
             ..engine::Options::new(model)
         })
     }
-}
 
-impl ModelArgs {
     fn experts(&self) -> Experts {
         match self.ssd_streaming_cache_experts {
             Some(budget) => Experts::Streamed(budget),

@@ -315,15 +315,15 @@ impl Inner {
 
 /// The model; without its experts if they are to be streamed, and then with the size of their cache.
 fn open_model(gguf: &Gguf, dev: &dyn Device, experts: Experts) -> Result<(Box<dyn Model>, Option<Budget>), Error> {
-    let is_expert = |t: &&TensorInfo| t.name.contains("_exps.");
+    let is_expert = |t: &TensorInfo| models::is_expert(&t.name);
     let fits = || machine::available_bytes().is_none_or(|bytes| gguf.file_bytes() <= bytes);
-    let has_experts = || gguf.tensors().iter().any(|t| is_expert(&t));
+    let has_experts = || gguf.tensors().iter().any(is_expert);
     let budget = match experts {
         Experts::Auto if fits() || !has_experts() => return Ok((models::open(gguf, dev, Residency::All)?, None)),
         Experts::Auto => Budget::Auto,
         Experts::Streamed(budget) => budget,
     };
-    let needed_bytes = gguf.tensors().iter().filter(|t| !is_expert(t)).map(|t| t.n_bytes() as u64).sum();
+    let needed_bytes = gguf.tensors().iter().filter(|&t| !is_expert(t)).map(|t| t.n_bytes() as u64).sum();
     if let Some(available_bytes) = machine::available_bytes().filter(|&bytes| bytes < needed_bytes) {
         return Err(Error::WeightsMemory { needed_bytes, available_bytes });
     }

@@ -54,7 +54,7 @@ impl Extent {
 }
 
 /// Room in a slot for `bytes` from anywhere in a file.
-fn room(bytes: usize) -> usize {
+pub(crate) fn room(bytes: usize) -> usize {
     bytes.next_multiple_of(PAGE) + PAGE
 }
 

@@ -11,10 +11,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard},
-    time::SystemTime,
 };
 
 use compute::DeviceError;
+use gguf::Stamp;
 
 use crate::{
     arena::{PAGE, Slot, slots},
@@ -88,19 +88,12 @@ pub(crate) struct Source {
     stamp: Stamp,
 }
 
-type Stamp = (u64, Option<SystemTime>);
-
-fn stamp(file: &File) -> io::Result<Stamp> {
-    let metadata = file.metadata()?;
-    Ok((metadata.len(), metadata.modified().ok()))
-}
-
 impl Source {
     /// Opens a file past the page cache where its file system allows that, else through it.
     pub(crate) fn open(path: &Path) -> Result<Source, ReadError> {
         let error = |source| ReadError::Open { path: path.to_owned(), source };
         let file = direct(path).map_or_else(|| File::open(path), Ok).map_err(error)?;
-        Ok(Source { path: path.to_owned(), stamp: stamp(&file).map_err(error)?, file })
+        Ok(Source { path: path.to_owned(), stamp: Stamp::of(&file).map_err(error)?, file })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -113,7 +106,7 @@ impl Source {
         let n_needed = extent.range().end - extent.room;
         let room = &mut slot.bytes_mut()[extent.room..][..(pages.end - pages.start) as usize];
         read(&self.file, pages.start, room, n_needed).map_err(|source| self.error(extent, source))?;
-        let now = stamp(&self.file).map_err(|source| self.error(extent, source))?;
+        let now = Stamp::of(&self.file).map_err(|source| self.error(extent, source))?;
         if now == self.stamp { Ok(()) } else { Err(ReadError::Changed { path: self.path.clone() }) }
     }
 
@@ -251,20 +244,21 @@ mod tests {
     use std::{fs, sync::mpsc};
 
     use super::*;
+    use crate::places;
 
     fn byte(i: usize) -> u8 {
         (i * 31 % 251) as u8
     }
 
-    /// What is read of a file of `len` bytes, for these places in it.
-    fn read(len: usize, places: [(u64, usize); 3]) -> Result<[Vec<u8>; 3], ReadError> {
+    /// What is read of a file of `len` bytes, for these parts of it.
+    fn read(len: usize, parts: [(u64, usize); 3]) -> Result<[Vec<u8>; 3], ReadError> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
         fs::write(&path, (0..len).map(byte).collect::<Vec<u8>>()).expect("written");
         let mut room = 0;
-        let extents = places.map(|(offset, len)| {
+        let extents = parts.map(|(offset, len)| {
             let extent = Extent { file: 0, offset, len, room };
-            room += len.next_multiple_of(PAGE) + PAGE;
+            room += places::room(len);
             extent
         });
         let (landed, results) = mpsc::sync_channel(1);
@@ -280,11 +274,10 @@ mod tests {
 
     #[test]
     fn bytes_come_from_anywhere_in_a_file() {
-        for places in
-            [[(0, 1), (1, 4096), (4097, 70_000)], [(32, 4064), (4096, 8192), (99_999, 1)], [(99_000, 1000); 3]]
+        for parts in [[(0, 1), (1, 4096), (4097, 70_000)], [(32, 4064), (4096, 8192), (99_999, 1)], [(99_000, 1000); 3]]
         {
-            let read = read(100_000, places).unwrap_or_else(|e| panic!("{e}"));
-            for ((offset, len), bytes) in places.into_iter().zip(read) {
+            let read = read(100_000, parts).unwrap_or_else(|e| panic!("{e}"));
+            for ((offset, len), bytes) in parts.into_iter().zip(read) {
                 let expected: Vec<u8> = (offset as usize..offset as usize + len).map(byte).collect();
                 assert!(bytes == expected, "{len} bytes at {offset}");
             }

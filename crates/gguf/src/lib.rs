@@ -36,7 +36,7 @@ pub use error::Error;
 pub use file::{Gguf, TensorInfo};
 #[cfg(unix)]
 pub use lost::explain_lost_pages;
-pub use map::Bytes;
+pub use map::{Bytes, Stamp};
 pub use metadata::Metadata;
 pub use value::{Array, Strings, Value};
 pub use writer::Writer;

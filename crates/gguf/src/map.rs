@@ -28,8 +28,23 @@ pub(crate) struct Map {
     bytes: Mmap,
 }
 
-/// What changes when a file is written to.
-type Stamp = (u64, Option<SystemTime>);
+/// What changes when a file is written to: its length, and when that happened last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    len: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Stamp {
+    /// The stamp of an open file.
+    ///
+    /// # Errors
+    /// What the system says when it is asked.
+    pub fn of(file: &File) -> io::Result<Stamp> {
+        let metadata = file.metadata()?;
+        Ok(Stamp { len: metadata.len(), modified: metadata.modified().ok() })
+    }
+}
 
 impl Map {
     pub(crate) fn open(path: &Path) -> Result<Map, Error> {
@@ -39,8 +54,8 @@ impl Map {
             return Err(Error::NotAFile { path: path.to_owned(), found: name_of(kind) });
         }
         let file = File::open(path).map_err(io)?;
-        let stamp = stamp(&file).map_err(io)?;
-        let len = usize::try_from(stamp.0).map_err(|_| io(io::ErrorKind::FileTooLarge.into()))?;
+        let stamp = Stamp::of(&file).map_err(io)?;
+        let len = usize::try_from(stamp.len).map_err(|_| io(io::ErrorKind::FileTooLarge.into()))?;
         // SAFETY: the map is private to this struct and lent as `&[u8]`. Writers to the file could change bytes under
         // such a slice; the head of this module says that they must not, and what we parse is copied before it is
         // checked, so no invariant of ours hangs on bytes that could change after the check.
@@ -58,14 +73,9 @@ impl Map {
 
     /// Whether nobody wrote to the file since it was opened.
     pub(crate) fn check_unchanged(&self) -> Result<(), Error> {
-        let now = stamp(&self.file).map_err(|source| Error::Io { path: self.path.clone(), source })?;
+        let now = Stamp::of(&self.file).map_err(|source| Error::Io { path: self.path.clone(), source })?;
         if now == self.stamp { Ok(()) } else { Err(Error::Changed { path: self.path.clone() }) }
     }
-}
-
-fn stamp(file: &File) -> io::Result<Stamp> {
-    let metadata = file.metadata()?;
-    Ok((metadata.len(), metadata.modified().ok()))
 }
 
 #[cfg(unix)]

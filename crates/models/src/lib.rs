@@ -28,4 +28,5 @@ pub use error::Error;
 pub use family::{
     FAMILIES, Family, KvType, Model, N_LOGITS_MAX, Residency, Shape, State, StateOptions, open, open_chat,
 };
+pub use loader::is_expert;
 pub use template::Template;

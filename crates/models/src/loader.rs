@@ -17,6 +17,11 @@ use quant::Format;
 
 use crate::{Error, Residency, Work};
 
+/// Whether a tensor holds experts, which may stay on the SSD: by the name that all families give them.
+pub fn is_expert(tensor: &str) -> bool {
+    tensor.contains("_exps.")
+}
+
 /// Binds tensors by name.
 pub(crate) struct Loader<'a> {
     gguf: &'a Gguf,
@@ -84,16 +89,16 @@ impl<'a> Loader<'a> {
     pub(crate) fn experts(&self, names: [&str; 3], shapes: [[usize; 3]; 3]) -> Result<Experts, Error> {
         let [gate, up, down] = [0, 1, 2].map(|i| self.packed(names[i], &shapes[i]));
         let stacks = [gate?, up?, down?].map(|(info, format)| (info, Kind::Packed(format)));
-        let work = stacks.iter().map(|(info, _)| Work {
+        let of_one = |(info, _): &(&TensorInfo, Kind)| Work {
             n_bytes: (info.n_bytes() / info.shape[0]) as u64,
             n_mac: (info.n_elements() / info.shape[0]) as u64,
-        });
-        let work = work.sum();
+        };
+        let work = stacks.iter().map(of_one).sum();
         if self.residency == Residency::WithoutExperts {
             self.places.borrow_mut().push(self.gguf, stacks);
             return Ok(Experts { bank: None, work });
         }
-        let [gate, up, down] = [0, 1, 2].map(|i| self.matrix(names[i], &shapes[i]));
+        let [gate, up, down] = stacks.map(|(info, kind)| self.bind(info, kind));
         Ok(Experts { bank: Some(Bank::resident(&gate?, &up?, &down?)), work })
     }
 

@@ -132,8 +132,13 @@ impl V4State {
         dev.gated(&act, [(&gate, &w.shared_gate), (&up, &w.shared_up)], &h, c.moe.limits_shared[layer]);
         dev.matmul(&out, &w.shared_down, &act);
         let add = &mut |bank: &Bank| dev.moe(&out, &h, bank, &chosen, &weights, c.moe.limits[layer]);
-        w.experts.bank.iter().for_each(&mut *add);
-        ask.map_or(Ok(()), |ask| Ok(ask.each(dev, add)?))
+        if let Some(bank) = &w.experts.bank {
+            add(bank);
+        }
+        if let Some(ask) = ask {
+            ask.each(dev, add)?;
+        }
+        Ok(())
     }
 
     /// Has experts read that rows of `chosen` name.

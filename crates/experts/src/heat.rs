@@ -2,27 +2,50 @@
 //!
 //! A choice adds the share of the batch's rows that made it, so that a prompt of hundreds of tokens, which brings nearly
 //! every expert once, does not push out what decoding lives on. Every [`HALF_LIFE`] batches halve what was.
+//!
+//! ```text
+//! heat(now) = heat(seen) * 2^-((now - seen) / HALF_LIFE)
+//! score     = log2(heat) + now / HALF_LIFE               the same at any time until the next choice
+//! ```
+//!
+//! All cool alike, so scores put experts in the order of their heat for good: the coldest one is the first of an ordered
+//! set, however many there are.
+
+use std::{cmp::Ordering, collections::BTreeSet};
 
 /// Batches of a layer after which a choice counts half.
-const HALF_LIFE: f32 = 16.0;
+const HALF_LIFE: f64 = 16.0;
 
-/// Heat of every expert of every layer.
+/// Heat of every expert of every layer, and the order of those in memory.
 pub(crate) struct Heat {
     n_expert: usize,
-    experts: Vec<Entry>,
+    scores: Vec<Score>, // layer * n_expert + expert
     /// Batches that each layer has seen.
     now: Vec<u32>,
+    here: BTreeSet<(Score, usize)>,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Entry {
-    heat: f32, // at `seen`
-    seen: u32,
+#[derive(Clone, Copy, PartialEq)]
+struct Score(f64);
+
+impl Eq for Score {}
+
+impl Ord for Score {
+    fn cmp(&self, other: &Score) -> Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+impl PartialOrd for Score {
+    fn partial_cmp(&self, other: &Score) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl Heat {
     pub(crate) fn new(n_layer: usize, n_expert: usize) -> Heat {
-        Heat { n_expert, experts: vec![Entry::default(); n_layer * n_expert], now: vec![0; n_layer] }
+        let scores = vec![Score(f64::NEG_INFINITY); n_layer * n_expert];
+        Heat { n_expert, scores, now: vec![0; n_layer], here: BTreeSet::new() }
     }
 
     /// A batch begins in a layer.
@@ -32,14 +55,36 @@ impl Heat {
 
     /// Expert `e` was chosen by this share of the batch's rows.
     pub(crate) fn add(&mut self, layer: usize, e: usize, share: f32) {
-        let heat = self.of(layer, e) + share;
-        self.experts[layer * self.n_expert + e] = Entry { heat, seen: self.now[layer] };
+        let key = layer * self.n_expert + e;
+        let score = Score((self.of(key) + f64::from(share)).log2() + self.age(layer));
+        let old = std::mem::replace(&mut self.scores[key], score);
+        if self.here.remove(&(old, key)) {
+            self.here.insert((score, key));
+        }
+    }
+
+    /// An expert is in memory from now on.
+    pub(crate) fn enter(&mut self, key: usize) {
+        self.here.insert((self.scores[key], key));
+    }
+
+    /// No longer.
+    pub(crate) fn leave(&mut self, key: usize) {
+        self.here.remove(&(self.scores[key], key));
+    }
+
+    /// Those in memory, coldest first.
+    pub(crate) fn coldest(&self) -> impl Iterator<Item = usize> {
+        self.here.iter().map(|&(_, key)| key)
     }
 
     /// How hot an expert is now.
-    pub(crate) fn of(&self, layer: usize, e: usize) -> f32 {
-        let entry = self.experts[layer * self.n_expert + e];
-        entry.heat * (-((self.now[layer] - entry.seen) as f32) / HALF_LIFE).exp2()
+    pub(crate) fn of(&self, key: usize) -> f64 {
+        (self.scores[key].0 - self.age(key / self.n_expert)).exp2()
+    }
+
+    fn age(&self, layer: usize) -> f64 {
+        f64::from(self.now[layer]) / HALF_LIFE
     }
 }
 
@@ -53,11 +98,28 @@ mod tests {
         heat.tick(0);
         heat.add(0, 1, 1.0);
         heat.add(0, 2, 6.0 / 512.0);
-        assert!(heat.of(0, 1) > heat.of(0, 2) && heat.of(0, 2) > heat.of(0, 3));
+        assert!(heat.of(1) > heat.of(2) && heat.of(2) > heat.of(3) && heat.of(3) == 0.0);
         (0..16).for_each(|_| heat.tick(0));
-        assert_eq!(heat.of(0, 1), 0.5);
+        assert!((heat.of(1) - 0.5).abs() < 1e-9);
         heat.tick(1);
         heat.add(1, 1, 1.0);
-        assert!(heat.of(1, 1) > heat.of(0, 1), "other layers' time does not pass");
+        assert!(heat.of(5) > heat.of(1), "other layers' time does not pass");
+    }
+
+    #[test]
+    fn the_coldest_comes_first_of_those_that_are_here() {
+        let mut heat = Heat::new(1, 5);
+        for (key, n) in [(0, 3), (1, 1), (2, 2), (3, 5)] {
+            (0..n).for_each(|_| heat.add(0, key, 1.0));
+            heat.enter(key);
+        }
+        assert_eq!(heat.coldest().collect::<Vec<_>>(), [1, 2, 0, 3]);
+        (0..4).for_each(|_| heat.add(0, 1, 1.0));
+        heat.leave(0);
+        heat.enter(4);
+        assert_eq!(heat.coldest().collect::<Vec<_>>(), [4, 2, 1, 3], "4 was never chosen");
+        (0..200_000).for_each(|_| heat.tick(0));
+        heat.add(0, 4, 1.0);
+        assert_eq!(heat.coldest().collect::<Vec<_>>(), [2, 1, 3, 4], "after a long time");
     }
 }

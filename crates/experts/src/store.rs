@@ -87,7 +87,6 @@ struct Shared {
 
 struct Table {
     states: Vec<State>, // layer * n_expert + expert
-    here: Vec<usize>,   // those in a slot, in no order
     free: Vec<Slot>,
     /// Batches that wait for each: it stays until they have it.
     claims: Vec<u16>,
@@ -129,7 +128,7 @@ impl Shared {
         match result {
             Ok(()) => {
                 table.states[key] = State::Here(Arc::new(slot));
-                table.here.push(key);
+                table.heat.enter(key);
             }
             Err(e) => {
                 table.free.push(slot);
@@ -151,7 +150,6 @@ impl Store {
         let sources = Arc::new(places.files.iter().map(|path| Source::open(path)).collect::<Result<Vec<_>, _>>()?);
         let table = Table {
             states: (0..places.n_experts()).map(|_| State::Absent).collect(),
-            here: Vec::with_capacity(n_slots),
             free: slots(n_slots, bytes).map_err(error)?,
             claims: vec![0; places.n_experts()],
             heat: Heat::new(places.layers.len(), places.n_expert),
@@ -225,21 +223,18 @@ impl Store {
 }
 
 impl Table {
-    /// The coldest expert in a slot that nobody computes with, of those that `may` go.
-    fn coldest(&self, n_expert: usize, may: impl Fn(usize) -> bool) -> Option<usize> {
+    /// The coldest expert in a slot that nobody computes with or waits for, of those that `may` go.
+    fn coldest(&self, may: impl Fn(usize) -> bool) -> Option<usize> {
         let alone = |key: usize| matches!(&self.states[key], State::Here(slot) if Arc::strong_count(slot) == 1);
-        let idle = |key: usize| self.claims[key] == 0 && alone(key);
-        let candidates = self.here.iter().copied().enumerate().filter(|&(_, key)| may(key) && idle(key));
-        let heat = |key: usize| self.heat.of(key / n_expert, key % n_expert);
-        candidates.min_by(|a, b| heat(a.1).total_cmp(&heat(b.1))).map(|(i, _)| i)
+        self.heat.coldest().find(|&key| may(key) && self.claims[key] == 0 && alone(key))
     }
 
     /// Its slot, from which it is gone.
-    fn evict(&mut self, i: usize) -> Slot {
-        let key = self.here.swap_remove(i);
+    fn evict(&mut self, key: usize) -> Slot {
+        self.heat.leave(key);
         match std::mem::replace(&mut self.states[key], State::Absent) {
             State::Here(slot) => Arc::into_inner(slot).expect("nobody else has it"),
-            _ => unreachable!("`here` lists what is in slots"),
+            _ => unreachable!("heat lists what is in slots"),
         }
     }
 }
@@ -274,11 +269,11 @@ impl<'a> Ask<'a> {
             return Some(slot);
         }
         let (store, n_expert) = (self.store, self.store.places.n_expert);
-        let ours = |key: usize| key / n_expert == self.layer && self.rest.contains(&(key % n_expert));
-        let other = table.coldest(n_expert, |key| !ours(key));
-        let last = || table.coldest(n_expert, |key| key > store.key(self.layer, self.rest[0]));
+        let ours = |key: usize| key / n_expert == self.layer && self.rest.binary_search(&(key % n_expert)).is_ok();
+        let other = table.coldest(|key| !ours(key));
+        let last = || table.coldest(|key| key > store.key(self.layer, self.rest[0]));
         let victim = if now { other.or_else(last) } else { other };
-        victim.map(|i| table.evict(i))
+        victim.map(|key| table.evict(key))
     }
 
     /// Calls `compute` with banks of the experts that were asked for, which together hold each of them once, ascending.

@@ -18,6 +18,7 @@
 //! | `reader.rs` | threads that read past the page cache, try again, and say what failed |
 //! | `heat.rs` | which expert is worth its slot |
 //! | `store.rs` | who is where, and how a batch gets what it chose |
+//! | `trace/` | records of what was chosen, as files |
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code, reason = "slots are parts of one mapping")]
@@ -26,6 +27,7 @@ mod heat;
 mod places;
 mod reader;
 mod store;
+pub mod trace;
 
 pub use places::{Matrix, Places};
 pub use reader::ReadError;

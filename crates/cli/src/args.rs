@@ -99,6 +99,12 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "N|NGB|auto", value_parser = expert_cache, allow_negative_numbers = true)]
     pub(crate) ssd_streaming_cache_experts: Option<Budget>,
 
+    /// Write down which experts every token chooses
+    ///
+    /// The file is described in docs/formats/routes.md; the `routes` command says what caches would make of it.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) route_trace: Option<PathBuf>,
+
     /// Where to compute; this version has the CPU only
     #[arg(long, value_name = "NAME", default_value = "cpu", hide = true)]
     pub(crate) backend: Backend,
@@ -301,6 +307,16 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "sweep")]
     pub(crate) plot: Option<PathBuf>,
 
+    /// Choose experts as a trace of routes says, not as the model does, to measure reads and caches
+    ///
+    /// Layers go through their rows one by one, and begin again after the last one.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) follow_routes: Option<PathBuf>,
+
+    /// With --follow-routes: guess at the next layer's experts, so many of a hundred rightly [default: no guesses]
+    #[arg(long, value_name = "PERCENT", requires = "follow_routes", value_parser = percent, allow_negative_numbers = true)]
+    pub(crate) guesses_right: Option<u8>,
+
     /// For programs: the same, as JSON
     #[arg(long, conflicts_with = "csv")]
     pub(crate) json: bool,
@@ -464,6 +480,10 @@ fn threads(text: &str) -> Result<usize, String> {
 /// The engine computes no more at a time.
 fn batch(text: &str) -> Result<usize, String> {
     between(text, 1..=65536)
+}
+
+fn percent(text: &str) -> Result<u8, String> {
+    between(text, 0..=100).map(|n| n as u8)
 }
 
 /// `auto`, a number of experts, or of bytes in MB or GB.

@@ -40,7 +40,7 @@ type Console = Editor<Backslash, FileHistory>;
 /// Talks until the user leaves.
 pub(crate) fn run(args: &ChatArgs) -> Result<(), Error> {
     let sampling = args.sampling.options()?;
-    let mut model = Local::open(&args.model.options()?, args.prompt.ctx, args.prompt.tokens, sampling)?;
+    let mut model = Local::open(&args.model, args.prompt.ctx, args.prompt.tokens, sampling)?;
     let options = thinking::grant(model.chat()?, args.thinking.wanted(), args.thinking.effort())?;
     for line in model.status().iter().take(1) {
         terminal::aside(line);
@@ -48,7 +48,8 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), Error> {
     terminal::aside("/help lists commands, Ctrl+D leaves");
     let screen = Screen::stdout(true);
     let mut note = terminal::aside;
-    talk(&mut Conversation::new(&mut model, screen, &mut note, opening(args), options))
+    talk(&mut Conversation::new(&mut model, screen, &mut note, opening(args), options))?;
+    model.finish()
 }
 
 /// Reads lines and passes them on.

@@ -92,6 +92,10 @@ pub(crate) enum Error {
     #[error("{from}: {problem}")]
     Tokens { from: String, problem: String },
 
+    /// A trace of routes is none.
+    #[error("{}: {source}", path.display())]
+    Trace { path: PathBuf, source: engine::trace::Error },
+
     /// A result cannot be written.
     #[error("{}: {}", path.display(), reason(source))]
     Write { path: PathBuf, source: io::Error },
@@ -171,6 +175,7 @@ impl Error {
             Error::SameFile { .. } => "choose another name for the result".into(),
             Error::NotText { .. } => "convert it to UTF-8 first".into(),
             Error::Tokens { .. } => "write decimal ids separated by spaces, or raw little-endian u32".into(),
+            Error::Trace { .. } => "write one with --route-trace; docs/formats/routes.md describes them".into(),
             Error::Engine(e) => engine_hint(e),
             Error::NoRoom { help, .. } => (*help).into(),
             Error::Gguf(e) => gguf_hint(e),

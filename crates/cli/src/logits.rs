@@ -2,14 +2,15 @@
 
 use std::ops::ControlFlow;
 
-use engine::{Engine, Session};
+use engine::Session;
 use tokenizer::TokenId;
 
 use crate::{
-    args::LogitsArgs,
+    args::{LogitsArgs, ModelArgs},
     error::Error,
     ids,
     interrupt::Work,
+    model,
     output::{self, NewFile},
     progress::Progress,
     prompt,
@@ -22,15 +23,15 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<(), Error> {
     output::check_name(&args.out)?;
     let ids = read_ids(args)?;
     output::never_over(&args.out, &args.tokens)?;
-    let options = args.model.options()?;
     let chunk = args.chunk.unwrap_or(args.model.batch);
-    let engine = Engine::open(&engine::Options { n_batch: chunk, ..options })?;
+    let engine = model::open(&ModelArgs { batch: chunk, ..args.model.clone() })?;
     engine.files().try_for_each(|part| output::never_over(&args.out, part))?;
     let mut session =
         open_session(&engine, ids.len()).map_err(|e| e.advise("compute fewer tokens: split the file of ids"))?;
     let mut out = NewFile::create(&args.out)?;
     score(&mut session, &ids, chunk, &mut out)?;
     out.finish()?;
+    engine.finish_trace()?;
     terminal::note(&format!("{} rows of {} floats in {}", ids.len(), engine.info().n_vocab, args.out.display()));
     Ok(())
 }

@@ -18,6 +18,7 @@ mod inspect;
 mod interrupt;
 mod logits;
 mod machine;
+mod model;
 mod oneshot;
 mod output;
 mod progress;

@@ -14,7 +14,7 @@ use crate::{
 /// Answers `prompt` with the model and the settings of `args`.
 pub(crate) fn run(args: &ChatArgs, prompt: &str) -> Result<(), Error> {
     let sampling = args.sampling.options()?;
-    let mut model = Local::open(&args.model.options()?, args.prompt.ctx, args.prompt.tokens, sampling)?;
+    let mut model = Local::open(&args.model, args.prompt.ctx, args.prompt.tokens, sampling)?;
     let mut screen = Screen::stdout(args.thinking.show_thinking);
     let reply = if args.prompt.raw {
         show(&mut model, Ask::Raw(prompt), &mut screen, |_| ())?
@@ -24,6 +24,7 @@ pub(crate) fn run(args: &ChatArgs, prompt: &str) -> Result<(), Error> {
         show(&mut model, Ask::Turn(&messages, &options), &mut screen, |_| ())?
     };
     terminal::note(&reply.speed());
+    model.finish()?;
     conclude(&reply)
 }
 

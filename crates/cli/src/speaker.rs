@@ -7,8 +7,10 @@ use models::{Chat, ChatOptions, Event, Message};
 use tokenizer::{Special, TokenId};
 
 use crate::{
+    args::ModelArgs,
     error::Error,
     interrupt::Work,
+    model,
     progress::{Pondering, Progress},
     terminal,
 };
@@ -98,18 +100,23 @@ pub(crate) struct Local {
 impl Local {
     /// Loads the model and tells what memory it takes, before it is taken.
     pub(crate) fn open(
-        options: &engine::Options,
+        model: &ModelArgs,
         n_ctx: Option<usize>,
         n_max: Option<usize>,
         sampling: SamplerOptions,
     ) -> Result<Local, Error> {
-        let engine = Engine::open(options)?;
+        let engine = model::open(model)?;
         if engine.tokenizer().is_none() {
-            return Err(Error::NoVocabulary { path: options.model.clone() });
+            return Err(Error::NoVocabulary { path: engine.path().to_path_buf() });
         }
         let session = open_session(&engine, n_ctx.unwrap_or_else(|| engine.n_ctx_default()))?;
         let sampler = Sampler::new(sampling.clone());
         Ok(Local { engine, session: Some(session), sampler, sampling, n_max: n_max.unwrap_or(usize::MAX) })
+    }
+
+    /// Completes what is written beside answers.
+    pub(crate) fn finish(&self) -> Result<(), Error> {
+        Ok(self.engine.finish_trace()?)
     }
 
     /// The token ids of a question.

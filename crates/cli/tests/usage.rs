@@ -46,6 +46,8 @@ fn help_is_short_with_one_dash() {
                       fit into memory]
                   --ssd-streaming-cache-experts <N|NGB|auto>
                       Memory for experts that are read from the SSD [default: auto]
+                  --route-trace <FILE>
+                      Write down which experts every token chooses
 
             Prompt:
               -p, --prompt <TEXT>       Answer this once; -p=TEXT if it begins with a dash
@@ -102,16 +104,22 @@ fn every_command_has_help() {
             Usage: ds4 bench [OPTIONS]
 
             Options:
-              -p, --n-prompt <N,...>  Tokens to prefill, 0 for none; several lengths as 128,512 [default: 512]
-              -n, --n-gen <N,...>     Tokens to decode, 0 for none; several lengths as 16,128 [default: 128]
-              -d, --n-depth <N>       Tokens in the context before each measurement [default: 0]
-              -r, --reps <N>          How often to measure [default: 5]
-                  --sweep <LENGTHS>   Let one context grow: START..MAX doubles it, START..MAX:STEP adds,
-                                      START..MAX:xFACTOR multiplies
-                  --plot <FILE>       Draw the sweep: t/s against context, as SVG
-                  --json              For programs: the same, as JSON
-                  --csv               For programs: a row per measurement, as CSV
-              -h, --help              Print help (see more with '--help')
+              -p, --n-prompt <N,...>         Tokens to prefill, 0 for none; several lengths as 128,512 [default:
+                                             512]
+              -n, --n-gen <N,...>            Tokens to decode, 0 for none; several lengths as 16,128 [default:
+                                             128]
+              -d, --n-depth <N>              Tokens in the context before each measurement [default: 0]
+              -r, --reps <N>                 How often to measure [default: 5]
+                  --sweep <LENGTHS>          Let one context grow: START..MAX doubles it, START..MAX:STEP adds,
+                                             START..MAX:xFACTOR multiplies
+                  --plot <FILE>              Draw the sweep: t/s against context, as SVG
+                  --follow-routes <FILE>     Choose experts as a trace of routes says, not as the model does, to
+                                             measure reads and caches
+                  --guesses-right <PERCENT>  With --follow-routes: guess at the next layer's experts, so many of
+                                             a hundred rightly [default: no guesses]
+                  --json                     For programs: the same, as JSON
+                  --csv                      For programs: a row per measurement, as CSV
+              -h, --help                     Print help (see more with '--help')
 
             Model:
               -m, --model <FILE>
@@ -129,6 +137,8 @@ fn every_command_has_help() {
                       fit into memory]
                   --ssd-streaming-cache-experts <N|NGB|auto>
                       Memory for experts that are read from the SSD [default: auto]
+                  --route-trace <FILE>
+                      Write down which experts every token chooses
             exit 0
         "#]],
     );
@@ -162,6 +172,8 @@ fn every_command_has_help() {
                       fit into memory]
                   --ssd-streaming-cache-experts <N|NGB|auto>
                       Memory for experts that are read from the SSD [default: auto]
+                  --route-trace <FILE>
+                      Write down which experts every token chooses
             exit 0
         "#]],
     );

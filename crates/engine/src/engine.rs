@@ -2,13 +2,14 @@
 
 use std::{
     hint::black_box,
+    io,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use compute::{Device, Limits};
-use experts::{Stats, Store};
+use experts::{Routing, Script, Stats, Store, trace};
 use gguf::{Gguf, TensorInfo};
 use models::{Chat, ChatError, Cost, KvType, Model, Part, Residency, StateOptions};
 use tokenizer::{Special, TokenId, Tokenizer};
@@ -101,8 +102,8 @@ pub(crate) struct Inner {
     gguf: Gguf,
     pub(crate) dev: Arc<dyn Device>,
     pub(crate) model: Box<dyn Model>,
-    /// Who reads its experts, if they are not in memory.
-    pub(crate) experts: Option<Arc<Store>>,
+    /// Who reads its experts, and what else is done about choices of them.
+    pub(crate) routing: Routing,
     pub(crate) n_batch: usize,
     info: ModelInfo,
     n_threads: usize,
@@ -140,12 +141,12 @@ impl Engine {
             gguf,
             dev,
             model,
-            experts: None,
+            routing: Routing::default(),
             n_threads,
             tokenizer,
             chat,
         };
-        inner.experts = budget.map(|budget| inner.store(budget)).transpose()?.map(Arc::new);
+        inner.routing.store = budget.map(|budget| inner.store(budget)).transpose()?.map(Arc::new);
         Ok(Engine(Arc::new(inner)))
     }
 
@@ -156,7 +157,7 @@ impl Engine {
         const STEP: usize = 64 << 20;
         const PAGE: usize = 4096;
         let gguf = &self.0.gguf;
-        if self.0.experts.is_some() || machine::available_bytes().is_some_and(|bytes| bytes < gguf.file_bytes()) {
+        if self.0.is_streamed() || machine::available_bytes().is_some_and(|bytes| bytes < gguf.file_bytes()) {
             return;
         }
         let total_bytes = gguf.tensors().iter().map(|t| t.n_bytes() as u64).sum();
@@ -182,6 +183,11 @@ impl Engine {
     /// The files that it is read from: all parts of a split model.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
         self.0.gguf.paths()
+    }
+
+    /// The file, or the first of them.
+    pub fn path(&self) -> &Path {
+        self.0.path()
     }
 
     /// What runs it.
@@ -242,7 +248,7 @@ impl Engine {
     /// conversations need and half of the free memory holds.
     pub fn n_ctx_default(&self) -> usize {
         let mut n_ctx = self.0.info.n_ctx_train.min(N_CTX_DEFAULT);
-        let weights_bytes = if self.0.experts.is_some() { 0 } else { self.0.info.file_bytes }; // to be read
+        let weights_bytes = if self.0.is_streamed() { 0 } else { self.0.info.file_bytes }; // to be read
         let room = machine::available_bytes().unwrap_or(u64::MAX).saturating_sub(weights_bytes) / 2;
         while n_ctx > 512 && self.plan(n_ctx).is_ok_and(|p| p.kv_bytes > room) {
             n_ctx /= 2;
@@ -263,7 +269,53 @@ impl Engine {
 
     /// What the cache of experts did so far, if there is one.
     pub fn expert_stats(&self) -> Option<Stats> {
-        self.0.experts.as_ref().map(|store| store.stats())
+        self.0.routing.store.as_ref().map(|store| store.stats())
+    }
+
+    /// Writes down which experts are chosen from now on, until [`Engine::finish_trace`].
+    ///
+    /// # Errors
+    /// [`Error::NoExperts`], [`Error::Trace`].
+    ///
+    /// # Panics
+    /// If there is a session already.
+    pub fn trace_routes(&mut self, out: impl io::Write + Send + 'static) -> Result<(), Error> {
+        let inner = Arc::get_mut(&mut self.0).expect("there is no session yet");
+        let head = inner.routes()?;
+        let writer = trace::Writer::create(out, head).map_err(|source| Error::Trace { source })?;
+        inner.routing.trace = Some(Arc::new(Mutex::new(Some(writer))));
+        Ok(())
+    }
+
+    /// Completes what [`Engine::trace_routes`] has begun, if it has.
+    ///
+    /// # Errors
+    /// [`Error::Trace`].
+    pub fn finish_trace(&self) -> Result<(), Error> {
+        let trace = self.0.routing.trace.as_ref();
+        let writer = trace.and_then(|trace| trace.lock().unwrap_or_else(PoisonError::into_inner).take());
+        writer.map_or(Ok(()), trace::Writer::finish).map_err(|source| Error::Trace { source })
+    }
+
+    /// Has experts chosen as `trace` says, not as the model does: for measurements. Of a hundred guesses of what a layer
+    /// will choose, `n_right` are to be right; without it, nothing is guessed.
+    ///
+    /// # Errors
+    /// [`Error::NoExperts`], [`Error::OtherRoutes`].
+    ///
+    /// # Panics
+    /// If there is a session already.
+    pub fn follow_routes(&mut self, trace: trace::Trace, n_right: Option<u8>) -> Result<(), Error> {
+        let inner = Arc::get_mut(&mut self.0).expect("there is no session yet");
+        let (ours, found) = (inner.routes()?, trace.head);
+        let alike =
+            |a: trace::Head, b: trace::Head| (a.n_layer, a.n_expert, a.n_used) == (b.n_layer, b.n_expert, b.n_used);
+        if !alike(ours, found) {
+            return Err(Error::OtherRoutes { found, ours });
+        }
+        let script = Script::new(trace, n_right).map_err(|layer| Error::NoRoutes { layer })?;
+        inner.routing.script = Some(Arc::new(script));
+        Ok(())
     }
 
     /// A session with room for `n_ctx` tokens. All its memory is taken here.
@@ -281,6 +333,10 @@ impl Engine {
 }
 
 impl Inner {
+    fn is_streamed(&self) -> bool {
+        self.routing.store.is_some()
+    }
+
     fn plan(&self, n_ctx: usize) -> Result<Plan, Error> {
         let experts = self.arena();
         let weights_bytes = if experts.is_some() { self.model.shape().weights_bytes } else { self.info.file_bytes };
@@ -297,8 +353,12 @@ impl Inner {
         Ok(Store::new(places, n_slots).map_err(models::Error::from)?)
     }
 
+    fn routes(&self) -> Result<trace::Head, Error> {
+        self.model.routes().ok_or_else(|| Error::NoExperts { path: self.path().to_path_buf() })
+    }
+
     fn arena(&self) -> Option<Arena> {
-        let (store, places) = self.experts.as_ref().zip(self.model.places())?;
+        let (store, places) = self.routing.store.as_ref().zip(self.model.places())?;
         let (bytes, n_slots) = (store.arena_bytes() as u64, store.n_slots());
         Some(Arena { bytes, n_slots, n_experts: places.n_experts() })
     }

@@ -1,8 +1,9 @@
 //! Why a model does not open or a session does not go on.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use compute::DeviceError;
+use experts::trace::Head;
 use tokenizer::TokenId;
 
 /// What callers can act on.
@@ -56,11 +57,34 @@ pub enum Error {
         available_bytes: u64,
     },
 
-    /// A model without experts was to be streamed.
-    #[error("{}: the model has no experts to read from the SSD", path.display())]
+    /// A model without experts was to be streamed, or its choices were to be written or replaced.
+    #[error("{}: the model has no experts to choose from", path.display())]
     NoExperts {
         /// The file.
         path: PathBuf,
+    },
+
+    /// Choices of experts cannot be written down.
+    #[error("the trace of routes cannot be written: {source}")]
+    Trace {
+        /// Why.
+        source: io::Error,
+    },
+
+    /// A trace of another model's choices was to be followed.
+    #[error("a trace of {found}, but the model has {ours}")]
+    OtherRoutes {
+        /// What the trace is of.
+        found: Head,
+        /// What the model is.
+        ours: Head,
+    },
+
+    /// A trace without choices was to be followed.
+    #[error("a trace without choices for layer {layer}")]
+    NoRoutes {
+        /// The layer.
+        layer: usize,
     },
 
     /// What every token needs does not fit into memory, experts left out.
@@ -175,6 +199,9 @@ impl Error {
             Error::ContextSize { .. } => "choose a context that the model was trained for".into(),
             Error::ContextFull { .. } => "ask for a larger context, or send less text".into(),
             Error::NoExperts { .. } => "such a model has to fit into memory: run it without streaming".into(),
+            Error::Trace { .. } => "see that the disk has room, or write to another one".into(),
+            Error::OtherRoutes { .. } => "follow a trace of a model of this shape".into(),
+            Error::NoRoutes { .. } => "a trace to follow needs rows of every layer".into(),
             Error::WeightsMemory { .. } => "close other programs, or take a smaller model or quantisation".into(),
             Error::UnknownMemory => "give the cache of experts a size".into(),
             Error::NoRoomForExperts { .. } => "give the cache more memory, or close other programs".into(),

@@ -25,7 +25,7 @@ pub use answer::{Answer, AnswerOptions, Stop, answer};
 pub use compute::{DeviceError, Limits};
 pub use engine::{Budget, Engine, Experts, Loading, ModelInfo, Options};
 pub use error::Error;
-pub use experts::Stats;
+pub use experts::{Stats, trace};
 pub use machine::memory_bytes;
 pub use models::{Cost, KvType, Work};
 pub use plan::{Arena, Plan};

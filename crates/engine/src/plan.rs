@@ -13,6 +13,7 @@
 use std::fmt;
 
 use compute::{Meter, Step};
+use experts::Routing;
 use models::{Model, N_LOGITS_MAX, StateOptions};
 
 use crate::{Error, machine};
@@ -72,7 +73,7 @@ impl Plan {
         let count = |n_ctx: usize| -> Result<_, Error> {
             let meter = Meter::default();
             Step::new(&meter, options.n_batch)?;
-            model.state(&meter, &StateOptions { n_ctx, ..*options }, None)?;
+            model.state(&meter, &StateOptions { n_ctx, ..*options }, &Routing::default())?;
             Ok(meter.counts())
         };
         let gathered = n_threads * (GATHERED_BYTES + options.n_ctx * GATHERED_BYTES_PER_TOKEN);

@@ -60,7 +60,7 @@ impl Session {
         let options = engine.state_options(n_ctx);
         let n_vocab = engine.model.shape().n_vocab;
         Ok(Session {
-            state: engine.model.state(&*engine.dev, &options, engine.experts.as_ref())?,
+            state: engine.model.state(&*engine.dev, &options, &engine.routing)?,
             step: Step::new(&*engine.dev, options.n_batch)?,
             number: N_SESSIONS.fetch_add(1, Ordering::Relaxed),
             n_ctx,
@@ -266,10 +266,10 @@ impl Session {
         (self.number, step.len(), &layers).hash(&mut key);
         let mut done = Ok(());
         let mut forward = || done = self.state.forward(dev, step, layers.clone());
-        match &self.engine.experts {
+        match self.engine.routing.reads_choices() {
             // What is queued depends on what is read back, and cannot be replayed.
-            Some(_) => forward(),
-            None => dev.step(key.finish(), &mut forward),
+            true => forward(),
+            false => dev.step(key.finish(), &mut forward),
         }
         self.n_written = self.n_written.max(self.tokens.len() + step.len());
         self.logits.clear();

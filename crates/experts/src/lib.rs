@@ -17,18 +17,34 @@
 //! | `places.rs` | where in which file an expert is, and where in a slot it goes |
 //! | `reader.rs` | threads that read past the page cache, try again, and say what failed |
 //! | `heat.rs` | which expert is worth its slot |
-//! | `store.rs` | who is where, and how a batch gets what it chose |
+//! | `table.rs` | who is where, and who may have to go |
+//! | `store.rs` | the experts of all layers, read when chosen or ahead of that |
+//! | `ask.rs` | how a batch gets what it chose |
+//! | `trial.rs` | whether reading ahead on a guess pays |
+//! | `stats.rs` | what all that took |
 //! | `trace/` | records of what was chosen, as files |
+//! | `script.rs` | such a record in the place of routers |
+//! | `routing.rs` | where a forward pass meets all of this |
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code, reason = "slots are parts of one mapping")]
 mod arena;
+mod ask;
 mod heat;
 mod places;
 mod reader;
+mod routing;
+mod script;
+mod stats;
 mod store;
+mod table;
 pub mod trace;
+mod trial;
 
+pub use ask::Ask;
 pub use places::{Matrix, Places};
 pub use reader::ReadError;
-pub use store::{Ask, Stats, Store};
+pub use routing::Routing;
+pub use script::Script;
+pub use stats::Stats;
+pub use store::{Foresight, Store};

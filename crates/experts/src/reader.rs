@@ -179,6 +179,7 @@ struct Queue {
 #[derive(Default)]
 struct Jobs {
     waiting: VecDeque<Job>,
+    ahead: VecDeque<Job>,
     closed: bool,
 }
 
@@ -191,7 +192,7 @@ impl Queue {
     fn next(&self) -> Option<Job> {
         let mut jobs = self.lock();
         loop {
-            match jobs.waiting.pop_front() {
+            match jobs.waiting.pop_front().or_else(|| jobs.ahead.pop_front()) {
                 _ if jobs.closed => return None,
                 Some(job) => return Some(job),
                 None => jobs = self.more.wait(jobs).unwrap_or_else(|e| e.into_inner()),
@@ -229,6 +230,26 @@ impl Readers {
     pub(crate) fn push(&self, job: Job) {
         self.0.lock().waiting.push_back(job);
         self.0.more.notify_one();
+    }
+
+    pub(crate) fn push_ahead(&self, job: Job) {
+        self.0.lock().ahead.push_back(job);
+        self.0.more.notify_one();
+    }
+
+    pub(crate) fn hurry(&self, key: usize) {
+        let mut jobs = self.0.lock();
+        if let Some(i) = jobs.ahead.iter().position(|job| job.key == key) {
+            let job = jobs.ahead.remove(i).expect("just found");
+            jobs.waiting.push_back(job);
+        }
+    }
+
+    pub(crate) fn take_back(&self, may: &dyn Fn(usize) -> bool) -> Vec<Job> {
+        let mut jobs = self.0.lock();
+        let (back, rest) = std::mem::take(&mut jobs.ahead).into_iter().partition(|job| may(job.key));
+        jobs.ahead = rest;
+        Vec::from_iter::<VecDeque<Job>>(back)
     }
 }
 

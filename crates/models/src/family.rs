@@ -1,9 +1,9 @@
 //! The list of families, and what a model is to those above: weights that make states, and states that run tokens.
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 use compute::{Device, DeviceError, Step, Tensor};
-use experts::{Places, Store};
+use experts::{Places, Routing, trace::Head};
 use gguf::Gguf;
 use quant::RowFormat;
 
@@ -40,7 +40,7 @@ pub static FAMILIES: &[Family] = &[
 pub enum Residency {
     /// All of it: weights are read where the file is mapped.
     All,
-    /// Everything but the experts, which a [`Store`] reads when they are chosen.
+    /// Everything but the experts, which a store reads when they are chosen.
     WithoutExperts,
 }
 
@@ -164,20 +164,21 @@ pub trait Model: Send + Sync {
         None
     }
 
+    /// How many experts it has, and how many a row chooses, if it chooses.
+    fn routes(&self) -> Option<Head> {
+        None
+    }
+
     /// What the token at position `pos` costs.
     fn cost(&self, pos: usize, kv: KvType) -> Cost;
 
     /// Caches and buffers: all memory that running the model takes, on `dev` or on a device that only counts. A model
-    /// without its experts runs with the store that has them.
+    /// without its experts runs with a routing whose store has them.
     ///
     /// # Errors
     /// When the device has no memory left.
-    fn state(
-        &self,
-        dev: &dyn Device,
-        options: &StateOptions,
-        experts: Option<&Arc<Store>>,
-    ) -> Result<Box<dyn State>, DeviceError>;
+    fn state(&self, dev: &dyn Device, options: &StateOptions, routing: &Routing)
+    -> Result<Box<dyn State>, DeviceError>;
 }
 
 /// A model with the memory to run on.

@@ -6,6 +6,7 @@ use compute::{
     Attention, Bank, Chooser, Device, DeviceError, HostBytes, Kind, Latent, Memory, Reference, Row, Step, Tensor,
     reference,
 };
+use experts::Routing;
 use gguf::Gguf;
 use models::{KvType, Residency, StateOptions, Work};
 
@@ -99,7 +100,7 @@ fn a_token_costs_what_it_multiplies() {
         let n_layer = model.shape().n_layer;
         for kv in [KvType::Native, KvType::F32] {
             let options = StateOptions { n_ctx: 160, n_slot: 1, n_batch: 8, kv };
-            let state = model.state(&dev, &options, None).unwrap_or_else(|e| panic!("{e}"));
+            let state = model.state(&dev, &options, &Routing::default()).unwrap_or_else(|e| panic!("{e}"));
             let step = Step::new(&dev, 1).unwrap_or_else(|e| panic!("{e}"));
             for pos in 0..150 {
                 let of = format!("{name}, {kv:?} at {pos}");

@@ -8,6 +8,7 @@ use std::{
 
 use compute::{Reference, Row, Step, reference};
 use expect_test::{Expect, expect};
+use experts::Routing;
 use gguf::{Element, Gguf, Value, Writer};
 use models::{Error, KvType, Model, Residency, StateOptions};
 use quant::Format;
@@ -192,7 +193,7 @@ fn query_key_and_value_may_come_as_one() {
 fn logits(parts: &Parts) -> Vec<f32> {
     let model = parts.open().unwrap_or_else(|e| panic!("{e}"));
     let options = StateOptions { n_ctx: 4, n_slot: 1, n_batch: 4, kv: KvType::F32 };
-    let state = model.state(&Reference, &options, None).unwrap_or_else(|e| panic!("{e}"));
+    let state = model.state(&Reference, &options, &Routing::default()).unwrap_or_else(|e| panic!("{e}"));
     let rows = [5, 200, 7, 31].into_iter().zip(0..).map(|(id, pos)| Row { id, pos, slot: 0 });
     let step = Step::new(&Reference, 4).unwrap_or_else(|e| panic!("{e}"));
     let step = step.set(&Reference, &rows.collect::<Vec<Row>>());

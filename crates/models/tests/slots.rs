@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use compute::{Reference, Row, Step, reference};
+use experts::Routing;
 use gguf::Gguf;
 use models::{KvType, Model, Residency, State, StateOptions};
 
@@ -14,7 +15,7 @@ fn open(name: &str) -> Box<dyn Model> {
 
 fn state(model: &dyn Model, n_slot: usize) -> (Box<dyn State>, Step) {
     let options = StateOptions { n_ctx: 24, n_slot, n_batch: 16, kv: KvType::Native };
-    let state = model.state(&Reference, &options, None).unwrap_or_else(|e| panic!("{e}"));
+    let state = model.state(&Reference, &options, &Routing::default()).unwrap_or_else(|e| panic!("{e}"));
     (state, Step::new(&Reference, 16).unwrap_or_else(|e| panic!("{e}")))
 }
 

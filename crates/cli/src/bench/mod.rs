@@ -27,7 +27,7 @@ use engine::Engine;
 use crate::{
     args::BenchArgs,
     error::Error,
-    machine,
+    machine, model,
     output::{self, NewFile},
     progress::Progress,
     speaker::{describe, open_session},
@@ -41,7 +41,9 @@ pub(crate) use sweep::Sweep;
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
     let jobs = Jobs::new(args)?;
     args.plot.as_deref().map_or(Ok(()), output::check_name)?;
-    let engine = Engine::open(&args.model.options()?)?;
+    let routes = args.follow_routes.as_deref().map(model::read_trace).transpose()?;
+    let mut engine = model::open(&args.model)?;
+    routes.map_or(Ok(()), |routes| engine.follow_routes(routes, args.guesses_right))?;
     let picture = args.plot.as_deref().map(|path| {
         engine.files().try_for_each(|part| output::never_over(path, part))?;
         NewFile::create(path)
@@ -59,6 +61,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
         tests.extend(step);
         Ok(())
     })?;
+    engine.finish_trace()?;
     output::print(&report::tail(form, &about, &tests))?;
     match (picture, args.sweep) {
         (Some(mut picture), Some(sweep)) => {

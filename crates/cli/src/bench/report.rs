@@ -365,7 +365,7 @@ pub(super) mod tests {
     fn streamed_experts_have_figures_of_their_own() {
         let (about, tests) = example();
         let stalled = std::time::Duration::from_millis(750);
-        let stats = Stats { n_hits: 30, n_misses: 10, read_bytes: 40 << 20, stalled };
+        let stats = Stats { n_hits: 30, n_misses: 10, read_bytes: 40 << 20, n_guesses: 8, n_right: 6, stalled };
         let test = Test { experts: Some(stats), ..tests[1].clone() };
         let row = text_row(&about, &test);
         let second = row.lines().nth(1).unwrap_or_default();

@@ -19,7 +19,10 @@
 mod reader;
 mod writer;
 
-use std::io::{self, BufRead};
+use std::{
+    fmt,
+    io::{self, BufRead},
+};
 
 pub use reader::Reader;
 pub use writer::Writer;
@@ -63,6 +66,13 @@ pub struct Head {
     pub n_used: usize,
     /// What is read for an expert; the mean, where layers differ.
     pub expert_bytes: u64,
+}
+
+impl fmt::Display for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Head { n_layer, n_expert, n_used, .. } = self;
+        write!(f, "{n_layer} layers of {n_expert} experts, {n_used} per token")
+    }
 }
 
 impl Head {

@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use compute::{Bank, Chooser, Compressor, Device, Gating, Kind, Latent, Router, Step, Tensor};
-use experts::Ask;
+use experts::Foresight;
 
 use super::{
+    config::Config,
     state::{Cache, IndexerBuffers, IndexerCache, V4State, cut},
     weights::{AttnWeights, CompressorWeights, FfnWeights, HyperWeights, IndexerWeights},
 };
@@ -15,6 +16,7 @@ impl State for V4State {
     fn forward(&self, dev: &dyn Device, step: &Step, layers: Range<usize>) -> Result<(), Error> {
         if layers.start == 0 {
             dev.embed(&self.buffers.x.slice(0..step.len()), &self.weights.embed, step);
+            self.foresee(dev, step)?;
         }
         for i in layers {
             let l = &self.weights.layers[i];
@@ -115,20 +117,11 @@ impl V4State {
         let [y, h, logits, chosen, weights, out] =
             [&b.y, &b.h, &b.router, &b.experts, &b.weights, &b.out].map(|b| b.slice(0..t));
         let [gate, up, act] = b.shared.each_ref().map(|b| b.slice(0..t));
-        let router = Router {
-            gating: Gating::SqrtSoftplus,
-            bias: w.bias.clone(),
-            table: w.table.clone(),
-            normalize: c.moe.normalize,
-            scale: c.moe.scale,
-        };
         dev.rms_norm(&h, &y, Some(&w.norm), c.eps);
         dev.matmul(&logits, &w.router, &h);
-        dev.route(&chosen, &weights, &logits, &router, step);
-        let ask = match &w.experts.bank {
-            Some(_) => None,
-            None => Some(self.ask(dev, layer, &chosen)?),
-        };
+        dev.route(&chosen, &weights, &logits, &w.router(c), step);
+        let ask = self.routing.meet(dev, layer, &chosen)?;
+        self.guess(dev, layer + 1, &y, step)?;
         dev.gated(&act, [(&gate, &w.shared_gate), (&up, &w.shared_up)], &h, c.moe.limits_shared[layer]);
         dev.matmul(&out, &w.shared_down, &act);
         let add = &mut |bank: &Bank| dev.moe(&out, &h, bank, &chosen, &weights, c.moe.limits[layer]);
@@ -141,13 +134,46 @@ impl V4State {
         Ok(())
     }
 
-    /// Has experts read that rows of `chosen` name.
-    fn ask(&self, dev: &dyn Device, layer: usize, chosen: &Tensor) -> Result<Ask<'_>, Error> {
-        let mut bytes = vec![0; chosen.byte_range().len()];
-        dev.read(chosen, &mut bytes)?;
-        let experts: Vec<i32> = bytes.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b)).collect();
-        let store = self.experts.as_ref().expect("who leaves the experts out brings a store");
-        Ok(store.ask(layer, &experts, chosen.rows()))
+    /// Has experts read that are chosen by the tokens alone, before their layers come.
+    fn foresee(&self, dev: &dyn Device, step: &Step) -> Result<(), Error> {
+        if !self.routing.looks_ahead(step.len(), Foresight::Certain) {
+            return Ok(());
+        }
+        let [logits, chosen, weights] = self.buffers.ahead.each_ref().map(|b| b.slice(0..step.len()));
+        for (i, l) in self.weights.layers.iter().enumerate().filter(|(_, l)| l.ffn.table.is_some()) {
+            // The table decides what is chosen; logits only weigh it.
+            dev.route(&chosen, &weights, &logits, &l.ffn.router(&self.weights.config), step);
+            self.routing.foresee(dev, i, &chosen, Foresight::Certain)?;
+        }
+        Ok(())
+    }
+
+    /// Has experts read that a layer would choose if nothing happened between `y`, the input of the one before, and it.
+    fn guess(&self, dev: &dyn Device, layer: usize, y: &Tensor, step: &Step) -> Result<(), Error> {
+        let (c, next) = (&self.weights.config, self.weights.layers.get(layer));
+        let Some(w) = next.map(|l| &l.ffn).filter(|w| w.table.is_none()) else { return Ok(()) };
+        if !self.routing.looks_ahead(step.len(), Foresight::Guess) {
+            return Ok(());
+        }
+        // The batch's own experts come later: their buffer is free.
+        let h = self.buffers.out.slice(0..step.len());
+        let [logits, chosen, weights] = self.buffers.ahead.each_ref().map(|b| b.slice(0..step.len()));
+        dev.rms_norm(&h, y, Some(&w.norm), c.eps);
+        dev.matmul(&logits, &w.router, &h);
+        dev.route(&chosen, &weights, &logits, &w.router(c), step);
+        Ok(self.routing.foresee(dev, layer, &chosen, Foresight::Guess)?)
+    }
+}
+
+impl FfnWeights {
+    fn router(&self, c: &Config) -> Router {
+        Router {
+            gating: Gating::SqrtSoftplus,
+            bias: self.bias.clone(),
+            table: self.table.clone(),
+            normalize: c.moe.normalize,
+            scale: c.moe.scale,
+        }
     }
 }
 

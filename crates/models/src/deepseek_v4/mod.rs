@@ -21,7 +21,7 @@ mod weights;
 use std::sync::Arc;
 
 use compute::{Device, DeviceError};
-use experts::{Places, Store};
+use experts::{Places, Routing, trace::Head};
 use gguf::Gguf;
 
 use crate::{Cost, Error, KvType, Model, Residency, Shape, State, StateOptions, Work};
@@ -53,6 +53,12 @@ impl Model for V4 {
         (places.n_experts() > 0).then_some(places)
     }
 
+    fn routes(&self) -> Option<Head> {
+        let (c, layers) = (&self.0.config, &self.0.layers);
+        let expert_bytes = layers.iter().map(|l| l.ffn.experts.work.n_bytes).sum::<u64>() / layers.len() as u64;
+        Some(Head { n_layer: layers.len(), n_expert: c.moe.n_expert, n_used: c.moe.n_used, expert_bytes })
+    }
+
     fn cost(&self, pos: usize, kv: KvType) -> Cost {
         let (w, c) = (&*self.0, &self.0.config);
         Cost {
@@ -66,8 +72,8 @@ impl Model for V4 {
         &self,
         dev: &dyn Device,
         options: &StateOptions,
-        experts: Option<&Arc<Store>>,
+        routing: &Routing,
     ) -> Result<Box<dyn State>, DeviceError> {
-        Ok(Box::new(state::V4State::new(self.0.clone(), experts.cloned(), dev, options)?))
+        Ok(Box::new(state::V4State::new(self.0.clone(), routing.clone(), dev, options)?))
     }
 }

@@ -15,7 +15,7 @@
 use std::sync::Arc;
 
 use compute::{Compressed, Compressor, Device, DeviceError, F32, Kind, Tensor};
-use experts::Store;
+use experts::Routing;
 use quant::RowFormat;
 
 use super::{
@@ -30,8 +30,7 @@ pub(crate) const N_REWIND: usize = 32;
 /// A model with the memory to run on.
 pub(crate) struct V4State {
     pub(crate) weights: Arc<Weights>,
-    /// Who reads them, if they are not among the weights.
-    pub(crate) experts: Option<Arc<Store>>,
+    pub(crate) routing: Routing,
     pub(crate) caches: Vec<Cache>,
     pub(crate) buffers: Buffers,
     pub(crate) logits: Tensor, // [N_LOGITS_MAX, n_vocab]
@@ -70,6 +69,7 @@ pub(crate) struct Buffers {
     pub(crate) router: Tensor,      // n_expert
     pub(crate) experts: Tensor,     // n_used, of expert numbers
     pub(crate) weights: Tensor,     // n_used
+    pub(crate) ahead: [Tensor; 3],  // the last three, of one row in a layer that is yet to come
     pub(crate) shared: [Tensor; 3], // n_ff_shared: gate, up and their product
     pub(crate) out: Tensor,         // n_embd
 }
@@ -85,7 +85,7 @@ pub(crate) struct IndexerBuffers {
 impl V4State {
     pub(crate) fn new(
         weights: Arc<Weights>,
-        experts: Option<Arc<Store>>,
+        routing: Routing,
         dev: &dyn Device,
         o: &StateOptions,
     ) -> Result<V4State, DeviceError> {
@@ -96,7 +96,7 @@ impl V4State {
             logits: dev.alloc(F32, &[N_LOGITS_MAX.min(o.n_batch), weights.config.n_vocab])?,
             n_rewind: N_REWIND.min(o.n_batch),
             weights,
-            experts,
+            routing,
         })
     }
 }
@@ -215,6 +215,11 @@ impl Buffers {
             router: rows(m.n_expert)?,
             experts: dev.alloc(Kind::I32, &[n_batch, m.n_used])?,
             weights: rows(m.n_used)?,
+            ahead: [
+                dev.alloc(F32, &[1, m.n_expert])?,
+                dev.alloc(Kind::I32, &[1, m.n_used])?,
+                dev.alloc(F32, &[1, m.n_used])?,
+            ],
             shared: [rows(m.n_ff_shared)?, rows(m.n_ff_shared)?, rows(m.n_ff_shared)?],
             out: rows(c.n_embd)?,
         })

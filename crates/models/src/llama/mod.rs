@@ -18,7 +18,7 @@ mod weights;
 use std::sync::Arc;
 
 use compute::{Device, DeviceError, Pairs};
-use experts::Store;
+use experts::Routing;
 use gguf::Gguf;
 
 use crate::{Cost, Error, KvType, Model, Residency, Shape, State, StateOptions, Work};
@@ -71,12 +71,7 @@ impl Model for Llama {
         }
     }
 
-    fn state(
-        &self,
-        dev: &dyn Device,
-        options: &StateOptions,
-        _: Option<&Arc<Store>>,
-    ) -> Result<Box<dyn State>, DeviceError> {
+    fn state(&self, dev: &dyn Device, options: &StateOptions, _: &Routing) -> Result<Box<dyn State>, DeviceError> {
         Ok(Box::new(forward::LlamaState::new(self.0.clone(), dev, options)?))
     }
 }

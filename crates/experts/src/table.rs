@@ -1,0 +1,131 @@
+//! Who is where: every expert is absent, being read, or in a slot; and who may have to go.
+//!
+//! ```text
+//! claimed    a batch waits for it, or computes with it          never goes
+//! wanted     a batch chose it, and comes to it later             goes only for what a batch needs now
+//! expected   it was read ahead, and its layer has not chosen     the same
+//! others     the coldest goes first
+//! ```
+
+use std::{sync::Arc, time::Instant};
+
+use crate::{Foresight, ReadError, Stats, arena::Slot, heat::Heat, trial::Trial};
+
+/// All that changes about experts; keys are `layer * n_expert + expert`.
+pub(crate) struct Table {
+    pub(crate) states: Vec<State>,
+    pub(crate) free: Vec<Slot>,
+    /// Slots, free or not.
+    pub(crate) n_slots: usize,
+    /// Batches that wait for each now.
+    pub(crate) claims: Vec<u16>,
+    /// Batches that chose each, and have not met it.
+    pub(crate) wanted: Vec<u16>,
+    expected: Vec<(usize, Foresight)>,
+    is_expected: Vec<bool>,
+    pub(crate) heat: Heat,
+    pub(crate) stats: Stats,
+    pub(crate) trial: Trial,
+    /// When the token that is computed now began.
+    pub(crate) token_began: Option<Instant>,
+    /// When a read last came back.
+    pub(crate) landed: Instant,
+}
+
+/// Where an expert is.
+pub(crate) enum State {
+    Absent,
+    Reading,
+    Here(Arc<Slot>),
+    /// Until the next who asks is told; then absent.
+    Failed(ReadError),
+}
+
+impl Table {
+    pub(crate) fn new(n_layer: usize, n_expert: usize, free: Vec<Slot>) -> Table {
+        let n = n_layer * n_expert;
+        Table {
+            states: (0..n).map(|_| State::Absent).collect(),
+            n_slots: free.len(),
+            free,
+            claims: vec![0; n],
+            wanted: vec![0; n],
+            expected: Vec::new(),
+            is_expected: vec![false; n],
+            heat: Heat::new(n_layer, n_expert),
+            stats: Stats::default(),
+            trial: Trial::new(),
+            token_began: None,
+            landed: Instant::now(),
+        }
+    }
+
+    /// A read has ended.
+    pub(crate) fn land(&mut self, key: usize, slot: Slot, result: Result<(), ReadError>) {
+        self.landed = Instant::now();
+        match result {
+            Ok(()) => {
+                self.states[key] = State::Here(Arc::new(slot));
+                self.heat.enter(key);
+            }
+            Err(e) => {
+                self.free.push(slot);
+                self.states[key] = State::Failed(e);
+            }
+        }
+    }
+
+    /// A slot that is free, or taken from the coldest expert that nobody is to meet.
+    pub(crate) fn room(&mut self) -> Option<Slot> {
+        self.free.pop().or_else(|| {
+            let spare = |key: usize| self.wanted[key] == 0 && !self.is_expected[key];
+            self.coldest(spare).map(|key| self.evict(key))
+        })
+    }
+
+    /// A slot for what a batch needs now: it may be that of an expert which somebody else, or this batch, will need.
+    pub(crate) fn room_now(&mut self) -> Option<Slot> {
+        self.room().or_else(|| self.coldest(|_| true).map(|key| self.evict(key)))
+    }
+
+    /// The coldest expert in a slot that nobody computes with or waits for, of those that `may` go.
+    fn coldest(&self, may: impl Fn(usize) -> bool) -> Option<usize> {
+        let alone = |key: usize| matches!(&self.states[key], State::Here(slot) if Arc::strong_count(slot) == 1);
+        self.heat.coldest().find(|&key| may(key) && self.claims[key] == 0 && alone(key))
+    }
+
+    /// Its slot, from which it is gone.
+    fn evict(&mut self, key: usize) -> Slot {
+        self.heat.leave(key);
+        match std::mem::replace(&mut self.states[key], State::Absent) {
+            State::Here(slot) => Arc::into_inner(slot).expect("nobody else has it"),
+            _ => unreachable!("heat lists what is in slots"),
+        }
+    }
+
+    /// Whether one more expert may be read ahead: half of the slots are for what was chosen.
+    pub(crate) fn may_expect(&self) -> bool {
+        self.expected.len() < self.n_slots / 2
+    }
+
+    /// An expert is read ahead, or kept, until its layer has chosen.
+    pub(crate) fn expect(&mut self, key: usize, foresight: Foresight) {
+        if !std::mem::replace(&mut self.is_expected[key], true) {
+            self.expected.push((key, foresight));
+            self.stats.n_guesses += u64::from(foresight == Foresight::Guess);
+        }
+    }
+
+    /// A layer, all keys of which are in `layer`, has chosen: what was expected of it no longer is.
+    pub(crate) fn settle(&mut self, layer: std::ops::Range<usize>, chosen: impl Fn(usize) -> bool) {
+        let (stats, is_expected) = (&mut self.stats, &mut self.is_expected);
+        self.expected.retain(|&(key, foresight)| {
+            let settled = layer.contains(&key);
+            if settled {
+                is_expected[key] = false;
+                stats.n_right += u64::from(foresight == Foresight::Guess && chosen(key));
+            }
+            !settled
+        });
+    }
+}

@@ -1,16 +1,16 @@
 //! Whether reading ahead on a guess pays: tried out while tokens are decoded, not assumed.
 //!
 //! ```text
-//! guess | do not | guess | do not | the faster of the two, for long | again from the start
-//!   16      16       16      16                 512                       tokens
+//! guess | do not | guess | do not | ... | the faster of the two, for long | again from the start
+//!   8       8        8       8       64               512                       tokens
 //! ```
 //!
 //! Medians are compared, so that a token during which something else happened counts no more than another.
 
 /// Tokens of one turn of a trial.
-const TURN: usize = 16;
+const TURN: usize = 8;
 /// Turns, guessing in every second one.
-const TURNS: usize = 4;
+const TURNS: usize = 8;
 /// Tokens for which its outcome holds.
 const HOLDS: usize = 512;
 

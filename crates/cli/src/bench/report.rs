@@ -137,7 +137,11 @@ fn text_row(about: &About, test: &Test) -> String {
     let experts = Streaming::of(test).map_or(String::new(), |s| {
         let (hits, stalled) = (100.0 * s.hit_rate, 100.0 * s.stalled_share);
         let bytes = units::bytes(s.bytes_per_token as u64);
-        format!("  experts: {hits:.0} % here, {bytes} read per token, {stalled:.0} % of the time awaited\n")
+        let guesses = match s.n_guesses {
+            0.0 => String::new(),
+            n => format!(", {n:.1} guessed and {:.0} % of them right", 100.0 * s.right_share),
+        };
+        format!("  experts: {hits:.0} % here, {bytes} read per token, {stalled:.0} % of the time awaited{guesses}\n")
     });
     format!("{}\n{experts}", line.trim_end())
 }
@@ -147,14 +151,20 @@ struct Streaming {
     hit_rate: f64,
     bytes_per_token: f64,
     stalled_share: f64,
+    /// Per token.
+    n_guesses: f64,
+    right_share: f64,
 }
 
 impl Streaming {
     fn of(test: &Test) -> Option<Streaming> {
         let stats = test.experts?;
+        let per_token = |n: u64| n as f64 / (test.n * test.seconds.len()) as f64;
         Some(Streaming {
             hit_rate: stats.hit_rate(),
-            bytes_per_token: stats.read_bytes as f64 / (test.n * test.seconds.len()) as f64,
+            bytes_per_token: per_token(stats.read_bytes),
+            n_guesses: per_token(stats.n_guesses),
+            right_share: stats.n_right as f64 / stats.n_guesses.max(1) as f64,
             stalled_share: stats.stalled.as_secs_f64() / test.seconds.iter().sum::<f64>().max(1e-9),
         })
     }
@@ -220,6 +230,7 @@ fn test_json(limits: Option<&Limits>, test: &Test) -> Value {
         "work": test.work, "share": limits.map(|l| test.share(l)),
         "experts": Streaming::of(test).map(|s| json!({
             "hit_rate": s.hit_rate, "bytes_per_token": s.bytes_per_token, "stalled_share": s.stalled_share,
+            "guesses_per_token": s.n_guesses, "guesses_right": s.right_share,
         })),
     })
 }
@@ -369,10 +380,17 @@ pub(super) mod tests {
         let test = Test { experts: Some(stats), ..tests[1].clone() };
         let row = text_row(&about, &test);
         let second = row.lines().nth(1).unwrap_or_default();
-        assert_eq!(second, "  experts: 75 % here, 2.0 MiB read per token, 25 % of the time awaited");
+        assert_eq!(
+            second,
+            "  experts: 75 % here, 2.0 MiB read per token, 25 % of the time awaited, 0.4 guessed and 75 % of them right"
+        );
         assert!(csv_row(&about, &test).ends_with(",512,0.7500,2097152,0.2500\n"));
         let json = &test_json(None, &test)["experts"];
-        assert_eq!(*json, json!({ "hit_rate": 0.75, "bytes_per_token": 2097152.0, "stalled_share": 0.25 }));
+        let expected = json!({
+            "hit_rate": 0.75, "bytes_per_token": 2097152.0, "stalled_share": 0.25,
+            "guesses_per_token": 0.4, "guesses_right": 0.75,
+        });
+        assert_eq!(*json, expected);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use compute::{Device, Limits};
-use experts::{Routing, Script, Stats, Store, trace};
+use experts::{Room, Routing, Script, Stats, Store, trace};
 use gguf::{Gguf, TensorInfo};
 use models::{Chat, ChatError, Cost, KvType, Model, Part, Residency, StateOptions};
 use tokenizer::{Special, TokenId, Tokenizer};
@@ -272,6 +272,11 @@ impl Engine {
         self.0.routing.store.as_ref().map(|store| store.stats())
     }
 
+    /// What the SSD delivers to readers of experts, where that was measured.
+    pub fn ssd_bytes_per_second(&self) -> Option<f64> {
+        self.0.routing.store.as_ref()?.probe().map(|probe| probe.bytes_per_second as f64)
+    }
+
     /// Writes down which experts are chosen from now on, until [`Engine::finish_trace`].
     ///
     /// # Errors
@@ -350,7 +355,12 @@ impl Inner {
         let places = self.model.places().ok_or_else(|| Error::NoExperts { path: path() })?.clone();
         let session_bytes = self.plan(self.info.n_ctx_train.min(N_CTX_DEFAULT))?.session_bytes();
         let n_slots = n_slots(budget, places.slot_bytes() as u64, places.n_experts(), session_bytes)?;
-        Ok(Store::new(places, n_slots).map_err(models::Error::from)?)
+        let room = match budget {
+            // What was asked for is taken at once; what was left to us grows while that helps.
+            Budget::Auto => Room { n_slots: n_slots.div_ceil(2), n_slots_max: n_slots, is_free: machine::is_free },
+            Budget::Count(_) | Budget::Bytes(_) => Room::fixed(n_slots),
+        };
+        Ok(Store::new(places, room).map_err(models::Error::from)?)
     }
 
     fn routes(&self) -> Result<trace::Head, Error> {
@@ -359,7 +369,7 @@ impl Inner {
 
     fn arena(&self) -> Option<Arena> {
         let (store, places) = self.routing.store.as_ref().zip(self.model.places())?;
-        let (bytes, n_slots) = (store.arena_bytes() as u64, store.n_slots());
+        let (bytes, n_slots) = (store.arena_bytes() as u64, store.n_slots_max());
         Some(Arena { bytes, n_slots, n_experts: places.n_experts() })
     }
 

@@ -9,6 +9,11 @@ pub(crate) fn available_bytes() -> Option<u64> {
     Some(group_left().map_or(system, |left| left.min(system)))
 }
 
+/// Whether so many bytes, and some more, can be allocated now.
+pub(crate) fn is_free(bytes: u64) -> bool {
+    available_bytes().is_none_or(|available| bytes.saturating_add(bytes / 8) <= available)
+}
+
 /// Bytes that the machine has; `None` where the system does not say.
 pub fn memory_bytes() -> Option<u64> {
     meminfo(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")

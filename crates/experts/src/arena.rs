@@ -1,4 +1,8 @@
-//! One mapping, cut into slots once and for all.
+//! Memory for experts: mappings of at most 1 GiB, cut into slots.
+//!
+//! A slot is a range of a mapping that nobody else has, so whoever owns it may write to it, or have it written to. It can
+//! be cut, and what was cut can be joined again: parts of an expert are read at the same time, each by the owner of its
+//! part. More slots can be taken at any time; the mappings that are there stay where they are.
 
 use std::{io, sync::Arc};
 
@@ -7,9 +11,15 @@ use memmap2::{MmapMut, MmapOptions, MmapRaw};
 /// What reads past the page cache must be aligned to, in memory and in the file.
 pub(crate) const PAGE: usize = 4096;
 
-/// A part of the mapping that nobody else has: whoever owns a slot may write to it.
+/// A mapping's length, at most: the kernel registers no larger buffer. A slot that is larger has one to itself.
+const SEGMENT_BYTES_MAX: usize = 1 << 30;
+
+/// One mapping. It stays until the last of its slots is gone.
+pub(crate) struct Segment(MmapRaw);
+
+/// A part of a mapping that nobody else has: whoever owns a slot may write to it.
 pub(crate) struct Slot {
-    map: Arc<MmapRaw>,
+    segment: Arc<Segment>,
     start: usize,
     len: usize,
 }
@@ -19,12 +29,36 @@ pub(crate) struct Slot {
 /// # Errors
 /// If the system does not have so much.
 pub(crate) fn slots(n: usize, len: usize) -> io::Result<Vec<Slot>> {
+    n.checked_mul(len).ok_or(io::ErrorKind::OutOfMemory)?;
+    slots_in(n, len, SEGMENT_BYTES_MAX)
+}
+
+fn slots_in(n: usize, len: usize, segment_bytes_max: usize) -> io::Result<Vec<Slot>> {
     assert!(len > 0 && len.is_multiple_of(PAGE), "slots are whole pages");
-    let bytes = n.checked_mul(len).ok_or(io::ErrorKind::OutOfMemory)?;
-    let mut map = MmapOptions::new().len(bytes.max(PAGE)).map_anon()?;
-    take(&mut map)?;
-    let map = Arc::new(MmapRaw::from(map));
-    Ok((0..n).map(|i| Slot { map: map.clone(), start: i * len, len }).collect())
+    let n_per_segment = (segment_bytes_max / len).max(1);
+    let mut slots = Vec::new();
+    while slots.len() < n {
+        let n_more = n_per_segment.min(n - slots.len());
+        let segment = Arc::new(Segment::new(n_more * len)?);
+        slots.extend((0..n_more).map(|i| Slot { segment: segment.clone(), start: i * len, len }));
+    }
+    Ok(slots)
+}
+
+impl Segment {
+    fn new(bytes: usize) -> io::Result<Segment> {
+        let mut map = MmapOptions::new().len(bytes).map_anon()?;
+        take(&mut map)?;
+        Ok(Segment(map.into()))
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Segment {
+    /// Where it is, and its length.
+    pub(crate) fn range(&self) -> (*mut u8, usize) {
+        (self.0.as_mut_ptr(), self.0.len())
+    }
 }
 
 /// Has the system give all pages now: memory that is only promised would count as free, and be promised twice.
@@ -56,12 +90,41 @@ impl Slot {
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: inside the mapping, which lives as long as the slot; only `bytes_mut` of this very slot writes here,
         // since slots do not overlap and are not cloned.
-        unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(self.start), self.len) }
+        unsafe { std::slice::from_raw_parts(self.segment.0.as_ptr().add(self.start), self.len) }
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr().add(self.start), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.segment.0.as_mut_ptr().add(self.start), self.len) }
+    }
+
+    /// The mapping that it is a part of.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// Cuts off what follows the first `n` bytes.
+    pub(crate) fn split_off(&mut self, n: usize) -> Slot {
+        assert!(n <= self.len, "{n} of {} bytes", self.len);
+        let rest = Slot { segment: self.segment.clone(), start: self.start + n, len: self.len - n };
+        self.len = n;
+        rest
+    }
+
+    /// The slot that was cut into these pieces, in any order.
+    ///
+    /// # Panics
+    /// If there are none, or one is missing.
+    pub(crate) fn join(pieces: &mut Vec<Slot>) -> Slot {
+        pieces.sort_unstable_by_key(|piece| (piece.start, piece.len));
+        let join = |mut whole: Slot, next: Slot| {
+            let adjacent = whole.start + whole.len == next.start && Arc::ptr_eq(&whole.segment, &next.segment);
+            assert!(adjacent, "a piece of a slot is missing");
+            whole.len += next.len;
+            whole
+        };
+        pieces.drain(..).reduce(join).expect("a slot has pieces")
     }
 }
 
@@ -71,18 +134,46 @@ mod tests {
 
     #[test]
     fn slots_share_nothing_and_start_on_pages() {
-        let mut slots = slots(3, 2 * PAGE).expect("24 KiB");
-        for (i, slot) in slots.iter_mut().enumerate() {
-            assert!(slot.bytes().as_ptr().cast::<[u8; PAGE]>().addr().is_multiple_of(PAGE));
-            slot.bytes_mut().fill(i as u8 + 1);
+        for segment_bytes_max in [PAGE, 4 * PAGE, 5 * PAGE, 1 << 30] {
+            let mut slots = slots_in(5, 2 * PAGE, segment_bytes_max).expect("40 KiB");
+            assert_eq!(slots.len(), 5);
+            for (i, slot) in slots.iter_mut().enumerate() {
+                assert!(slot.bytes().as_ptr().cast::<[u8; PAGE]>().addr().is_multiple_of(PAGE));
+                slot.bytes_mut().fill(i as u8 + 1);
+            }
+            for (i, slot) in slots.iter().enumerate() {
+                assert!(slot.bytes().len() == 2 * PAGE && slot.bytes().iter().all(|&b| b == i as u8 + 1));
+                assert!(slot.segment.0.len() <= segment_bytes_max.max(2 * PAGE));
+            }
         }
-        for (i, slot) in slots.iter().enumerate() {
-            assert!(slot.bytes().len() == 2 * PAGE && slot.bytes().iter().all(|&b| b == i as u8 + 1));
-        }
+    }
+
+    #[test]
+    fn what_was_cut_is_joined_in_any_order() {
+        let mut slots = slots(2, 3 * PAGE).expect("24 KiB");
+        let mut head = slots.remove(1);
+        head.bytes_mut().iter_mut().enumerate().for_each(|(i, b)| *b = (i % 251) as u8);
+        let mut middle = head.split_off(PAGE);
+        let mut tail = middle.split_off(PAGE);
+        let nothing = tail.split_off(2 * PAGE - PAGE);
+        let whole = Slot::join(&mut vec![tail, head, nothing, middle]);
+        assert!(
+            whole.bytes().iter().enumerate().all(|(i, &b)| b == (i % 251) as u8) && whole.bytes().len() == 3 * PAGE
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "a piece of a slot is missing")]
+    fn a_slot_without_its_middle_is_none() {
+        let mut head = slots(1, 3 * PAGE).expect("12 KiB").remove(0);
+        let mut middle = head.split_off(PAGE);
+        let tail = middle.split_off(PAGE);
+        Slot::join(&mut vec![head, tail]);
     }
 
     #[test]
     fn more_than_there_can_be_is_an_error() {
         assert!(slots(usize::MAX / PAGE, 2 * PAGE).is_err());
+        assert!(slots(1, usize::MAX / PAGE * PAGE).is_err());
     }
 }

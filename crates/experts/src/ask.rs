@@ -11,14 +11,13 @@ use compute::{Bank, Device};
 use crate::{
     Foresight, ReadError, Store,
     arena::Slot,
-    reader::N_READERS,
     store::Shared,
     table::{State, Table},
 };
 
-/// Experts that a batch has read beyond the one it needs: enough for all readers, and few enough that those it is done
-/// with make room for the others.
-const AHEAD: usize = 2 * N_READERS;
+/// Experts that a batch has read beyond the one it needs: enough for any disk, and few enough that those it is done with
+/// make room for the others.
+const AHEAD: usize = 16;
 
 /// The experts that a batch chose in one layer, and has not yet met.
 pub struct Ask<'a> {

@@ -56,7 +56,12 @@ impl Heat {
     /// Expert `e` was chosen by this share of the batch's rows.
     pub(crate) fn add(&mut self, layer: usize, e: usize, share: f32) {
         let key = layer * self.n_expert + e;
-        let score = Score((self.of(key) + f64::from(share)).log2() + self.age(layer));
+        self.set(key, self.of(key) + f64::from(share));
+    }
+
+    /// An expert is as hot as that, now.
+    pub(crate) fn set(&mut self, key: usize, heat: f64) {
+        let score = Score(heat.log2() + self.age(key / self.n_expert));
         let old = std::mem::replace(&mut self.scores[key], score);
         if self.here.remove(&(old, key)) {
             self.here.insert((score, key));

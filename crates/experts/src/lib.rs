@@ -15,8 +15,9 @@
 //! |---|---|
 //! | `arena.rs` | the memory, cut into slots |
 //! | `places.rs` | where in which file an expert is, and where in a slot it goes |
-//! | `reader.rs` | threads that read past the page cache, try again, and say what failed |
+//! | `io/` | reads past the page cache, in parts, tried again; says what failed |
 //! | `heat.rs` | which expert is worth its slot |
+//! | `growth.rs` | how large the arena should be |
 //! | `table.rs` | who is where, and who may have to go |
 //! | `store.rs` | the experts of all layers, read when chosen or ahead of that |
 //! | `ask.rs` | how a batch gets what it chose |
@@ -30,9 +31,10 @@
 #[allow(unsafe_code, reason = "slots are parts of one mapping")]
 mod arena;
 mod ask;
+mod growth;
 mod heat;
+mod io;
 mod places;
-mod reader;
 mod routing;
 mod script;
 mod stats;
@@ -42,9 +44,9 @@ pub mod trace;
 mod trial;
 
 pub use ask::Ask;
+pub use io::{Probe, ReadError};
 pub use places::{Matrix, Places};
-pub use reader::ReadError;
 pub use routing::Routing;
 pub use script::Script;
 pub use stats::Stats;
-pub use store::{Foresight, Store};
+pub use store::{Foresight, Room, Store};

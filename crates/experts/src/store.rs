@@ -6,7 +6,7 @@
 use std::{
     ops::Range,
     sync::{Arc, Condvar, Mutex, MutexGuard},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use compute::{Device, Expert, Tensor};
@@ -14,15 +14,16 @@ use compute::{Device, Expert, Tensor};
 use crate::{
     Ask, Places, ReadError, Stats,
     arena::{Slot, slots},
-    reader::{Job, Readers, Source},
+    growth::Growth,
+    io::{Job, Probe, Readers, Settings, Source, probe},
     table::{State, Table},
 };
 
 /// How long no read may come back before the answers that wait end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The longest that a token may take, to be compared with others: else somebody paused between them.
-const TOKEN_MAX: Duration = Duration::from_secs(10);
+/// Steps in which an arena grows from nothing to its full size.
+const GROWTH_STEPS: usize = 8;
 
 /// The experts of all layers, and the arena that holds some of them.
 pub struct Store {
@@ -31,6 +32,26 @@ pub struct Store {
     pub(crate) shared: Arc<Shared>,
     pub(crate) readers: Readers,
     pub(crate) patience: Duration,
+    room: Room,
+    probe: Option<Probe>,
+}
+
+/// How many experts a store has room for.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// At first.
+    pub n_slots: usize,
+    /// After it has grown as far as it may.
+    pub n_slots_max: usize,
+    /// Whether the system has so many bytes to spare.
+    pub is_free: fn(u64) -> bool,
+}
+
+impl Room {
+    /// Always the same.
+    pub fn fixed(n_slots: usize) -> Room {
+        Room { n_slots, n_slots_max: n_slots, is_free: |_| true }
+    }
 }
 
 /// The table, and who waits for a change in it.
@@ -73,31 +94,52 @@ impl Shared {
 }
 
 impl Store {
-    /// A store of `n_slots` experts at a time, at least one and at most all; its memory is taken here.
+    /// A store with room for at least one and at most all experts; its memory is taken here, and when it grows. Measures
+    /// how the disk is best read.
     ///
     /// # Errors
-    /// If the files cannot be opened, or there is not enough memory.
-    pub fn new(places: Places, n_slots: usize) -> Result<Store, ReadError> {
-        let (n_slots, bytes) = (n_slots.clamp(1, places.n_experts().max(1)), places.slot_bytes());
+    /// If the files cannot be opened, there is not enough memory, or the disk does not answer.
+    pub fn new(places: Places, room: Room) -> Result<Store, ReadError> {
+        let n_max = room.n_slots_max.clamp(1, places.n_experts().max(1));
+        let (n_slots, bytes) = (room.n_slots.clamp(1, n_max), places.slot_bytes());
         let error = |source| ReadError::Arena { bytes: n_slots.saturating_mul(bytes), source };
         let sources = Arc::new(places.files.iter().map(|path| Source::open(path)).collect::<Result<Vec<_>, _>>()?);
-        let free = slots(n_slots, bytes).map_err(error)?;
-        let table = Mutex::new(Table::new(places.layers.len(), places.n_expert, free));
+        let mut free = slots(n_slots, bytes).map_err(error)?;
+        let probe = probe(&sources, &places, &mut free)?;
+        let growth = Growth::new(n_max - n_slots, n_max / GROWTH_STEPS);
+        let table = Mutex::new(Table::new(places.layers.len(), places.n_expert, free, growth));
         let shared = Arc::new(Shared { table, changed: Condvar::new() });
         let done = shared.clone();
         let done = Arc::new(move |key, slot, result| done.land(key, slot, result));
-        let readers = Readers::new(sources.clone(), done).map_err(error)?;
-        Ok(Store { places, sources, shared, readers, patience: PATIENCE })
+        let settings = probe.map_or_else(Settings::default, Settings::from);
+        let readers = Readers::new(sources.clone(), settings, done).map_err(error)?;
+        let room = Room { n_slots, n_slots_max: n_max, ..room };
+        Ok(Store { places, sources, shared, readers, patience: PATIENCE, room, probe })
     }
 
-    /// Experts that there is room for.
+    /// Experts that there is room for now.
     pub fn n_slots(&self) -> usize {
         self.shared.lock().n_slots
     }
 
-    /// The arena's size.
+    /// Experts that there will be room for, at most.
+    pub fn n_slots_max(&self) -> usize {
+        self.room.n_slots_max
+    }
+
+    /// The arena's size when it has grown.
     pub fn arena_bytes(&self) -> usize {
-        self.n_slots() * self.places.slot_bytes()
+        self.room.n_slots_max * self.places.slot_bytes()
+    }
+
+    /// How fast the disk was when the store was made, if that could be measured.
+    pub fn probe(&self) -> Option<Probe> {
+        self.probe
+    }
+
+    /// Whether experts are read by `io_uring`.
+    pub fn has_ring(&self) -> bool {
+        self.readers.has_ring()
     }
 
     /// What happened since the store was made.
@@ -113,9 +155,8 @@ impl Store {
         let mut sorted = choices.to_vec();
         sorted.sort_unstable();
         let mut table = self.shared.lock();
-        if layer == 0 {
-            table.token(n_rows);
-        }
+        let more = if layer == 0 { table.token(n_rows) } else { None };
+        more.into_iter().for_each(|n| self.grow(n));
         table.heat.tick(layer);
         for same in sorted.chunk_by(|a, b| a == b) {
             table.heat.add(layer, same[0] as usize, same.len() as f32 / n_rows as f32);
@@ -130,8 +171,8 @@ impl Store {
     fn settle(&self, table: &mut Table, layer: usize, experts: &[usize]) {
         let keys = self.key(layer, 0)..self.key(layer, 0) + self.places.n_expert;
         let chosen = |key: usize| experts.binary_search(&(key - keys.start)).is_ok();
-        table.settle(keys.clone(), chosen);
-        for Job { key, slot, .. } in self.readers.take_back(&|key| keys.contains(&key) && !chosen(key)) {
+        let wrong = table.settle(keys.clone(), chosen);
+        for Job { key, slot, .. } in self.readers.take_back(&|key| wrong.contains(&key)) {
             table.states[key] = State::Absent;
             table.free.push(slot);
             table.stats.read_bytes -= self.places.expert_bytes(layer);
@@ -147,6 +188,43 @@ impl Store {
     pub fn read_ahead(&self, layer: usize, experts: &[i32], foresight: Foresight) {
         let mut table = self.shared.lock();
         let _ = experts.iter().all(|&e| self.expect(&mut table, self.key(layer, e as usize), foresight));
+    }
+
+    /// Every expert with any heat, hottest first: its layer, its number there and its heat now.
+    pub fn heat(&self) -> Vec<(usize, usize, f32)> {
+        let (table, n_expert) = (self.shared.lock(), self.places.n_expert);
+        let of = |key: usize| (key / n_expert, key % n_expert, table.heat.of(key) as f32);
+        let mut all: Vec<_> = (0..self.places.n_experts()).map(of).filter(|e| e.2 > 0.0).collect();
+        all.sort_by(|a, b| b.2.total_cmp(&a.2));
+        all
+    }
+
+    /// Begins to read as many of these as there is free room for, in this order, behind all that was; their heat is what
+    /// is given.
+    pub fn warm(&self, list: &[(usize, usize, f32)]) {
+        let mut table = self.shared.lock();
+        for &(layer, e, heat) in list.iter().filter(|l| l.0 < self.places.layers.len() && l.1 < self.places.n_expert) {
+            let key = self.key(layer, e);
+            table.heat.set(key, f64::from(heat));
+            if matches!(table.states[key], State::Absent)
+                && let Some(slot) = table.free.pop()
+            {
+                let job = self.job(&mut table, key, slot);
+                self.readers.push_ahead(job);
+            }
+        }
+    }
+
+    /// Takes memory for `n` more slots, beside the answers that go on.
+    fn grow(&self, n: usize) {
+        let (shared, bytes, is_free) = (self.shared.clone(), self.places.slot_bytes(), self.room.is_free);
+        let take = move || {
+            let more = is_free((n * bytes) as u64).then(|| slots(n, bytes).ok()).flatten();
+            shared.lock().grow(more);
+            shared.changed.notify_all();
+        };
+        // Without a thread, the step is lost.
+        let _ = std::thread::Builder::new().name("arena".into()).spawn(take);
     }
 
     /// Whether guesses are worth their reads, as far as is known, for a batch of so many rows.
@@ -194,18 +272,5 @@ impl Store {
             Ok(dev.load(m.kind, &m.shape, Arc::new(Piece { slot: slot.clone(), range: extents[i].range() }))?)
         };
         Ok(Expert { gate: load(0)?, up: load(1)?, down: load(2)? })
-    }
-}
-
-impl Table {
-    /// A batch begins; tokens that are decoded one by one are timed.
-    fn token(&mut self, n_rows: usize) {
-        let began = self.token_began.take();
-        if n_rows == 1 {
-            let now = Instant::now();
-            let took = began.map(|began| now - began).filter(|&took| took < TOKEN_MAX);
-            took.into_iter().for_each(|took| self.trial.token(took.as_secs_f64()));
-            self.token_began = Some(now);
-        }
     }
 }

@@ -7,9 +7,16 @@
 //! others     the coldest goes first
 //! ```
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use crate::{Foresight, ReadError, Stats, arena::Slot, heat::Heat, trial::Trial};
+use crate::{Foresight, ReadError, Stats, arena::Slot, growth::Growth, heat::Heat, trial::Trial};
+
+/// The longest that a token may take, to be compared with others: else somebody paused between them.
+const TOKEN_MAX: Duration = Duration::from_secs(10);
 
 /// All that changes about experts; keys are `layer * n_expert + expert`.
 pub(crate) struct Table {
@@ -26,8 +33,9 @@ pub(crate) struct Table {
     pub(crate) heat: Heat,
     pub(crate) stats: Stats,
     pub(crate) trial: Trial,
-    /// When the token that is computed now began.
-    pub(crate) token_began: Option<Instant>,
+    pub(crate) growth: Growth,
+    /// When the token that is computed now began, and how long all before it had waited.
+    token_began: Option<(Instant, Duration)>,
     /// When a read last came back.
     pub(crate) landed: Instant,
 }
@@ -42,7 +50,7 @@ pub(crate) enum State {
 }
 
 impl Table {
-    pub(crate) fn new(n_layer: usize, n_expert: usize, free: Vec<Slot>) -> Table {
+    pub(crate) fn new(n_layer: usize, n_expert: usize, free: Vec<Slot>, growth: Growth) -> Table {
         let n = n_layer * n_expert;
         Table {
             states: (0..n).map(|_| State::Absent).collect(),
@@ -55,6 +63,7 @@ impl Table {
             heat: Heat::new(n_layer, n_expert),
             stats: Stats::default(),
             trial: Trial::new(),
+            growth,
             token_began: None,
             landed: Instant::now(),
         }
@@ -116,16 +125,47 @@ impl Table {
         }
     }
 
-    /// A layer, all keys of which are in `layer`, has chosen: what was expected of it no longer is.
-    pub(crate) fn settle(&mut self, layer: std::ops::Range<usize>, chosen: impl Fn(usize) -> bool) {
+    /// A layer, all keys of which are in `layer`, has chosen: what was expected of it no longer is. Those that it has not
+    /// chosen.
+    pub(crate) fn settle(&mut self, layer: Range<usize>, chosen: impl Fn(usize) -> bool) -> Vec<usize> {
+        let mut wrong = Vec::new();
         let (stats, is_expected) = (&mut self.stats, &mut self.is_expected);
         self.expected.retain(|&(key, foresight)| {
-            let settled = layer.contains(&key);
-            if settled {
-                is_expected[key] = false;
-                stats.n_right += u64::from(foresight == Foresight::Guess && chosen(key));
+            if !layer.contains(&key) {
+                return true;
             }
-            !settled
+            is_expected[key] = false;
+            match chosen(key) {
+                true => stats.n_right += u64::from(foresight == Foresight::Guess),
+                false => wrong.push(key),
+            }
+            false
         });
+        wrong
+    }
+
+    /// A batch of so many rows begins; tokens that are decoded one by one are timed. How many slots to add.
+    pub(crate) fn token(&mut self, n_rows: usize) -> Option<usize> {
+        let began = self.token_began.take();
+        if n_rows != 1 {
+            return None;
+        }
+        let (now, stalled) = (Instant::now(), self.stats.stalled);
+        self.token_began = Some((now, stalled));
+        let (began, stalled_before) = began?;
+        let took = Some(now - began).filter(|&took| took < TOKEN_MAX)?.as_secs_f64();
+        self.trial.token(took);
+        self.growth.token(took, (stalled - stalled_before).as_secs_f64())
+    }
+
+    /// The arena has grown, or cannot.
+    pub(crate) fn grow(&mut self, more: Option<Vec<Slot>>) {
+        match more {
+            None => self.growth.end(),
+            Some(more) => {
+                self.n_slots += more.len();
+                self.free.extend(more);
+            }
+        }
     }
 }

@@ -1,0 +1,250 @@
+//! What is to be read, and in which order: what somebody waits for first, then what may be needed.
+//!
+//! A lock order: a store holds its own lock when it asks for something, so this lock is never held when the store is told.
+
+use std::{
+    collections::VecDeque,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, MutexGuard},
+};
+
+use super::{
+    DEPTH_MAX, Done, Settings,
+    part::{Job, Part},
+    source::Source,
+};
+
+/// The requests that readers take parts from.
+pub(super) struct Queue {
+    sources: Arc<Vec<Source>>,
+    done: Arc<Done>,
+    state: Mutex<State>,
+    more: Condvar,
+}
+
+struct State {
+    settings: Settings,
+    demand: Lane,
+    ahead: Lane,
+    n_under_way: usize,
+    landed_bytes: u64,
+    closed: bool,
+    /// What wakes the ring's thread, as long as a ring reads.
+    bell: Option<Box<dyn Fn() + Send>>,
+    /// Whether the ring's thread waits, and would miss what is asked for.
+    is_dozing: bool,
+}
+
+#[derive(Default)]
+struct Lane {
+    /// Parts of jobs that have begun.
+    parts: VecDeque<Part>,
+    jobs: VecDeque<Job>,
+}
+
+impl Lane {
+    fn pop(&mut self, part_bytes: usize) -> Option<Part> {
+        if self.parts.is_empty() {
+            self.jobs.pop_front()?.begin(part_bytes, &mut self.parts);
+        }
+        self.parts.pop_front()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.parts.is_empty() && self.jobs.is_empty()
+    }
+}
+
+impl State {
+    /// Whether there is a part, and it may be read now.
+    fn is_ready(&self) -> bool {
+        !self.closed && self.n_under_way < self.settings.depth && !(self.demand.is_empty() && self.ahead.is_empty())
+    }
+
+    fn pop(&mut self) -> Option<Part> {
+        if !self.is_ready() {
+            return None;
+        }
+        self.n_under_way += 1;
+        let part_bytes = self.settings.part_bytes;
+        self.demand.pop(part_bytes).or_else(|| self.ahead.pop(part_bytes))
+    }
+}
+
+impl Queue {
+    pub(super) fn new(sources: Arc<Vec<Source>>, settings: Settings, done: Arc<Done>) -> Queue {
+        let settings = Settings { depth: settings.depth.clamp(1, DEPTH_MAX), ..settings };
+        let (demand, ahead) = Default::default();
+        let state = State {
+            settings,
+            demand,
+            ahead,
+            n_under_way: 0,
+            landed_bytes: 0,
+            closed: false,
+            bell: None,
+            is_dozing: false,
+        };
+        Queue { sources, done, state: Mutex::new(state), more: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Cuts jobs that have not begun otherwise, and has more or fewer parts under way.
+    pub(super) fn tune(&self, depth: usize, part_bytes: usize) {
+        let mut state = self.lock();
+        state.settings = Settings { depth: depth.clamp(1, DEPTH_MAX), part_bytes, ..state.settings };
+        drop(state);
+        self.more.notify_all();
+    }
+
+    /// Bytes that were read.
+    pub(super) fn landed_bytes(&self) -> u64 {
+        self.lock().landed_bytes
+    }
+
+    /// Whether a ring reads.
+    pub(super) fn has_ring(&self) -> bool {
+        self.lock().bell.is_some()
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn sources(&self) -> &Arc<Vec<Source>> {
+        &self.sources
+    }
+
+    pub(super) fn push(&self, job: Job) {
+        let mut state = self.lock();
+        state.demand.jobs.push_back(job);
+        self.tell(state);
+    }
+
+    pub(super) fn push_ahead(&self, job: Job) {
+        let mut state = self.lock();
+        state.ahead.jobs.push_back(job);
+        self.tell(state);
+    }
+
+    /// Tells somebody who reads that there is more to read.
+    fn tell(&self, mut state: MutexGuard<State>) {
+        self.more.notify_one();
+        if state.is_dozing
+            && state.is_ready()
+            && let Some(ring) = &state.bell
+        {
+            ring();
+            state.is_dozing = false;
+        }
+    }
+
+    pub(super) fn hurry(&self, key: usize) {
+        let State { demand, ahead, .. } = &mut *self.lock();
+        if let Some(i) = ahead.jobs.iter().position(|job| job.key == key) {
+            demand.jobs.extend(ahead.jobs.remove(i));
+        }
+        for part in std::mem::take(&mut ahead.parts) {
+            let lane = if part.key() == key { &mut *demand } else { &mut *ahead };
+            lane.parts.push_back(part);
+        }
+    }
+
+    pub(super) fn take_back(&self, which: &dyn Fn(usize) -> bool) -> Vec<Job> {
+        let mut lanes = self.lock();
+        let (back, rest): (VecDeque<Job>, _) = lanes.ahead.jobs.drain(..).partition(|job| which(job.key));
+        lanes.ahead.jobs = rest;
+        back.into()
+    }
+
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.more.notify_all();
+    }
+
+    /// The next part, if there is one.
+    pub(super) fn try_next(&self) -> Option<Part> {
+        self.lock().pop()
+    }
+
+    /// The next part, once there is one; `None` when there will be none.
+    pub(super) fn next(&self) -> Option<Part> {
+        let mut state = self.lock();
+        while !state.closed {
+            if let Some(part) = state.pop() {
+                if state.is_ready() {
+                    self.more.notify_one();
+                }
+                return Some(part);
+            }
+            state = self.more.wait(state).unwrap_or_else(|e| e.into_inner());
+        }
+        None
+    }
+
+    /// Reads a part, on this thread. Whether that worked.
+    pub(super) fn read(&self, mut part: Part) -> bool {
+        // A slot must come back, whatever happens: it would be missing for ever.
+        let result = catch_unwind(AssertUnwindSafe(|| part.read(&self.sources)));
+        let result = result.unwrap_or_else(|_| Err(io::Error::other("the reader panicked")));
+        let is_read = result.is_ok();
+        self.land(part, result);
+        is_read
+    }
+
+    /// A part has been read, or cannot be.
+    pub(super) fn land(&self, part: Part, result: io::Result<()>) {
+        let mut state = self.lock();
+        state.n_under_way -= 1;
+        state.landed_bytes += if result.is_ok() { part.len() as u64 } else { 0 };
+        if state.is_ready() {
+            self.more.notify_one();
+        }
+        drop(state);
+        if let Some(job) = part.end(result, &self.sources) {
+            (self.done)(job.key, job.slot, job.result);
+        }
+    }
+}
+
+/// What the ring's thread says and asks.
+#[cfg(target_os = "linux")]
+impl Queue {
+    /// A ring reads, whose thread can be woken.
+    pub(super) fn enter_ring(&self, bell: Box<dyn Fn() + Send>) {
+        self.lock().bell = Some(bell);
+    }
+
+    /// A ring no longer reads.
+    pub(super) fn leave_ring(&self) {
+        self.lock().bell = None;
+    }
+
+    /// The thread is about to wait, and wants to be woken when there is more. Whether it may: there is no more now.
+    pub(super) fn doze(&self) -> bool {
+        let mut state = self.lock();
+        state.is_dozing = !state.is_ready();
+        state.is_dozing
+    }
+
+    /// The thread does not wait any more.
+    pub(super) fn wake(&self) {
+        self.lock().is_dozing = false;
+    }
+
+    pub(super) fn depth(&self) -> usize {
+        self.lock().settings.depth
+    }
+
+    /// Parts that were not read after all.
+    pub(super) fn put_back(&self, parts: Vec<Part>) {
+        let mut state = self.lock();
+        state.n_under_way -= parts.len();
+        for part in parts.into_iter().rev() {
+            state.demand.parts.push_front(part);
+        }
+        drop(state);
+        self.more.notify_all();
+    }
+}

@@ -18,6 +18,7 @@
 //! | `io/` | reads past the page cache, in parts, tried again; says what failed |
 //! | `heat.rs` | which expert is worth its slot |
 //! | `growth.rs` | how large the arena should be |
+//! | `hotlist.rs` | which experts were worth theirs in earlier runs |
 //! | `table.rs` | who is where, and who may have to go |
 //! | `store.rs` | the experts of all layers, read when chosen or ahead of that |
 //! | `ask.rs` | how a batch gets what it chose |
@@ -33,6 +34,7 @@ mod arena;
 mod ask;
 mod growth;
 mod heat;
+mod hotlist;
 mod io;
 mod places;
 mod routing;
@@ -44,6 +46,7 @@ pub mod trace;
 mod trial;
 
 pub use ask::Ask;
+pub use hotlist::{Hotlist, NoHotlist};
 pub use io::{Probe, ReadError};
 pub use places::{Matrix, Places};
 pub use routing::Routing;

@@ -14,7 +14,7 @@ use gguf::{Gguf, TensorInfo};
 use models::{Chat, ChatError, Cost, KvType, Model, Part, Residency, StateOptions};
 use tokenizer::{Special, TokenId, Tokenizer};
 
-use crate::{Error, Plan, Session, devices, machine, plan::Arena};
+use crate::{Error, Plan, Session, devices, identity::identity, keeper::Keeper, machine, plan::Arena};
 
 /// How to open a model.
 #[derive(Clone, Debug)]
@@ -32,6 +32,24 @@ pub struct Options {
     pub n_batch: usize,
     /// Where a model's experts are.
     pub experts: Experts,
+    /// The folder for what a streamed model leaves to its next run; by default nothing is kept.
+    pub cache_dir: Option<PathBuf>,
+    /// What of it is used and added to.
+    pub learning: Learning,
+    /// Who is told, in a line, what could not be read or kept; by default nobody.
+    pub warn: fn(&str),
+}
+
+/// What a streamed model makes of the experts that it used most before, where there is a folder to keep them in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Learning {
+    /// It starts with them in memory, and learns.
+    #[default]
+    Warm,
+    /// It starts with none in memory, and learns.
+    Cold,
+    /// It starts with none in memory, and learns nothing: for tokens that nobody meant.
+    Off,
 }
 
 /// Where the experts of a mixture are while the model runs.
@@ -59,7 +77,17 @@ pub enum Budget {
 impl Options {
     /// The defaults, for a file.
     pub fn new(model: impl Into<PathBuf>) -> Options {
-        Options { model: model.into(), threads: None, isa: None, kv: None, n_batch: 512, experts: Experts::Auto }
+        Options {
+            model: model.into(),
+            threads: None,
+            isa: None,
+            kv: None,
+            n_batch: 512,
+            experts: Experts::Auto,
+            cache_dir: None,
+            learning: Learning::Warm,
+            warn: |_| (),
+        }
     }
 }
 
@@ -96,7 +124,7 @@ pub struct ModelInfo {
 }
 
 /// An open model. Sessions keep what they need of it alive.
-pub struct Engine(Arc<Inner>);
+pub struct Engine(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     gguf: Gguf,
@@ -104,6 +132,8 @@ pub(crate) struct Inner {
     pub(crate) model: Box<dyn Model>,
     /// Who reads its experts, and what else is done about choices of them.
     pub(crate) routing: Routing,
+    /// Who remembers what they did, until the end.
+    keeper: Option<Keeper>,
     pub(crate) n_batch: usize,
     info: ModelInfo,
     n_threads: usize,
@@ -142,11 +172,13 @@ impl Engine {
             dev,
             model,
             routing: Routing::default(),
+            keeper: None,
             n_threads,
             tokenizer,
             chat,
         };
         inner.routing.store = budget.map(|budget| inner.store(budget)).transpose()?.map(Arc::new);
+        inner.keeper = inner.keeper(options);
         Ok(Engine(Arc::new(inner)))
     }
 
@@ -365,6 +397,13 @@ impl Inner {
 
     fn routes(&self) -> Result<trace::Head, Error> {
         self.model.routes().ok_or_else(|| Error::NoExperts { path: self.path().to_path_buf() })
+    }
+
+    /// Who keeps what streaming learns, if there is a folder for that.
+    fn keeper(&self, options: &Options) -> Option<Keeper> {
+        let (store, places) = self.routing.store.as_ref().zip(self.model.places())?;
+        let (folder, model) = (options.cache_dir.as_deref()?, identity(&self.gguf));
+        Some(Keeper::open(folder, options.learning, model, places, store.clone(), options.warn))
     }
 
     fn arena(&self) -> Option<Arena> {

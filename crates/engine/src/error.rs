@@ -158,6 +158,15 @@ pub enum Error {
         marker: String,
     },
 
+    /// The file with what the SSD had to do cannot be used.
+    #[error("{}: {problem}", path.display())]
+    Ledger {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+
     /// There is no last token to go on from.
     #[error("the session holds no prompt to go on from")]
     NoPrompt,
@@ -210,6 +219,7 @@ impl Error {
             Error::NoMarker { .. } => {
                 "complete raw text with this file, or take another conversion of the model".into()
             }
+            Error::Ledger { .. } => "mend the file, or remove it to begin afresh".into(),
             Error::NoPrompt => "give the session a prompt, all of it, before asking for an answer".into(),
             Error::NoNumbers { .. } | Error::NoChoice { .. } => {
                 "the weights are damaged or were converted wrongly; download them again".into()

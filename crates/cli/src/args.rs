@@ -9,12 +9,13 @@ use clap::{
     Args, Parser, Subcommand, ValueEnum, ValueHint,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use engine::{Budget, Experts, KvType, SamplerOptions};
+use engine::{Budget, Experts, KvType, Learning, SamplerOptions};
 use models::Effort;
 
 use crate::{
     bench::Sweep,
     error::Error,
+    folders, terminal,
     thinking::{self, EFFORTS},
 };
 
@@ -57,6 +58,8 @@ pub(crate) enum Command {
     Logits(LogitsArgs),
     /// Measure prefill and decode in tokens per second.
     Bench(BenchArgs),
+    /// Show what was read from the SSD and written to it, day by day.
+    Ssd(SsdArgs),
     /// Print a completion script for a shell.
     Completions(CompletionsArgs),
 }
@@ -99,6 +102,17 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "N|NGB|auto", value_parser = expert_cache, allow_negative_numbers = true)]
     pub(crate) ssd_streaming_cache_experts: Option<Budget>,
 
+    /// Start without the experts that were used most before
+    #[arg(long)]
+    pub(crate) ssd_streaming_cold: bool,
+
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+
+    /// Keep nothing for the next run
+    #[arg(long, conflicts_with = "cache_dir")]
+    pub(crate) no_cache: bool,
+
     /// Write down which experts every token chooses
     ///
     /// The file is described in docs/formats/routes.md; the `routes` command says what caches would make of it.
@@ -112,6 +126,18 @@ pub(crate) struct ModelArgs {
     /// The same as --backend cpu
     #[arg(long, hide = true)]
     pub(crate) cpu: bool,
+}
+
+/// Where to keep what can be learned again.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CacheArgs {
+    /// Folder for what is kept between runs [default: the system's for caches]
+    ///
+    /// Of a model whose experts are read from the SSD: which of them it used most, so that the next run starts with these
+    /// in memory, and how much was read on which day, which `ds4 ssd` shows. By default that is $XDG_CACHE_HOME/ds4 or
+    /// ~/.cache/ds4, on a Mac ~/Library/Caches/ds4.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    cache_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -339,6 +365,16 @@ pub(crate) struct BenchArgs {
 pub(crate) struct Lengths(pub(crate) Vec<usize>);
 
 #[derive(Debug, Args)]
+pub(crate) struct SsdArgs {
+    /// For programs: the same in bytes, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
     pub(crate) shell: clap_complete::Shell,
 }
@@ -362,8 +398,15 @@ impl ModelArgs {
             kv: self.kv_type,
             n_batch: self.batch,
             experts: self.experts(),
+            cache_dir: if self.no_cache { None } else { self.cache.folder() },
+            warn: terminal::note,
             ..engine::Options::new(model)
         })
+    }
+
+    /// What is made of the experts that were used most before, where the tokens are meant.
+    pub(crate) fn learning(&self) -> Learning {
+        if self.ssd_streaming_cold { Learning::Cold } else { Learning::Warm }
     }
 
     fn experts(&self) -> Experts {
@@ -372,6 +415,13 @@ impl ModelArgs {
             None if self.ssd_streaming => Experts::Streamed(Budget::Auto),
             None => Experts::Auto,
         }
+    }
+}
+
+impl CacheArgs {
+    /// The folder, unless nobody says where it could be.
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
+        self.cache_dir.clone().or_else(folders::cache)
     }
 }
 

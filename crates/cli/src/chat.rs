@@ -4,8 +4,6 @@
 //! such folder, or it cannot be written, there is no history and that is all.
 
 use std::{
-    env,
-    ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -25,6 +23,7 @@ use crate::{
     args::ChatArgs,
     conversation::{Conversation, Next},
     error::{Error, reason},
+    folders,
     interrupt::Work,
     oneshot::opening,
     speaker::{Local, Speaker},
@@ -134,7 +133,7 @@ impl Validator for Backslash {
 
 /// Loads the history; `None` where there is none, which is told if it should be there.
 fn open_history(console: &mut Console) -> Option<PathBuf> {
-    let path = history_path(|name| env::var_os(name))?;
+    let path = folders::history()?;
     let opened = private_file(&path).map_err(ReadlineError::Io).and_then(|()| console.load_history(&path));
     match opened {
         Ok(()) => Some(path),
@@ -152,16 +151,6 @@ fn remember(console: &mut Console, path: Option<&Path>, line: &str) {
         // A history that cannot be written today is no reason to disturb a conversation.
         let _ = console.append_history(path);
     }
-}
-
-/// Where the history is, by the conventions of the system.
-fn history_path(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let absolute = |name| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let data = absolute("XDG_DATA_HOME").or_else(|| {
-        let below = if cfg!(target_os = "macos") { "Library/Application Support" } else { ".local/share" };
-        Some(absolute("HOME")?.join(below))
-    });
-    Some(data?.join("ds4/history"))
 }
 
 /// Makes sure that the file exists, and that only its owner may read it.
@@ -182,24 +171,12 @@ fn private_file(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn path(vars: &[(&str, &str)]) -> Option<PathBuf> {
-        history_path(|name| vars.iter().find(|v| v.0 == name).map(|v| v.1.into()))
-    }
-
-    #[test]
-    fn the_history_is_where_the_system_keeps_data() {
-        assert_eq!(path(&[("XDG_DATA_HOME", "/x"), ("HOME", "/h")]).unwrap(), Path::new("/x/ds4/history"));
-        assert!(path(&[("XDG_DATA_HOME", "x"), ("HOME", "/h")]).unwrap().starts_with("/h"));
-        assert_eq!(path(&[]), None);
-        assert_eq!(path(&[("HOME", "")]), None);
-    }
-
     #[cfg(unix)]
     #[test]
     fn the_history_is_private() {
-        use std::os::unix::fs::PermissionsExt as _;
+        use std::{env, os::unix::fs::PermissionsExt as _};
+
+        use super::*;
         let folder = env::temp_dir().join(format!("ds4-history-{}", std::process::id()));
         let path = folder.join("ds4/history");
         private_file(&path).unwrap();

@@ -292,7 +292,7 @@ mod tests {
             }
             let stop = if said.is_some() { Stop::Cancelled } else { Stop::EndOfTurn };
             let pace = Pace { n, seconds: 1.0 };
-            Ok(Reply { stop, reused: n - 1, prefill: pace, decode: pace })
+            Ok(Reply { stop, reused: n - 1, prefill: pace, decode: pace, streamed: None })
         }
 
         fn chat(&self) -> Result<&dyn Chat, Error> {

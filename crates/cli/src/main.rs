@@ -13,6 +13,7 @@ mod bench;
 mod chat;
 mod conversation;
 mod error;
+mod folders;
 mod ids;
 mod inspect;
 mod interrupt;
@@ -25,6 +26,7 @@ mod progress;
 mod prompt;
 mod refused;
 mod speaker;
+mod ssd;
 mod terminal;
 mod thinking;
 mod tokenize;
@@ -70,6 +72,7 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::Tokenize(args)) => tokenize::run(&args),
         Some(Command::Logits(args)) => logits::run(&args),
         Some(Command::Bench(args)) => bench::run(&args),
+        Some(Command::Ssd(args)) => ssd::run(&args),
         Some(Command::Completions(args)) => completions(args.shell),
     }
 }

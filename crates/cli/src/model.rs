@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use engine::{Engine, trace::Trace};
+use engine::{Engine, Learning, trace::Trace};
 
 use crate::{args::ModelArgs, error::Error, output};
 
@@ -14,9 +14,9 @@ use crate::{args::ModelArgs, error::Error, output};
 ///
 /// # Errors
 /// The engine's, and [`Error::Write`].
-pub(crate) fn open(args: &ModelArgs) -> Result<Engine, Error> {
+pub(crate) fn open(args: &ModelArgs, learning: Learning) -> Result<Engine, Error> {
     args.route_trace.as_deref().map_or(Ok(()), output::check_name)?;
-    let mut engine = Engine::open(&args.options()?)?;
+    let mut engine = Engine::open(&engine::Options { learning, ..args.options()? })?;
     if let Some(path) = &args.route_trace {
         engine.files().try_for_each(|part| output::never_over(path, part))?;
         engine.trace_routes(File::create(path).map_err(|source| Error::Write { path: path.into(), source })?)?;

@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 
-const STREAMING: &str = "the cache of experts starts empty and fills with what is chosen";
+const STREAMING: &str = "the cache of experts fills by itself, beginning with those that were used most before";
 const MEMORY: &str = "free memory is measured, and the cache of experts can be given a size";
 const DISK_KV: &str = "conversations are not kept on disk yet";
 const DRAFTS: &str = "tokens are not drafted ahead yet";
@@ -18,10 +18,7 @@ const PACE: &str = "it always computes at full speed, by exact kernels, in the f
 
 /// Flags and commands by reason. A name that ends in `-` stands for all flags that begin like it.
 const REFUSED: [(&str, &[&str]); 13] = [
-    (
-        STREAMING,
-        &["--ssd-streaming-cold", "--ssd-streaming-full-layers", "--ssd-streaming-preload-experts", "--expert-profile"],
-    ),
+    (STREAMING, &["--ssd-streaming-full-layers", "--ssd-streaming-preload-experts", "--expert-profile"]),
     (MEMORY, &["--simulate-used-memory"]),
     (DISK_KV, &["--kv-disk-", "--kv-cache-"]),
     (DRAFTS, &["--mtp", "--mtp-", "--glm-mtp", "--glm-mtp-timing", "--dspark", "--dspark-"]),

@@ -2,7 +2,7 @@
 
 use std::{ops::ControlFlow, time::Instant};
 
-use engine::{AnswerOptions, Engine, Sampler, SamplerOptions, Session, Stop};
+use engine::{AnswerOptions, Engine, Sampler, SamplerOptions, Session, Stats, Stop};
 use models::{Chat, ChatOptions, Event, Message};
 use tokenizer::{Special, TokenId};
 
@@ -12,7 +12,7 @@ use crate::{
     interrupt::Work,
     model,
     progress::{Pondering, Progress},
-    terminal,
+    terminal, units,
 };
 
 /// What is asked of the model.
@@ -32,6 +32,16 @@ pub(crate) struct Reply {
     pub(crate) reused: usize,
     pub(crate) prefill: Pace,
     pub(crate) decode: Pace,
+    /// What decoding read from the SSD, if experts are there.
+    pub(crate) streamed: Option<Streamed>,
+}
+
+/// What streaming experts did meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Streamed {
+    pub(crate) stats: Stats,
+    /// What the SSD could do, if that is known.
+    pub(crate) ssd_bytes_per_second: Option<f64>,
 }
 
 /// So many tokens in so much time.
@@ -52,13 +62,30 @@ impl std::fmt::Display for Pace {
 }
 
 impl Reply {
-    /// `prefill N tokens X t/s, decode M tokens Y t/s`.
+    /// `prefill N tokens X t/s, decode M tokens Y t/s`; and of a streamed model, what decoding took of experts.
     pub(crate) fn speed(&self) -> String {
         let reused = match self.reused {
             0 => String::new(),
             n => format!(" ({n} known)"),
         };
-        format!("prefill {}{reused}, decode {}", self.prefill, self.decode)
+        let streamed = self.streamed.filter(|_| self.decode.n > 0).map(|s| s.describe(self.decode)).unwrap_or_default();
+        format!("prefill {}{reused}, decode {}{streamed}", self.prefill, self.decode)
+    }
+}
+
+impl Streamed {
+    /// ` with 61 % of experts in memory, 84.0 MiB per token at 1.1 GB/s (70 % of the SSD), 31.0 ms waited each`.
+    fn describe(&self, pace: Pace) -> String {
+        let (n, rate) = (pace.n as f64, self.stats.read_bytes as f64 / pace.seconds.max(1e-9));
+        let share = self.ssd_bytes_per_second.map(|most| format!(" ({:.0} % of the SSD)", 100.0 * rate / most));
+        format!(
+            " with {:.0} % of experts in memory, {} per token at {:.1} GB/s{}, {:.1} ms waited each",
+            100.0 * self.stats.hit_rate(),
+            units::bytes((self.stats.read_bytes as f64 / n) as u64),
+            rate / 1e9,
+            share.unwrap_or_default(),
+            1e3 * self.stats.stalled.as_secs_f64() / n,
+        )
     }
 }
 
@@ -105,7 +132,7 @@ impl Local {
         n_max: Option<usize>,
         sampling: SamplerOptions,
     ) -> Result<Local, Error> {
-        let engine = model::open(model)?;
+        let engine = model::open(model, model.learning())?;
         if engine.tokenizer().is_none() {
             return Err(Error::NoVocabulary { path: engine.path().to_path_buf() });
         }
@@ -159,19 +186,25 @@ impl Speaker for Local {
         drop(progress);
         let prefill = Pace { n: synced.computed, seconds: start.elapsed().as_secs_f64() };
         if !synced.complete {
-            return Ok(Reply { stop: Stop::Cancelled, reused: synced.reused, prefill, decode: Pace::default() });
+            let (reused, decode) = (synced.reused, Pace::default());
+            return Ok(Reply { stop: Stop::Cancelled, reused, prefill, decode, streamed: None });
         }
         let chat = match ask {
             Ask::Turn(_, options) => Some((chat(engine)?, options)),
             Ask::Raw(_) => None,
         };
         let options = AnswerOptions { n_max: *n_max, chat, stop: &[] };
+        let before = engine.expert_stats();
         let answer = engine::answer(engine, session, sampler, &options, &mut |event| match work.interrupted() {
             true => ControlFlow::Break(()),
             false => on(event),
         })?;
         let decode = Pace { n: answer.n_computed, seconds: answer.seconds };
-        Ok(Reply { stop: answer.stop, reused: synced.reused, prefill, decode })
+        let streamed = engine.expert_stats().zip(before).map(|(after, before)| Streamed {
+            stats: after - before,
+            ssd_bytes_per_second: engine.ssd_bytes_per_second(),
+        });
+        Ok(Reply { stop: answer.stop, reused: synced.reused, prefill, decode, streamed })
     }
 
     fn chat(&self) -> Result<&dyn Chat, Error> {
@@ -246,8 +279,8 @@ pub(crate) fn open_session(engine: &Engine, n_ctx: usize) -> Result<Session, Err
 /// A model in a few words.
 pub(crate) fn describe(engine: &Engine) -> String {
     let info = engine.info();
-    let size = crate::units::bytes(info.file_bytes);
-    format!("{}, {}, {} parameters, {size}", info.name, info.family, crate::units::count(info.n_params))
+    let size = units::bytes(info.file_bytes);
+    format!("{}, {}, {} parameters, {size}", info.name, info.family, units::count(info.n_params))
 }
 
 /// Writes answers to a screen, and says that reasoning is going on where it is not shown.
@@ -278,5 +311,30 @@ pub(crate) fn show<W: std::io::Write>(
     match failed {
         Some(e) => Err(e),
         None => finished.and(reply),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_line_after_an_answer_tells_of_the_experts_that_decoding_read() {
+        let pace = |n, seconds| Pace { n, seconds };
+        let stalled = Duration::from_millis(1240);
+        let stats = Stats { n_hits: 61, n_misses: 39, read_bytes: 3360 << 20, stalled, ..Stats::default() };
+        let streamed = Some(Streamed { stats, ssd_bytes_per_second: Some(1.0e9) });
+        let reply = Reply { stop: Stop::EndOfTurn, reused: 0, prefill: pace(12, 1.5), decode: pace(40, 5.0), streamed };
+        let plain = "prefill 12 tokens 8.0 t/s, decode 40 tokens 8.0 t/s";
+        let more =
+            " with 61 % of experts in memory, 84.0 MiB per token at 0.7 GB/s (70 % of the SSD), 31.0 ms waited each";
+        assert_eq!(reply.speed(), format!("{plain}{more}"));
+        let streamed = Some(Streamed { stats, ssd_bytes_per_second: None });
+        assert_eq!(Reply { streamed, ..reply }.speed(), format!("{plain}{}", more.replace(" (70 % of the SSD)", "")));
+        assert_eq!(Reply { streamed: None, ..reply }.speed(), plain);
+        let nothing = Reply { decode: pace(0, 0.0), ..reply };
+        assert_eq!(nothing.speed(), "prefill 12 tokens 8.0 t/s, decode 0 tokens", "nothing was decoded");
     }
 }

@@ -338,9 +338,9 @@ mod tests {
     #[test]
     fn what_ds4_has_is_refused_by_name() {
         check(
-            &["-m", "x.gguf", "--ssd-streaming-cold", "-p", "Hi"],
+            &["-m", "x.gguf", "--ssd-streaming-full-layers", "-p", "Hi"],
             expect![[r#"
-            error: --ssd-streaming-cold is not in this version: the cache of experts starts empty and fills with what is chosen
+            error: --ssd-streaming-full-layers is not in this version: the cache of experts fills by itself, beginning with those that were used most before
             help: leave the flag out
         "#]],
         );

@@ -24,6 +24,7 @@ fn help_is_short_with_one_dash() {
               tokenize     Show how a text becomes tokens, or tokens a text
               logits       Write the raw logits of given token ids
               bench        Measure prefill and decode in tokens per second
+              ssd          Show what was read from the SSD and written to it, day by day
               completions  Print a completion script for a shell
 
             Options:
@@ -46,6 +47,12 @@ fn help_is_short_with_one_dash() {
                       fit into memory]
                   --ssd-streaming-cache-experts <N|NGB|auto>
                       Memory for experts that are read from the SSD [default: auto]
+                  --ssd-streaming-cold
+                      Start without the experts that were used most before
+                  --cache-dir <DIR>
+                      Folder for what is kept between runs [default: the system's for caches]
+                  --no-cache
+                      Keep nothing for the next run
                   --route-trace <FILE>
                       Write down which experts every token chooses
 
@@ -137,6 +144,12 @@ fn every_command_has_help() {
                       fit into memory]
                   --ssd-streaming-cache-experts <N|NGB|auto>
                       Memory for experts that are read from the SSD [default: auto]
+                  --ssd-streaming-cold
+                      Start without the experts that were used most before
+                  --cache-dir <DIR>
+                      Folder for what is kept between runs [default: the system's for caches]
+                  --no-cache
+                      Keep nothing for the next run
                   --route-trace <FILE>
                       Write down which experts every token chooses
             exit 0
@@ -172,6 +185,12 @@ fn every_command_has_help() {
                       fit into memory]
                   --ssd-streaming-cache-experts <N|NGB|auto>
                       Memory for experts that are read from the SSD [default: auto]
+                  --ssd-streaming-cold
+                      Start without the experts that were used most before
+                  --cache-dir <DIR>
+                      Folder for what is kept between runs [default: the system's for caches]
+                  --no-cache
+                      Keep nothing for the next run
                   --route-trace <FILE>
                       Write down which experts every token chooses
             exit 0
@@ -193,6 +212,20 @@ fn every_command_has_help() {
               --special       Take the names of special tokens, such as <|im_end|>, for the tokens
               --decode        The other way round: TEXT is token ids, print what they spell
           -h, --help          Print help
+        exit 0
+    "#]],
+    );
+    check(
+        &["ssd", "-h"],
+        expect![[r#"
+        Show what was read from the SSD and written to it, day by day
+
+        Usage: ds4 ssd [OPTIONS]
+
+        Options:
+              --json             For programs: the same in bytes, as JSON
+              --cache-dir <DIR>  Folder for what is kept between runs [default: the system's for caches]
+          -h, --help             Print help (see more with '--help')
         exit 0
     "#]],
     );
@@ -237,9 +270,9 @@ fn wrong_flags_end_in_two_lines_and_exit_status_2() {
         "#]],
     );
     check(
-        &["-m", "x.gguf", "--ssd-streaming-cold"],
+        &["-m", "x.gguf", "--ssd-streaming-full-layers"],
         expect![[r#"
-        error: --ssd-streaming-cold is not in this version: the cache of experts starts empty and fills with what is chosen
+        error: --ssd-streaming-full-layers is not in this version: the cache of experts fills by itself, beginning with those that were used most before
         help: leave the flag out
         exit 2
     "#]],

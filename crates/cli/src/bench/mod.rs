@@ -22,7 +22,7 @@ mod plot;
 mod report;
 mod sweep;
 
-use engine::Engine;
+use engine::{Engine, Learning};
 
 use crate::{
     args::BenchArgs,
@@ -42,7 +42,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
     let jobs = Jobs::new(args)?;
     args.plot.as_deref().map_or(Ok(()), output::check_name)?;
     let routes = args.follow_routes.as_deref().map(model::read_trace).transpose()?;
-    let mut engine = model::open(&args.model)?;
+    // Nothing is learned from arbitrary tokens, and nothing that was learned changes the figures.
+    let mut engine = model::open(&args.model, Learning::Off)?;
     routes.map_or(Ok(()), |routes| engine.follow_routes(routes, args.guesses_right))?;
     let picture = args.plot.as_deref().map(|path| {
         engine.files().try_for_each(|part| output::never_over(path, part))?;

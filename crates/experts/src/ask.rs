@@ -17,7 +17,7 @@ use crate::{
 
 /// Experts that a batch has read beyond the one it needs: enough for any disk, and few enough that those it is done with
 /// make room for the others.
-const AHEAD: usize = 16;
+pub(crate) const AHEAD: usize = 16;
 
 /// The experts that a batch chose in one layer, and has not yet met.
 pub struct Ask<'a> {

@@ -27,6 +27,7 @@
 //! | `trace/` | records of what was chosen, as files |
 //! | `script.rs` | such a record in the place of routers |
 //! | `routing.rs` | where a forward pass meets all of this |
+//! | `replay/` | what other rules would have read |
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code, reason = "slots are parts of one mapping")]
@@ -37,6 +38,7 @@ mod heat;
 mod hotlist;
 mod io;
 mod places;
+pub mod replay;
 mod routing;
 mod script;
 mod stats;

@@ -15,8 +15,10 @@
 //! |---|---|
 //! | `writer.rs` | what a running model writes with |
 //! | `reader.rs` | what reads a stranger's file, batch by batch |
+//! | `synth.rs` | traces that are made up |
 
 mod reader;
+pub mod synth;
 mod writer;
 
 use std::{

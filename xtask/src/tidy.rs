@@ -15,7 +15,7 @@ const MAP: [(&str, &[&str]); 10] = [
     ("experts", &["compute", "gguf"]),
     ("models", &["experts", "compute", "tokenizer", "gguf", "quant"]),
     ("engine", &["models", "experts", "backend-cpu", "compute", "tokenizer", "gguf", "quant"]),
-    ("cli", &["engine", "models", "backend-cpu", "compute", "tokenizer", "gguf", "quant"]),
+    ("cli", &["engine", "models", "experts", "backend-cpu", "compute", "tokenizer", "gguf", "quant"]),
     ("xtask", &[]),
 ];
 

@@ -10,12 +10,15 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use engine::{Budget, Experts, KvType, Learning, SamplerOptions};
+use experts::trace::synth::Choice;
 use models::Effort;
 
 use crate::{
     bench::Sweep,
     error::Error,
-    folders, terminal,
+    folders,
+    routes::Budgets,
+    terminal,
     thinking::{self, EFFORTS},
 };
 
@@ -60,6 +63,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Show what was read from the SSD and written to it, day by day.
     Ssd(SsdArgs),
+    /// Tell which experts a cache would have kept, by several rules.
+    Routes(RoutesArgs),
     /// Print a completion script for a shell.
     Completions(CompletionsArgs),
 }
@@ -352,12 +357,101 @@ pub(crate) struct BenchArgs {
     /// Columns: kind (prefill or decode); n_depth, tokens in the context before; n, tokens measured; runs; median_tps,
     /// min_tps and max_tps, tokens per second; work, what a token costs: multiply-adds with weights in prefill, bytes
     /// read in decode; share of the limit, 0 to 1; read_gbps and int8_gmacs, the limits, measured in this run;
-    /// kv_bytes_per_token, what a token of context takes.
+    /// kv_bytes_per_token, what a token of context takes. Of experts that are streamed: expert_hit_rate, the part that
+    /// was in memory when chosen; expert_bytes_per_token; stalled_share, the part of the time spent waiting; ssd_share, of
+    /// what the SSD delivers; guesses_per_token, experts read before their layer had chosen; guesses_right, the part that
+    /// it then chose.
     #[arg(long)]
     pub(crate) csv: bool,
 
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, disable_help_subcommand = true)]
+#[command(override_usage = "ds4 routes [OPTIONS] <FILE>\n       ds4 routes synth [OPTIONS] --out <FILE> <HOW>")]
+pub(crate) struct RoutesArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<RoutesCommand>,
+
+    /// A trace of routes, as docs/formats/routes.md describes it
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath, required = true)]
+    pub(crate) file: Option<PathBuf>,
+
+    /// Room for experts: so many, so much memory (4GB; 1GB is 2^30 bytes), or a part of all
+    #[arg(long, value_name = "N|NGB|N%,...", default_value = "5%,10%,25%,50%,75%", allow_negative_numbers = true)]
+    pub(crate) budgets: Budgets,
+
+    /// Draw it: what is found in memory against the room there is, as SVG
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) plot: Option<PathBuf>,
+
+    /// For programs: the same, as JSON
+    #[arg(long, conflicts_with = "csv")]
+    pub(crate) json: bool,
+
+    /// For programs: a row per kind of batch, rule and budget, as CSV
+    ///
+    /// Columns: kind (decode or prefill); policy, the rule; n_slots, experts that there is room for; n_tokens; n_chosen,
+    /// experts that batches chose, each once in a layer; n_misses, those that were read; hit_rate, 0 to 1;
+    /// bytes_per_token, what is read for a token.
+    #[arg(long)]
+    pub(crate) csv: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RoutesCommand {
+    /// Make up a trace.
+    Synth(SynthArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SynthArgs {
+    /// uniform, cycle, zipf:S or drift:S
+    ///
+    /// uniform: all experts are equally likely; zipf:S: the r-th of a layer has weight r^-S, in an order of the layer's
+    /// own; drift:S: the same, and with every token two of them change places; cycle: one after another, so that every
+    /// token wants others.
+    #[arg(value_name = "HOW")]
+    pub(crate) choice: Choice,
+
+    /// Where to write it
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) out: PathBuf,
+
+    /// Layers
+    #[arg(long, value_name = "N", default_value = "8", value_parser = count, allow_negative_numbers = true)]
+    pub(crate) layers: usize,
+
+    /// Experts of a layer
+    #[arg(long, value_name = "N", default_value = "256", value_parser = count, allow_negative_numbers = true)]
+    pub(crate) experts: usize,
+
+    /// Experts that a token chooses in a layer
+    #[arg(long, value_name = "N", default_value = "6", value_parser = count, allow_negative_numbers = true)]
+    pub(crate) used: usize,
+
+    /// Size of an expert
+    #[arg(long, value_name = "N", default_value = "7077888", value_parser = count, allow_negative_numbers = true)]
+    pub(crate) expert_bytes: usize,
+
+    /// Tokens that are decoded
+    #[arg(short = 'n', long, value_name = "N", default_value = "512")]
+    #[arg(value_parser = tokens, allow_negative_numbers = true)]
+    pub(crate) tokens: usize,
+
+    /// Tokens of a prompt before every answer, computed together [default: no prompts]
+    #[arg(long, value_name = "N", value_parser = batch, allow_negative_numbers = true)]
+    pub(crate) prompt: Option<usize>,
+
+    /// Tokens of an answer [default: all that are decoded]
+    #[arg(long, value_name = "N", requires = "prompt", value_parser = count, allow_negative_numbers = true)]
+    pub(crate) answer: Option<usize>,
+
+    /// The same seed gives the same trace
+    #[arg(long, value_name = "N", default_value = "1", value_parser = seed, allow_negative_numbers = true)]
+    pub(crate) seed: u64,
 }
 
 /// Numbers of tokens, with commas between them.
@@ -537,7 +631,7 @@ fn percent(text: &str) -> Result<u8, String> {
 }
 
 /// `auto`, a number of experts, or of bytes in MB or GB.
-fn expert_cache(text: &str) -> Result<Budget, String> {
+pub(crate) fn expert_cache(text: &str) -> Result<Budget, String> {
     let lower = text.to_lowercase();
     let bytes = |n: &str, unit: u64| n.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).map(Budget::Bytes);
     let budget = match (&*lower, lower.strip_suffix("gb"), lower.strip_suffix("mb")) {

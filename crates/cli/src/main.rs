@@ -25,8 +25,10 @@ mod output;
 mod progress;
 mod prompt;
 mod refused;
+mod routes;
 mod speaker;
 mod ssd;
+mod svg;
 mod terminal;
 mod thinking;
 mod tokenize;
@@ -73,6 +75,7 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::Logits(args)) => logits::run(&args),
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Ssd(args)) => ssd::run(&args),
+        Some(Command::Routes(args)) => routes::run(&args),
         Some(Command::Completions(args)) => completions(args.shell),
     }
 }

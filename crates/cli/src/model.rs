@@ -1,12 +1,8 @@
 //! The model that the flags name, opened as they say.
 
-use std::{
-    fs::File,
-    io::{self, BufReader},
-    path::Path,
-};
+use std::fs::File;
 
-use engine::{Engine, Learning, trace::Trace};
+use engine::{Engine, Learning};
 
 use crate::{args::ModelArgs, error::Error, output};
 
@@ -22,17 +18,4 @@ pub(crate) fn open(args: &ModelArgs, learning: Learning) -> Result<Engine, Error
         engine.trace_routes(File::create(path).map_err(|source| Error::Write { path: path.into(), source })?)?;
     }
     Ok(engine)
-}
-
-/// A trace of routes, to be followed.
-///
-/// # Errors
-/// [`Error::Read`], [`Error::Trace`].
-pub(crate) fn read_trace(path: &Path) -> Result<Trace, Error> {
-    let fails = |source| Error::Read { path: path.into(), source };
-    let file = File::open(path).map_err(fails)?;
-    if file.metadata().map_err(fails)?.is_dir() {
-        return Err(fails(io::ErrorKind::IsADirectory.into()));
-    }
-    Trace::read(BufReader::new(file)).map_err(|source| Error::Trace { path: path.into(), source })
 }

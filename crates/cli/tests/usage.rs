@@ -25,6 +25,7 @@ fn help_is_short_with_one_dash() {
               logits       Write the raw logits of given token ids
               bench        Measure prefill and decode in tokens per second
               ssd          Show what was read from the SSD and written to it, day by day
+              routes       Tell which experts a cache would have kept, by several rules
               completions  Print a completion script for a shell
 
             Options:
@@ -226,6 +227,55 @@ fn every_command_has_help() {
               --json             For programs: the same in bytes, as JSON
               --cache-dir <DIR>  Folder for what is kept between runs [default: the system's for caches]
           -h, --help             Print help (see more with '--help')
+        exit 0
+    "#]],
+    );
+    check(
+        &["routes", "-h"],
+        expect![[r#"
+        Tell which experts a cache would have kept, by several rules
+
+        Usage: ds4 routes [OPTIONS] <FILE>
+               ds4 routes synth [OPTIONS] --out <FILE> <HOW>
+
+        Commands:
+          synth  Make up a trace
+
+        Arguments:
+          <FILE>  A trace of routes, as docs/formats/routes.md describes it
+
+        Options:
+              --budgets <N|NGB|N%,...>  Room for experts: so many, so much memory (4GB; 1GB is 2^30 bytes),
+                                        or a part of all [default: 5%,10%,25%,50%,75%]
+              --plot <FILE>             Draw it: what is found in memory against the room there is, as SVG
+              --json                    For programs: the same, as JSON
+              --csv                     For programs: a row per kind of batch, rule and budget, as CSV
+          -h, --help                    Print help (see more with '--help')
+        exit 0
+    "#]],
+    );
+    check(
+        &["routes", "synth", "-h"],
+        expect![[r#"
+        Make up a trace
+
+        Usage: ds4 routes synth [OPTIONS] --out <FILE> <HOW>
+
+        Arguments:
+          <HOW>  uniform, cycle, zipf:S or drift:S
+
+        Options:
+          -o, --out <FILE>        Where to write it
+              --layers <N>        Layers [default: 8]
+              --experts <N>       Experts of a layer [default: 256]
+              --used <N>          Experts that a token chooses in a layer [default: 6]
+              --expert-bytes <N>  Size of an expert [default: 7077888]
+          -n, --tokens <N>        Tokens that are decoded [default: 512]
+              --prompt <N>        Tokens of a prompt before every answer, computed together [default: no
+                                  prompts]
+              --answer <N>        Tokens of an answer [default: all that are decoded]
+              --seed <N>          The same seed gives the same trace [default: 1]
+          -h, --help              Print help (see more with '--help')
         exit 0
     "#]],
     );

@@ -30,6 +30,7 @@ use crate::{
     machine, model,
     output::{self, NewFile},
     progress::Progress,
+    routes,
     speaker::{describe, open_session},
     terminal,
 };
@@ -41,7 +42,7 @@ pub(crate) use sweep::Sweep;
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
     let jobs = Jobs::new(args)?;
     args.plot.as_deref().map_or(Ok(()), output::check_name)?;
-    let routes = args.follow_routes.as_deref().map(model::read_trace).transpose()?;
+    let routes = args.follow_routes.as_deref().map(routes::read).transpose()?;
     // Nothing is learned from arbitrary tokens, and nothing that was learned changes the figures.
     let mut engine = model::open(&args.model, Learning::Off)?;
     routes.map_or(Ok(()), |routes| engine.follow_routes(routes, args.guesses_right))?;
@@ -66,7 +67,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
     output::print(&report::tail(form, &about, &tests))?;
     match (picture, args.sweep) {
         (Some(mut picture), Some(sweep)) => {
-            picture.text(&plot::svg(&about, &tests, sweep.multiplies()))?;
+            picture.text(&plot::draw(&about, &tests, sweep.multiplies()))?;
             picture.finish()
         }
         _ => Ok(()),
@@ -82,6 +83,7 @@ fn about(engine: &Engine, args: &BenchArgs, n_ctx: usize) -> Result<About, Error
         limits: engine.limits(),
         cost: engine.cost(0),
         kv_bytes: engine.plan(n_ctx)?.bytes_per_token,
+        ssd: engine.ssd_bytes_per_second(),
     })
 }
 

@@ -1,9 +1,7 @@
 //! A sweep as a picture: prefill and decode, one above the other, against the context.
 //!
 //! The two have axes of their own, which begin at zero, and share the one of the context. A dashed line shows what the
-//! limit of the run allows, where that is near. Colours follow the reader's preference for light or dark.
-
-use std::fmt::Write as _;
+//! limit of the run allows, where that is near.
 
 use engine::Limits;
 
@@ -12,40 +10,22 @@ use super::{
     measure::Test,
     report::{self, About},
 };
+use crate::svg::{self, Colour, line, text};
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 560.0;
-/// What the width holds of the title.
-const TITLE_CHARS: usize = 80;
 /// The part of the width that contexts take.
 const X: (f64, f64) = (64.0, 652.0);
 /// Where the two kinds stand: the top, and zero.
 const PANELS: [(Kind, f64, f64); 2] = [(Kind::Prefill, 118.0, 278.0), (Kind::Decode, 344.0, 504.0)];
 
-const STYLE: &str = "\
-text{font:12px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fill:#59636e}\
-.paper{fill:#fff}.title{font-size:17px;font-weight:600;fill:#1f2328}.name{font-weight:600;fill:#1f2328}\
-.grid{stroke:#e4e8ec}.axis{stroke:#b7bec5}.limit{fill:none;stroke:#8c959f;stroke-dasharray:5 4}\
-.halo{stroke:#fff;stroke-width:4px;stroke-linejoin:round}\
-.line{fill:none;stroke-width:2.5;stroke-linejoin:round;stroke-linecap:round}.last{font-weight:600}\
-.line.prefill{stroke:#0969da}.dot.prefill,.last.prefill{fill:#0969da}\
-.line.decode{stroke:#bc4c00}.dot.decode,.last.decode{fill:#bc4c00}\
-@media(prefers-color-scheme:dark){text{fill:#9198a1}.paper{fill:#0d1117}.title,.name{fill:#f0f6fc}\
-.grid{stroke:#21262d}.axis{stroke:#484f58}.limit{stroke:#6e7681}.halo{stroke:#0d1117}\
-.line.prefill{stroke:#58a6ff}.dot.prefill,.last.prefill{fill:#58a6ff}\
-.line.decode{stroke:#f0883e}.dot.decode,.last.decode{fill:#f0883e}}";
+const COLOURS: [Colour; 2] = [("prefill", "#0969da", "#58a6ff"), ("decode", "#bc4c00", "#f0883e")];
 
 /// The picture of a sweep; `logarithmic` where its contexts multiply.
-pub(crate) fn svg(about: &About, tests: &[Test], logarithmic: bool) -> String {
+pub(crate) fn draw(about: &About, tests: &[Test], logarithmic: bool) -> String {
     let axis = Axis::of(tests, logarithmic);
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\">\n\
-         <style>{STYLE}</style>\n<rect class=\"paper\" width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"8\"/>\n"
-    );
-    let title: String = about.model.chars().take(TITLE_CHARS).collect();
-    text(&mut out, "title", "start", 24.0, 36.0, &title);
-    text(&mut out, "", "start", 24.0, 58.0, &about.machine);
-    text(&mut out, "", "start", 24.0, 76.0, &about.device);
+    let mut out = svg::begin(WIDTH, HEIGHT, &COLOURS);
+    svg::heading(&mut out, &about.model, &[&about.machine, &about.device]);
     for panel in PANELS {
         Panel::new(about, tests, &axis, panel).draw(&mut out, about);
     }
@@ -177,31 +157,14 @@ impl<'a> Panel<'a> {
         let name = self.kind.name();
         self.polyline(out, &format!("line {name}"), &Test::median);
         for test in &self.tests {
-            let (x, y) = (self.axis.x(n_ctx(test)), self.y(test.median()));
             let title = format!("{} tokens: {:.2} t/s", n_ctx(test), test.median());
-            let _ = writeln!(
-                out,
-                "<circle class=\"dot {name}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\"><title>{title}</title></circle>"
-            );
+            svg::dot(out, name, (self.axis.x(n_ctx(test)), self.y(test.median())), &title);
         }
     }
 
     fn polyline(&self, out: &mut String, class: &str, rate: &dyn Fn(&Test) -> f64) {
-        let point = |t: &&Test| format!("{:.1},{:.1}", self.axis.x(n_ctx(t)), self.y(rate(t)));
-        let points = self.tests.iter().map(point).collect::<Vec<_>>().join(" ");
-        let _ = writeln!(out, "<polyline class=\"{class}\" points=\"{points}\"/>");
+        svg::polyline(out, class, self.tests.iter().map(|t| (self.axis.x(n_ctx(t)), self.y(rate(t)))));
     }
-}
-
-fn line(out: &mut String, class: &str, (x, y): (f64, f64), (x2, y2): (f64, f64)) {
-    let _ = writeln!(out, "<line class=\"{class}\" x1=\"{x:.1}\" y1=\"{y:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>");
-}
-
-/// A text, which a stranger may have written.
-fn text(out: &mut String, class: &str, anchor: &str, x: f64, y: f64, words: &str) {
-    let words: String = words.chars().filter(|c| !c.is_control()).collect();
-    let words = words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let _ = writeln!(out, "<text class=\"{class}\" text-anchor=\"{anchor}\" x=\"{x:.1}\" y=\"{y:.1}\">{words}</text>");
 }
 
 /// The next of 1, 2, 2.5, 5 and their tenfolds.
@@ -241,14 +204,14 @@ mod tests {
     #[test]
     fn a_sweep_is_drawn() {
         let (about, tests) = example();
-        expect_file!["example.svg"].assert_eq(&svg(&about, &tests, true));
+        expect_file!["example.svg"].assert_eq(&draw(&about, &tests, true));
     }
 
     #[test]
     fn a_sweep_of_one_length_without_probes_is_drawn() {
         let (about, tests) = example();
         for logarithmic in [false, true] {
-            let drawn = svg(&about, &tests[..1], logarithmic);
+            let drawn = draw(&about, &tests[..1], logarithmic);
             assert!(!drawn.contains("NaN") && !drawn.contains("inf"), "{drawn}");
         }
     }
@@ -257,7 +220,7 @@ mod tests {
     fn names_of_strangers_stay_text() {
         let (about, tests) = example();
         let about = About { model: "</text><script>\u{1b}\0&".into(), ..about };
-        let drawn = svg(&about, &tests, false);
+        let drawn = draw(&about, &tests, false);
         assert!(drawn.contains(">&lt;/text&gt;&lt;script&gt;&amp;</text>"), "{drawn}");
     }
 

@@ -13,6 +13,11 @@
 //! | `share` | of the limit of this run, 0 to 1: the int8 peak in prefill, the read bandwidth in decode; empty if unknown |
 //! | `read_gbps`, `int8_gmacs` | these limits: 10^9 bytes, and 10^9 multiply-adds, per second; empty if unknown |
 //! | `kv_bytes_per_token` | bytes of KV cache that each token of context takes |
+//! | `expert_hit_rate` | of the experts that were chosen, the part that was in memory, 0 to 1; empty, as all that follow, where they are not streamed |
+//! | `expert_bytes_per_token` | bytes of experts that were read |
+//! | `stalled_share` | of the time, the part that was spent waiting for them |
+//! | `ssd_share` | of what the SSD delivers, the part that was read; empty if unknown |
+//! | `guesses_per_token`, `guesses_right` | experts that were read before their layer had chosen, and the part that it then chose |
 
 use engine::{Cost, Limits};
 use serde_json::{Value, json};
@@ -31,6 +36,8 @@ pub(crate) struct About {
     pub(crate) cost: Cost,
     /// Of the KV cache, per token of context.
     pub(crate) kv_bytes: u64,
+    /// Bytes per second that the SSD delivers; `None` where experts are in memory, or it was not measured.
+    pub(crate) ssd: Option<f64>,
 }
 
 /// How figures are written.
@@ -56,7 +63,7 @@ impl Form {
 }
 
 const CSV_HEAD: &str = "kind,n_depth,n,runs,median_tps,min_tps,max_tps,work,share,read_gbps,int8_gmacs,kv_bytes_per_token,\
-     expert_hit_rate,expert_bytes_per_token,stalled_share\n";
+     expert_hit_rate,expert_bytes_per_token,stalled_share,ssd_share,guesses_per_token,guesses_right\n";
 
 /// What comes before the first measurement.
 pub(crate) fn head(form: Form, about: &About) -> String {
@@ -134,14 +141,17 @@ fn text_row(about: &About, test: &Test) -> String {
         depth => format!("{} {} behind {depth}", test.kind.name(), test.n),
     };
     let line = format!("{name:24}  {:>9.2}  {min:>9.2}  {max:>9.2}  {n:>4}  {}", test.median(), share(about, test));
-    let experts = Streaming::of(test).map_or(String::new(), |s| {
+    let experts = Streaming::of(about.ssd, test).map_or(String::new(), |s| {
         let (hits, stalled) = (100.0 * s.hit_rate, 100.0 * s.stalled_share);
         let bytes = units::bytes(s.bytes_per_token as u64);
+        let ssd = s.ssd_share.map_or(String::new(), |share| format!(" ({:.0} % of the SSD)", 100.0 * share));
         let guesses = match s.n_guesses {
             0.0 => String::new(),
             n => format!(", {n:.1} guessed and {:.0} % of them right", 100.0 * s.right_share),
         };
-        format!("  experts: {hits:.0} % here, {bytes} read per token, {stalled:.0} % of the time awaited{guesses}\n")
+        format!(
+            "  experts: {hits:.0} % here, {bytes} read per token{ssd}, {stalled:.0} % of the time awaited{guesses}\n"
+        )
     });
     format!("{}\n{experts}", line.trim_end())
 }
@@ -151,22 +161,32 @@ struct Streaming {
     hit_rate: f64,
     bytes_per_token: f64,
     stalled_share: f64,
+    /// Of what the SSD delivers, if that is known.
+    ssd_share: Option<f64>,
     /// Per token.
     n_guesses: f64,
     right_share: f64,
 }
 
 impl Streaming {
-    fn of(test: &Test) -> Option<Streaming> {
+    fn of(ssd: Option<f64>, test: &Test) -> Option<Streaming> {
         let stats = test.experts?;
+        let seconds = test.seconds.iter().sum::<f64>().max(1e-9);
         let per_token = |n: u64| n as f64 / (test.n * test.seconds.len()) as f64;
         Some(Streaming {
             hit_rate: stats.hit_rate(),
             bytes_per_token: per_token(stats.read_bytes),
             n_guesses: per_token(stats.n_guesses),
             right_share: stats.n_right as f64 / stats.n_guesses.max(1) as f64,
-            stalled_share: stats.stalled.as_secs_f64() / test.seconds.iter().sum::<f64>().max(1e-9),
+            stalled_share: stats.stalled.as_secs_f64() / seconds,
+            ssd_share: ssd.map(|rate| stats.read_bytes as f64 / seconds / rate),
         })
+    }
+
+    fn csv(&self) -> String {
+        let ssd = self.ssd_share.map(|share| format!("{share:.4}")).unwrap_or_default();
+        let Streaming { hit_rate, bytes_per_token, stalled_share, n_guesses, right_share, .. } = self;
+        format!("{hit_rate:.4},{bytes_per_token:.0},{stalled_share:.4},{ssd},{n_guesses:.1},{right_share:.4}")
     }
 }
 
@@ -200,8 +220,7 @@ fn csv_row(about: &About, test: &Test) -> String {
         known(&|l| format!("{:.2}", l.read_gbps)),
         known(&|l| format!("{:.1}", l.int8_gmacs)),
         about.kv_bytes,
-        Streaming::of(test)
-            .map_or(",,".into(), |s| { format!("{:.4},{:.0},{:.4}", s.hit_rate, s.bytes_per_token, s.stalled_share) }),
+        Streaming::of(about.ssd, test).map_or(",,,,,".into(), |s| s.csv()),
     )
 }
 
@@ -218,19 +237,20 @@ fn as_json(about: &About, tests: &[Test]) -> Value {
             "weight_bytes": (cost.layers + cost.logits).n_bytes, "macs": cost.layers.n_mac,
             "logits_macs": cost.logits.n_mac, "kv_bytes": about.kv_bytes,
         },
-        "tests": tests.iter().map(|t| test_json(limits, t)).collect::<Vec<_>>(),
+        "ssd_bytes_per_second": about.ssd,
+        "tests": tests.iter().map(|t| test_json(about, t)).collect::<Vec<_>>(),
     })
 }
 
-fn test_json(limits: Option<&Limits>, test: &Test) -> Value {
+fn test_json(about: &About, test: &Test) -> Value {
     let rates = test.rates();
     json!({
         "kind": test.kind.name(), "n": test.n, "n_depth": test.n_depth, "seconds": test.seconds,
         "median_tps": test.median(), "min_tps": rates[0], "max_tps": rates[rates.len() - 1],
-        "work": test.work, "share": limits.map(|l| test.share(l)),
-        "experts": Streaming::of(test).map(|s| json!({
+        "work": test.work, "share": about.limits.as_ref().map(|l| test.share(l)),
+        "experts": Streaming::of(about.ssd, test).map(|s| json!({
             "hit_rate": s.hit_rate, "bytes_per_token": s.bytes_per_token, "stalled_share": s.stalled_share,
-            "guesses_per_token": s.n_guesses, "guesses_right": s.right_share,
+            "ssd_share": s.ssd_share, "guesses_per_token": s.n_guesses, "guesses_right": s.right_share,
         })),
     })
 }
@@ -252,6 +272,7 @@ pub(super) mod tests {
             limits: Some(Limits { read_gbps: 0.02, read_bytes: 64 << 20, int8_gmacs: 1.0, int8_by: "mul" }),
             cost: Cost { layers: work(1_000_000, 900_000), logits: work(100_000, 90_000), attention: work(50, 9) },
             kv_bytes: 512,
+            ssd: None,
         };
         let test = |kind, n, n_depth, seconds: &[f64], work| Test {
             kind,
@@ -319,11 +340,11 @@ pub(super) mod tests {
         check(
             Form::Csv,
             expect![[r#"
-                kind,n_depth,n,runs,median_tps,min_tps,max_tps,work,share,read_gbps,int8_gmacs,kv_bytes_per_token,expert_hit_rate,expert_bytes_per_token,stalled_share
-                prefill,0,512,3,256.000,128.000,512.000,900000,0.2304,0.02,1.0,512,,,
-                decode,512,10,2,7.500,5.000,10.000,1125000,0.4219,0.02,1.0,512,,,
-                prefill,512,512,1,204.800,204.800,204.800,900000,0.1843,0.02,1.0,512,,,
-                decode,1024,10,1,10.000,10.000,10.000,1150000,0.5750,0.02,1.0,512,,,
+                kind,n_depth,n,runs,median_tps,min_tps,max_tps,work,share,read_gbps,int8_gmacs,kv_bytes_per_token,expert_hit_rate,expert_bytes_per_token,stalled_share,ssd_share,guesses_per_token,guesses_right
+                prefill,0,512,3,256.000,128.000,512.000,900000,0.2304,0.02,1.0,512,,,,,,
+                decode,512,10,2,7.500,5.000,10.000,1125000,0.4219,0.02,1.0,512,,,,,,
+                prefill,512,512,1,204.800,204.800,204.800,900000,0.1843,0.02,1.0,512,,,,,,
+                decode,1024,10,1,10.000,10.000,10.000,1150000,0.5750,0.02,1.0,512,,,,,,
             "#]],
         );
     }
@@ -350,6 +371,7 @@ pub(super) mod tests {
                     "logits_macs": 90000,
                     "kv_bytes": 512
                   },
+                  "ssd_bytes_per_second": null,
                   "tests": [
                     {
                       "kind": "decode",
@@ -378,17 +400,18 @@ pub(super) mod tests {
         let stalled = std::time::Duration::from_millis(750);
         let stats = Stats { n_hits: 30, n_misses: 10, read_bytes: 40 << 20, n_guesses: 8, n_right: 6, stalled };
         let test = Test { experts: Some(stats), ..tests[1].clone() };
+        let about = About { ssd: Some(100e6), ..about };
         let row = text_row(&about, &test);
         let second = row.lines().nth(1).unwrap_or_default();
         assert_eq!(
             second,
-            "  experts: 75 % here, 2.0 MiB read per token, 25 % of the time awaited, 0.4 guessed and 75 % of them right"
+            "  experts: 75 % here, 2.0 MiB read per token (14 % of the SSD), 25 % of the time awaited, 0.4 guessed and 75 % of them right"
         );
-        assert!(csv_row(&about, &test).ends_with(",512,0.7500,2097152,0.2500\n"));
-        let json = &test_json(None, &test)["experts"];
+        assert!(csv_row(&about, &test).ends_with(",512,0.7500,2097152,0.2500,0.1398,0.4,0.7500\n"));
+        let json = &test_json(&about, &test)["experts"];
         let expected = json!({
             "hit_rate": 0.75, "bytes_per_token": 2097152.0, "stalled_share": 0.25,
-            "guesses_per_token": 0.4, "guesses_right": 0.75,
+            "ssd_share": (40 << 20) as f64 / 3.0 / 100e6, "guesses_per_token": 0.4, "guesses_right": 0.75,
         });
         assert_eq!(*json, expected);
     }
@@ -398,8 +421,8 @@ pub(super) mod tests {
         let (about, tests) = example();
         let about = About { limits: None, ..about };
         assert_eq!(text_row(&about, &tests[0]).split_whitespace().last(), Some("3"));
-        assert!(csv_row(&about, &tests[0]).ends_with(",900000,,,,512,,,\n"));
+        assert!(csv_row(&about, &tests[0]).ends_with(",900000,,,,512,,,,,,\n"));
         assert!(introduction(&about).contains("limits   unknown\n"));
-        assert_eq!(test_json(None, &tests[0])["share"], Value::Null);
+        assert_eq!(test_json(&about, &tests[0])["share"], Value::Null);
     }
 }

@@ -75,7 +75,7 @@ const POLICIES: [(&str, &str, fn(&Replay, usize) -> Box<dyn Policy>); 6] = [
         Box::new(S3Fifo::new(replay.head.n_experts(), n_slots))
     }),
     ("ours", "what this program does: the coldest goes", |replay, _| Box::new(Ours::new(&replay.head))),
-    ("belady", "the best there can be, by knowing the future", |replay, _| Box::new(Belady::new(replay))),
+    ("belady", "the fewest reads there can be, by knowing the future", |replay, _| Box::new(Belady::new(replay))),
 ];
 
 /// The names of all rules and what they do.

@@ -22,7 +22,7 @@ pub mod synth;
 mod writer;
 
 use std::{
-    fmt,
+    fmt::{self, Write as _},
     io::{self, BufRead},
 };
 
@@ -83,18 +83,29 @@ impl Head {
         self.n_layer * self.n_expert
     }
 
-    /// What is wrong with these numbers.
-    fn problem(&self) -> Option<String> {
+    /// Whether a model may have such numbers.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn check(&self) -> Result<(), String> {
         let Head { n_layer, n_expert, n_used, expert_bytes } = *self;
         let too_many = n_layer.checked_mul(n_expert).is_none_or(|n| n > KEYS_MAX);
         match () {
             () if n_layer == 0 || n_expert == 0 || n_used == 0 || expert_bytes == 0 => {
-                Some("n_layer, n_expert, n_used and expert_bytes must be at least 1".into())
+                Err("n_layer, n_expert, n_used and expert_bytes must be at least 1".into())
             }
-            () if too_many => Some(format!("{n_layer} layers of {n_expert} experts are more than {KEYS_MAX} experts")),
-            () if n_used > n_expert => Some(format!("n_used={n_used} is more than n_expert={n_expert}")),
-            () => None,
+            () if too_many => Err(format!("{n_layer} layers of {n_expert} experts are more than {KEYS_MAX} experts")),
+            () if n_used > n_expert => Err(format!("n_used={n_used} is more than n_expert={n_expert}")),
+            () => Ok(()),
         }
+    }
+
+    /// The lines that begin a file.
+    pub fn lines(&self) -> String {
+        let Head { n_layer, n_expert, n_used, expert_bytes } = *self;
+        format!(
+            "# routes 1 n_layer={n_layer} n_expert={n_expert} n_used={n_used} expert_bytes={expert_bytes}\n{COLUMNS}\n"
+        )
     }
 }
 
@@ -107,6 +118,26 @@ pub struct Layer {
     pub n_rows: usize,
     /// `[n_rows, n_used]`
     pub choices: Vec<i32>,
+}
+
+impl Layer {
+    /// Its lines in a file.
+    pub fn lines(&self, batch: u64) -> String {
+        let mut lines = String::new();
+        write_lines(&mut lines, batch, self.layer, &self.choices, self.choices.len() / self.n_rows.max(1));
+        lines
+    }
+}
+
+/// Appends a line for every row of a layer.
+fn write_lines(lines: &mut String, batch: u64, layer: usize, choices: &[i32], n_used: usize) {
+    for (row, chosen) in choices.chunks(n_used.max(1)).enumerate() {
+        let _ = write!(lines, "{batch},{layer},{row},{}", chosen[0]);
+        chosen[1..].iter().for_each(|e| {
+            let _ = write!(lines, " {e}");
+        });
+        lines.push('\n');
+    }
 }
 
 /// One pass over some rows: layers, ascending, at least one.

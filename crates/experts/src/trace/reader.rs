@@ -161,7 +161,7 @@ fn head_of(line: &str) -> Result<Head, String> {
         n_used: size(used, "n_used")?,
         expert_bytes: value(bytes, "expert_bytes")?,
     };
-    head.problem().map_or(Ok(head), Err)
+    head.check().map(|()| head)
 }
 
 fn no_head() -> String {

@@ -1,11 +1,8 @@
 //! Writes a trace while a model runs.
 
-use std::{
-    fmt::Write as _,
-    io::{self, BufWriter, Write},
-};
+use std::io::{self, BufWriter, Write};
 
-use super::{COLUMNS, Head};
+use super::{Head, write_lines};
 
 /// Where choices go. They are written in whole layers, so what a killed program leaves behind ends with a whole line.
 /// The last of them are written by [`finish`](Writer::finish), or when the writer goes.
@@ -26,15 +23,9 @@ impl Writer {
     /// # Errors
     /// What writing reports; `InvalidInput` where no model has such numbers.
     pub fn create(out: impl Write + Send + 'static, head: Head) -> io::Result<Writer> {
-        if let Some(problem) = head.problem() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
-        }
-        let Head { n_layer, n_expert, n_used, expert_bytes } = head;
+        head.check().map_err(|problem| io::Error::new(io::ErrorKind::InvalidInput, problem))?;
         let mut out = BufWriter::with_capacity(1 << 16, Box::new(out) as Box<dyn Write + Send>);
-        writeln!(
-            out,
-            "# routes 1 n_layer={n_layer} n_expert={n_expert} n_used={n_used} expert_bytes={expert_bytes}\n{COLUMNS}"
-        )?;
+        out.write_all(head.lines().as_bytes())?;
         out.flush()?;
         Ok(Writer { out, head, batch: 0, last: None, failed: None, lines: String::new() })
     }
@@ -50,13 +41,7 @@ impl Writer {
         self.batch += u64::from(self.last.is_some_and(|last| layer <= last));
         self.last = Some(layer);
         self.lines.clear();
-        for (row, chosen) in choices.chunks(self.head.n_used).enumerate() {
-            let _ = write!(self.lines, "{},{layer},{row},{}", self.batch, chosen[0]);
-            chosen[1..].iter().for_each(|e| {
-                let _ = write!(self.lines, " {e}");
-            });
-            self.lines.push('\n');
-        }
+        write_lines(&mut self.lines, self.batch, layer, choices, self.head.n_used);
         if self.failed.is_none() {
             self.failed = self.out.write_all(self.lines.as_bytes()).err();
         }

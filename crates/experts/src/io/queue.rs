@@ -163,11 +163,6 @@ impl Queue {
         self.more.notify_all();
     }
 
-    /// The next part, if there is one.
-    pub(super) fn try_next(&self) -> Option<Part> {
-        self.lock().pop()
-    }
-
     /// The next part, once there is one; `None` when there will be none.
     pub(super) fn next(&self) -> Option<Part> {
         let mut state = self.lock();
@@ -219,6 +214,11 @@ impl Queue {
     /// A ring no longer reads.
     pub(super) fn leave_ring(&self) {
         self.lock().bell = None;
+    }
+
+    /// The next part, if there is one.
+    pub(super) fn try_next(&self) -> Option<Part> {
+        self.lock().pop()
     }
 
     /// The thread is about to wait, and wants to be woken when there is more. Whether it may: there is no more now.

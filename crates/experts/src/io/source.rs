@@ -1,7 +1,7 @@
 //! A file that experts are read from: past the page cache where its file system allows that, else through it.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io,
     path::{Path, PathBuf},
 };
@@ -9,10 +9,7 @@ use std::{
 use gguf::Stamp;
 
 use super::ReadError;
-use crate::{
-    arena::{PAGE, slots},
-    places::Extent,
-};
+use crate::places::Extent;
 
 /// A file as it was when it was opened.
 pub(crate) struct Source {
@@ -69,7 +66,10 @@ impl Source {
 #[cfg(target_os = "linux")]
 fn direct(path: &Path) -> Option<File> {
     use std::os::unix::fs::{FileExt, OpenOptionsExt};
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).ok()?;
+
+    use crate::arena::{PAGE, slots};
+
+    let file = File::options().read(true).custom_flags(libc::O_DIRECT).open(path).ok()?;
     let mut page = slots(1, PAGE).ok()?;
     file.read_at(page[0].bytes_mut(), 0).ok()?;
     Some(file)

@@ -23,9 +23,22 @@ pub(crate) const AHEAD: usize = 16;
 pub struct Ask<'a> {
     store: &'a Store,
     layer: usize,
-    rest: VecDeque<usize>, // ascending
+    experts: Vec<usize>, // ascending
+    /// Those of them that are computed, and wait for others before them to be added.
+    kept: Vec<bool>,
+    rest: VecDeque<usize>, // ascending, those that are not computed
     /// Nearly all experts were chosen, and nearly all will be in the next layer.
     broad: bool,
+}
+
+/// What to do with experts that have come, so that all are added in ascending order.
+pub enum Turn<'a> {
+    /// Add what a bank has.
+    Add(&'a Bank),
+    /// Compute the one expert of a bank, and keep that under a number below that of a row's choices.
+    Keep(usize, &'a Bank),
+    /// Add what was kept under a number.
+    AddKept(usize),
 }
 
 impl<'a> Ask<'a> {
@@ -49,7 +62,8 @@ impl<'a> Ask<'a> {
             table.wanted[key] += 1;
         }
         let broad = experts.len() * 10 >= store.places.n_expert * 9;
-        let ask = Ask { store, layer, rest: experts.into(), broad };
+        let (kept, rest) = (vec![false; experts.len()], experts.iter().copied().collect());
+        let ask = Ask { store, layer, experts, kept, rest, broad };
         ask.request(&mut table);
         ask
     }
@@ -79,43 +93,115 @@ impl<'a> Ask<'a> {
     /// What could not be read, or the device's refusal to hold it. The store stays whole: the next who asks tries again.
     pub fn each(mut self, dev: &dyn Device, compute: &mut dyn FnMut(&Bank)) -> Result<(), ReadError> {
         while !self.rest.is_empty() {
-            let here = self.next()?;
-            let load = |(e, slot): &(usize, Arc<Slot>)| Ok((*e, self.store.expert(dev, self.layer, *e, slot)?));
-            let experts = here.experts.iter().map(load).collect::<Result<Vec<_>, ReadError>>()?;
-            compute(&Bank::new(self.store.places.n_expert, experts));
+            let (here, _) = self.next(false)?;
+            compute(&self.bank(dev, &here)?);
         }
         Ok(())
     }
 
+    /// As [`Ask::each`], but what is here is computed while what comes before it is still being read: see [`Turn`].
+    ///
+    /// # Errors
+    /// As [`Ask::each`].
+    pub fn each_early(mut self, dev: &dyn Device, compute: &mut dyn FnMut(Turn)) -> Result<(), ReadError> {
+        while let Some(&first) = self.rest.front() {
+            let (here, is_early) = self.next(true)?;
+            let bank = self.bank(dev, &here)?;
+            if is_early {
+                compute(Turn::Keep(self.place(here.experts[0].0), &bank));
+                continue;
+            }
+            compute(Turn::Add(&bank));
+            drop(here);
+            self.add_kept(first, compute);
+        }
+        Ok(())
+    }
+
+    /// Has those added that were kept because `first`, or one before it, was not there.
+    fn add_kept(&mut self, first: usize, compute: &mut dyn FnMut(Turn)) {
+        let next = self.rest.front().copied().unwrap_or(usize::MAX);
+        for (place, &e) in self.experts.iter().enumerate() {
+            if first < e && e < next && std::mem::take(&mut self.kept[place]) {
+                compute(Turn::AddKept(place));
+            }
+        }
+    }
+
+    /// The place of an expert among those that were asked for.
+    fn place(&self, e: usize) -> usize {
+        self.experts.binary_search(&e).expect("it was asked for")
+    }
+
+    fn bank(&self, dev: &dyn Device, here: &Held) -> Result<Bank, ReadError> {
+        let load = |(e, slot): &(usize, Arc<Slot>)| Ok((*e, self.store.expert(dev, self.layer, *e, slot)?));
+        let experts = here.experts.iter().map(load).collect::<Result<Vec<_>, ReadError>>()?;
+        Ok(Bank::new(self.store.places.n_expert, experts))
+    }
+
     /// Waits for the next expert; it comes with those after it that are here, as long as half of the slots stay for reads.
-    fn next(&mut self) -> Result<Held<'a>, ReadError> {
+    /// If `early`, one that is here comes before those that are not; whether it does.
+    fn next(&mut self, early: bool) -> Result<(Held<'a>, bool), ReadError> {
         let store = self.store;
         let mut table = store.shared.lock();
         let key = store.key(self.layer, self.rest[0]);
         table.claims[key] += 1;
-        let (mut table, found) = self.wait(table, key);
+        let (mut table, found) = self.wait(table, key, early);
         table.claims[key] -= 1;
         found?;
         let mut here = Vec::new();
-        while here.len() < table.n_slots.div_ceil(2)
-            && let Some(&e) = self.rest.front()
-            && let State::Here(slot) = &table.states[store.key(self.layer, e)]
-        {
-            here.push((e, slot.clone()));
-            table.wanted[store.key(self.layer, e)] -= 1;
-            self.rest.pop_front();
+        match self.rest.iter().position(|&e| self.slot(&table, e).is_some()) {
+            Some(i @ 1..) => here.extend(self.take(&mut table, i)),
+            _ => {
+                while here.len() < table.n_slots.div_ceil(2)
+                    && let Some(&e) = self.rest.front()
+                    && here.last().is_none_or(|&(last, _)| !self.is_kept_between(last, e))
+                    && self.slot(&table, e).is_some()
+                {
+                    here.extend(self.take(&mut table, 0));
+                }
+            }
         }
+        let is_early = here.first().is_some_and(|&(e, _)| self.kept[self.place(e)]);
         self.request(&mut table);
-        Ok(Held { shared: &store.shared, experts: here })
+        Ok((Held { shared: &store.shared, experts: here }, is_early))
     }
 
-    /// Waits until the first of the rest, `key`, is here.
-    fn wait(&self, mut table: MutexGuard<'a, Table>, key: usize) -> (MutexGuard<'a, Table>, Result<(), ReadError>) {
+    fn is_kept_between(&self, a: usize, b: usize) -> bool {
+        self.kept[self.place(a)..self.place(b)].contains(&true)
+    }
+
+    /// An expert's slot, if it is here.
+    fn slot<'t>(&self, table: &'t Table, e: usize) -> Option<&'t Arc<Slot>> {
+        match &table.states[self.store.key(self.layer, e)] {
+            State::Here(slot) => Some(slot),
+            _ => None,
+        }
+    }
+
+    /// Takes the `i`-th of the rest, which is here. What is not the first is kept until those before it are added.
+    fn take(&mut self, table: &mut Table, i: usize) -> Option<(usize, Arc<Slot>)> {
+        let e = self.rest.remove(i)?;
+        let slot = self.slot(table, e)?.clone();
+        table.wanted[self.store.key(self.layer, e)] -= 1;
+        let place = self.place(e);
+        self.kept[place] = i > 0;
+        Some((e, slot))
+    }
+
+    /// Waits until the first of the rest, `key`, is here; if `early`, until any of them is.
+    fn wait(
+        &self,
+        mut table: MutexGuard<'a, Table>,
+        key: usize,
+        early: bool,
+    ) -> (MutexGuard<'a, Table>, Result<(), ReadError>) {
         let (store, began) = (self.store, Instant::now());
         // What failed may have been asked for by somebody else, or at a bad moment.
         let mut again = true;
         loop {
             self.request(&mut table);
+            let is_any = early && self.rest.iter().any(|&e| self.slot(&table, e).is_some());
             match &mut table.states[key] {
                 State::Here(_) => break,
                 failed @ State::Failed(_) if again => {
@@ -127,6 +213,7 @@ impl<'a> Ask<'a> {
                     let State::Failed(e) = std::mem::replace(failed, State::Absent) else { unreachable!("just seen") };
                     return (table, Err(e));
                 }
+                State::Absent | State::Reading if is_any => break,
                 State::Absent | State::Reading => {}
             }
             if began.max(table.landed).elapsed() > store.patience {

@@ -47,7 +47,7 @@ mod table;
 pub mod trace;
 mod trial;
 
-pub use ask::Ask;
+pub use ask::{Ask, Turn};
 pub use hotlist::{Hotlist, NoHotlist};
 pub use io::{Probe, ReadError};
 pub use places::{Matrix, Places};

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use compute::{Bank, Chooser, Compressor, Device, Gating, Kind, Latent, Router, Step, Tensor};
-use experts::Foresight;
+use experts::{Foresight, Turn};
 
 use super::{
     config::Config,
@@ -124,14 +124,28 @@ impl V4State {
         self.guess(dev, layer + 1, &y, step)?;
         dev.gated(&act, [(&gate, &w.shared_gate), (&up, &w.shared_up)], &h, c.moe.limits_shared[layer]);
         dev.matmul(&out, &w.shared_down, &act);
-        let add = &mut |bank: &Bank| dev.moe(&out, &h, bank, &chosen, &weights, c.moe.limits[layer]);
+        let add = |y: &Tensor, bank: &Bank| dev.moe(y, &h, bank, &chosen, &weights, c.moe.limits[layer]);
         if let Some(bank) = &w.experts.bank {
-            add(bank);
+            add(&out, bank);
         }
-        if let Some(ask) = ask {
-            ask.each(dev, add)?;
+        match ask {
+            None => {}
+            Some(ask) if t > 1 => ask.each(dev, &mut |bank| add(&out, bank))?,
+            Some(ask) => ask.each_early(dev, &mut |turn| match turn {
+                Turn::Add(bank) => add(&out, bank),
+                Turn::Keep(i, bank) => add(&self.nothing(dev, i), bank),
+                Turn::AddKept(i) => dev.add(&out, &b.kept.slice(i..i + 1)),
+            })?,
         }
         Ok(())
+    }
+
+    /// Room to keep what an expert computes, filled with what adding to changes nothing.
+    fn nothing(&self, dev: &dyn Device, i: usize) -> Tensor {
+        let kept = self.buffers.kept.slice(i..i + 1);
+        // Adding to +0 would make a sum of -0 and -0 positive.
+        dev.write(&kept, &(-0.0f32).to_le_bytes().repeat(kept.cols()));
+        kept
     }
 
     /// Has experts read that are chosen by the tokens alone, before their layers come.

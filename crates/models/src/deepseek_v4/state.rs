@@ -72,6 +72,7 @@ pub(crate) struct Buffers {
     pub(crate) ahead: [Tensor; 3],  // the last three, of one row in a layer that is yet to come
     pub(crate) shared: [Tensor; 3], // n_ff_shared: gate, up and their product
     pub(crate) out: Tensor,         // n_embd
+    pub(crate) kept: Tensor,        // n_embd, a row for each choice of one token
 }
 
 /// Rows of one batch, for the indexer.
@@ -222,6 +223,7 @@ impl Buffers {
             ],
             shared: [rows(m.n_ff_shared)?, rows(m.n_ff_shared)?, rows(m.n_ff_shared)?],
             out: rows(c.n_embd)?,
+            kept: dev.alloc(F32, &[m.n_used, c.n_embd])?,
         })
     }
 }

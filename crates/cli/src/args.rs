@@ -449,6 +449,14 @@ pub(crate) struct SynthArgs {
     #[arg(long, value_name = "N", requires = "prompt", value_parser = count, allow_negative_numbers = true)]
     pub(crate) answer: Option<usize>,
 
+    /// Chance of each expert of the token before to be chosen again [default: 0]
+    #[arg(long, value_name = "X", value_parser = chance, allow_negative_numbers = true)]
+    pub(crate) keep: Option<f64>,
+
+    /// Topics that answers have in turn, each with orders of its own [default: 1]
+    #[arg(long, value_name = "N", requires = "answer", value_parser = count, allow_negative_numbers = true)]
+    pub(crate) topics: Option<usize>,
+
     /// The same seed gives the same trace
     #[arg(long, value_name = "N", default_value = "1", value_parser = seed, allow_negative_numbers = true)]
     pub(crate) seed: u64,
@@ -614,6 +622,11 @@ fn lengths(text: &str) -> Result<Lengths, String> {
 
 fn number(text: &str) -> Result<f32, String> {
     text.parse().map_err(|_| "must be a number".into())
+}
+
+fn chance(text: &str) -> Result<f64, String> {
+    let chance = text.parse().ok().filter(|x| (0.0..=1.0).contains(x));
+    chance.ok_or_else(|| "must be a number, 0 to 1".into())
 }
 
 /// More threads than any machine has cores; many more, and the system refuses to start them.

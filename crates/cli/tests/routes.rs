@@ -137,28 +137,28 @@ fn what_is_no_trace_is_refused_with_its_line() {
     refused(
         &["routes", &file],
         expect![[r#"
-        error: FOLDER/broken.csv: line 122: the file ends in the middle of this line
-        help: docs/formats/routes.md says what such a file holds; record it again
-        exit 2
-    "#]],
+            error: FOLDER/broken.csv: line 122: the file ends in the middle of this line
+            help: write one with --route-trace; docs/formats/routes.md describes them
+            exit 2
+        "#]],
     );
     fs::write(&file, text.replace("1,2,0,2 3\n", "1,2,0,2 16\n")).unwrap();
     refused(
         &["routes", &file],
         expect![[r#"
-        error: FOLDER/broken.csv: line 8: there is no expert 16 among 16
-        help: docs/formats/routes.md says what such a file holds; record it again
-        exit 2
-    "#]],
+            error: FOLDER/broken.csv: line 8: there is no expert 16 among 16
+            help: write one with --route-trace; docs/formats/routes.md describes them
+            exit 2
+        "#]],
     );
     fs::write(&file, "GGUF").unwrap();
     refused(
         &["routes", &file],
         expect![[r#"
-        error: FOLDER/broken.csv: line 1: the file ends in the middle of this line
-        help: docs/formats/routes.md says what such a file holds; record it again
-        exit 2
-    "#]],
+            error: FOLDER/broken.csv: line 1: the file ends in the middle of this line
+            help: write one with --route-trace; docs/formats/routes.md describes them
+            exit 2
+        "#]],
     );
     refused(
         &["routes", "missing.csv"],
@@ -180,10 +180,10 @@ fn what_is_no_trace_is_refused_with_its_line() {
     refused(
         &["routes", "/dev/zero"],
         expect![[r#"
-        error: /dev/zero: line 1: longer than 1048576 bytes
-        help: docs/formats/routes.md says what such a file holds; record it again
-        exit 2
-    "#]],
+            error: /dev/zero: line 1: longer than 1048576 bytes
+            help: write one with --route-trace; docs/formats/routes.md describes them
+            exit 2
+        "#]],
     );
 }
 
@@ -296,7 +296,7 @@ fn flags_act_or_are_refused() {
     refused(
         &["routes", "synth", "uniform", "--out", &out, "--prompt", "65536", "--layers", "4096", "--used", "200"],
         expect![[r#"
-            error: a prompt makes more than 268435456 choices
+            error: a prompt makes too many choices for memory
             help: lower --prompt
             exit 2
         "#]],
@@ -309,5 +309,41 @@ fn flags_act_or_are_refused() {
         exit 2
     "#]],
     );
-    assert!(!fs::exists(out).unwrap());
+    let synth = |flags: &str, expect| {
+        let flags: Vec<&str> = flags.split(' ').collect();
+        refused(&[&["routes", "synth", "--out", &out], &flags[..]].concat(), expect);
+    };
+    synth(
+        "cycle --keep 0.5",
+        expect![[r#"
+        error: in a cycle, every token chooses others
+        help: leave out --keep and --topics
+        exit 2
+    "#]],
+    );
+    synth(
+        "uniform --keep 2",
+        expect![[r#"
+        error: invalid value '2' for '--keep <X>': must be a number, 0 to 1
+        help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        exit 2
+    "#]],
+    );
+    synth(
+        "uniform --topics 2",
+        expect![[r#"
+        error: the following required arguments were not provided: --prompt <N> --answer <N>
+        help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        exit 2
+    "#]],
+    );
+    synth(
+        "uniform --prompt 1 --answer 1 --topics 1000000",
+        expect![[r#"
+        error: topics have too many experts for memory
+        help: lower --topics
+        exit 2
+    "#]],
+    );
+    assert!(!fs::exists(&out).unwrap());
 }

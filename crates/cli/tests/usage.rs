@@ -257,27 +257,29 @@ fn every_command_has_help() {
     check(
         &["routes", "synth", "-h"],
         expect![[r#"
-        Make up a trace
+            Make up a trace
 
-        Usage: ds4 routes synth [OPTIONS] --out <FILE> <HOW>
+            Usage: ds4 routes synth [OPTIONS] --out <FILE> <HOW>
 
-        Arguments:
-          <HOW>  uniform, cycle, zipf:S or drift:S
+            Arguments:
+              <HOW>  uniform, cycle, zipf:S or drift:S
 
-        Options:
-          -o, --out <FILE>        Where to write it
-              --layers <N>        Layers [default: 8]
-              --experts <N>       Experts of a layer [default: 256]
-              --used <N>          Experts that a token chooses in a layer [default: 6]
-              --expert-bytes <N>  Size of an expert [default: 7077888]
-          -n, --tokens <N>        Tokens that are decoded [default: 512]
-              --prompt <N>        Tokens of a prompt before every answer, computed together [default: no
-                                  prompts]
-              --answer <N>        Tokens of an answer [default: all that are decoded]
-              --seed <N>          The same seed gives the same trace [default: 1]
-          -h, --help              Print help (see more with '--help')
-        exit 0
-    "#]],
+            Options:
+              -o, --out <FILE>        Where to write it
+                  --layers <N>        Layers [default: 8]
+                  --experts <N>       Experts of a layer [default: 256]
+                  --used <N>          Experts that a token chooses in a layer [default: 6]
+                  --expert-bytes <N>  Size of an expert [default: 7077888]
+              -n, --tokens <N>        Tokens that are decoded [default: 512]
+                  --prompt <N>        Tokens of a prompt before every answer, computed together [default: no
+                                      prompts]
+                  --answer <N>        Tokens of an answer [default: all that are decoded]
+                  --keep <X>          Chance of each expert of the token before to be chosen again [default: 0]
+                  --topics <N>        Topics that answers have in turn, each with orders of its own [default: 1]
+                  --seed <N>          The same seed gives the same trace [default: 1]
+              -h, --help              Print help (see more with '--help')
+            exit 0
+        "#]],
     );
     check(
         &["inspect", "-h"],

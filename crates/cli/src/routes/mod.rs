@@ -5,20 +5,22 @@
 //! | `budgets.rs` | how much room there is |
 //! | `report.rs` | the figures as text, CSV and JSON |
 //! | `plot.rs` | the figures as a picture |
+//! | `synth.rs` | traces that are made up |
 
 mod budgets;
 mod plot;
 mod report;
+mod synth;
 
 use std::{fs::File, io::BufReader, path::Path};
 
 use experts::{
     replay::{Outcome, Replay, policies},
-    trace::{self, Head, Trace, synth::Recipe},
+    trace::{self, Trace},
 };
 
 use crate::{
-    args::{RoutesArgs, RoutesCommand, SynthArgs},
+    args::{RoutesArgs, RoutesCommand},
     error::Error,
     output::{self, NewFile},
 };
@@ -28,7 +30,7 @@ use report::{About, Form};
 /// Replays a trace, or makes one.
 pub(crate) fn run(args: &RoutesArgs) -> Result<(), Error> {
     match (&args.command, &args.file) {
-        (Some(RoutesCommand::Synth(synth)), _) => write(synth),
+        (Some(RoutesCommand::Synth(args)), _) => synth::run(args),
         (None, Some(path)) => replay(args, path),
         (None, None) => unreachable!("the parser asks for one of them"),
     }
@@ -72,34 +74,4 @@ pub(crate) fn read(path: &Path) -> Result<Trace, Error> {
         trace::Error::Io { source } => fails(source),
         source => Error::Trace { path: path.into(), source },
     })
-}
-
-/// The most choices of one batch, which is made in memory.
-const CHOICES_MAX: usize = 1 << 28;
-
-fn write(args: &SynthArgs) -> Result<(), Error> {
-    let usage = |what: String, help: &str| Error::Usage { what, help: help.into() };
-    output::check_name(&args.out)?;
-    let head = Head {
-        n_layer: args.layers,
-        n_expert: args.experts,
-        n_used: args.used,
-        expert_bytes: args.expert_bytes as u64,
-    };
-    head.check().map_err(|what| usage(what, "lower --layers, --experts or --used"))?;
-    let n_prompt = args.prompt.unwrap_or(0);
-    if n_prompt.saturating_mul(head.n_layer).saturating_mul(head.n_used) > CHOICES_MAX {
-        return Err(usage(format!("a prompt makes more than {CHOICES_MAX} choices"), "lower --prompt"));
-    }
-    if args.tokens == 0 {
-        return Err(usage("there are no tokens to decode".into(), "give --tokens at least 1"));
-    }
-    let n_answer = args.answer.unwrap_or(args.tokens);
-    let recipe = Recipe { head, choice: args.choice, n_decode: args.tokens, n_prompt, n_answer, seed: args.seed };
-    let mut out = NewFile::create(&args.out)?;
-    out.text(&head.lines())?;
-    for (number, batch) in (0..).zip(recipe.batches()) {
-        batch.layers.iter().try_for_each(|layer| out.text(&layer.lines(number)))?;
-    }
-    out.finish()
 }

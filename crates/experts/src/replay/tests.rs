@@ -20,7 +20,7 @@ fn decoded(n_expert: usize, rows: &[&[i32]]) -> Replay {
 
 fn made(n_layer: usize, n_expert: usize, n_used: usize, choice: Choice, tokens: [usize; 3], seed: u64) -> Replay {
     let (head, [n_decode, n_prompt, n_answer]) = (head(n_layer, n_expert, n_used), tokens);
-    let recipe = Recipe { head, choice, n_decode, n_prompt, n_answer, seed };
+    let recipe = Recipe { head, choice, n_decode, n_prompt, n_answer, keep: 0.0, n_topic: 1, seed };
     Replay::new(&Trace { head, batches: recipe.batches().collect() })
 }
 

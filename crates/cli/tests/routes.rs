@@ -47,7 +47,7 @@ fn every_rule_is_told_for_every_budget() {
         lfu-aged   25.8 %      4.5   75.0 %      1.5   82.9 %      1.0
         2q         16.7 %      5.0   70.8 %      1.8   80.4 %      1.2
         s3-fifo    17.5 %      5.0   73.8 %      1.6   83.8 %      1.0
-        ours       26.7 %      4.4   74.2 %      1.6   84.2 %      0.9
+        ours       25.0 %      4.5   75.4 %      1.5   83.8 %      1.0
         belady     35.8 %      3.9   86.2 %      0.8   92.1 %      0.5
 
         prefill: experts found in memory, and MiB read per token, where there is room for
@@ -57,7 +57,7 @@ fn every_rule_is_told_for_every_budget() {
         lfu-aged    0.0 %      2.7   23.1 %      2.1   30.8 %      1.9
         2q          1.5 %      2.7   20.0 %      2.2   24.6 %      2.0
         s3-fifo     0.0 %      2.7   21.5 %      2.1   30.8 %      1.9
-        ours        0.0 %      2.7   23.1 %      2.1   33.8 %      1.8
+        ours        0.0 %      2.7   24.6 %      2.0   33.8 %      1.8
         belady      1.5 %      2.7   32.3 %      1.8   40.0 %      1.6
 
         lru       least recently used goes

@@ -1,7 +1,8 @@
 //! Which expert is worth its slot: how often it was chosen, with old choices counting less.
 //!
 //! A choice adds the share of the batch's rows that made it, so that a prompt of hundreds of tokens, which brings nearly
-//! every expert once, does not push out what decoding lives on. Every [`HALF_LIFE`] batches halve what was.
+//! every expert once, does not push out what decoding lives on. Every [`HALF_LIFE`] batches halve what was. Until its
+//! layer chooses again, a choice ranks as if it were [`LATEST`] more: what one token needed, the next often needs, too.
 //!
 //! ```text
 //! heat(now) = heat(seen) * 2^-((now - seen) / HALF_LIFE)
@@ -14,12 +15,19 @@
 use std::{cmp::Ordering, collections::BTreeSet};
 
 /// Batches of a layer after which a choice counts half.
-const HALF_LIFE: f64 = 16.0;
+const HALF_LIFE: f64 = 32.0;
+
+/// How much more a layer's last choices count than others.
+const LATEST: f64 = 4.0;
 
 /// Heat of every expert of every layer, and the order of those in memory.
 pub(crate) struct Heat {
     n_expert: usize,
     scores: Vec<Score>, // layer * n_expert + expert
+    /// The same, with what the last choices count more.
+    ranks: Vec<Score>,
+    /// What each layer chose last.
+    latest: Vec<Vec<usize>>,
     /// Batches that each layer has seen.
     now: Vec<u32>,
     here: BTreeSet<(Score, usize)>,
@@ -45,37 +53,52 @@ impl PartialOrd for Score {
 impl Heat {
     pub(crate) fn new(n_layer: usize, n_expert: usize) -> Heat {
         let scores = vec![Score(f64::NEG_INFINITY); n_layer * n_expert];
-        Heat { n_expert, scores, now: vec![0; n_layer], here: BTreeSet::new() }
+        let (ranks, latest) = (scores.clone(), vec![Vec::new(); n_layer]);
+        Heat { n_expert, scores, ranks, latest, now: vec![0; n_layer], here: BTreeSet::new() }
     }
 
     /// A batch begins in a layer.
     pub(crate) fn tick(&mut self, layer: usize) {
+        while let Some(key) = self.latest[layer].pop() {
+            self.rank(key, self.scores[key]);
+        }
         self.now[layer] += 1;
     }
 
     /// Expert `e` was chosen by this share of the batch's rows.
     pub(crate) fn add(&mut self, layer: usize, e: usize, share: f32) {
         let key = layer * self.n_expert + e;
-        self.set(key, self.of(key) + f64::from(share));
+        let heat = self.of(key) + f64::from(share);
+        self.set(key, heat);
+        self.rank(key, self.score(key, heat + LATEST * f64::from(share)));
+        self.latest[layer].push(key);
     }
 
     /// An expert is as hot as that, now.
     pub(crate) fn set(&mut self, key: usize, heat: f64) {
-        let score = Score(heat.log2() + self.age(key / self.n_expert));
-        let old = std::mem::replace(&mut self.scores[key], score);
+        self.scores[key] = self.score(key, heat);
+        self.rank(key, self.scores[key]);
+    }
+
+    fn score(&self, key: usize, heat: f64) -> Score {
+        Score(heat.log2() + self.age(key / self.n_expert))
+    }
+
+    fn rank(&mut self, key: usize, rank: Score) {
+        let old = std::mem::replace(&mut self.ranks[key], rank);
         if self.here.remove(&(old, key)) {
-            self.here.insert((score, key));
+            self.here.insert((rank, key));
         }
     }
 
     /// An expert is in memory from now on.
     pub(crate) fn enter(&mut self, key: usize) {
-        self.here.insert((self.scores[key], key));
+        self.here.insert((self.ranks[key], key));
     }
 
     /// No longer.
     pub(crate) fn leave(&mut self, key: usize) {
-        self.here.remove(&(self.scores[key], key));
+        self.here.remove(&(self.ranks[key], key));
     }
 
     /// Those in memory, coldest first.
@@ -104,7 +127,7 @@ mod tests {
         heat.add(0, 1, 1.0);
         heat.add(0, 2, 6.0 / 512.0);
         assert!(heat.of(1) > heat.of(2) && heat.of(2) > heat.of(3) && heat.of(3) == 0.0);
-        (0..16).for_each(|_| heat.tick(0));
+        (0..HALF_LIFE as u32).for_each(|_| heat.tick(0));
         assert!((heat.of(1) - 0.5).abs() < 1e-9);
         heat.tick(1);
         heat.add(1, 1, 1.0);
@@ -120,11 +143,28 @@ mod tests {
         }
         assert_eq!(heat.coldest().collect::<Vec<_>>(), [1, 2, 0, 3]);
         (0..4).for_each(|_| heat.add(0, 1, 1.0));
+        heat.tick(0);
         heat.leave(0);
         heat.enter(4);
         assert_eq!(heat.coldest().collect::<Vec<_>>(), [4, 2, 1, 3], "4 was never chosen");
         (0..200_000).for_each(|_| heat.tick(0));
         heat.add(0, 4, 1.0);
         assert_eq!(heat.coldest().collect::<Vec<_>>(), [2, 1, 3, 4], "after a long time");
+    }
+
+    #[test]
+    fn what_a_layer_chose_last_stays_until_it_chooses_again() {
+        let mut heat = Heat::new(2, 2);
+        for key in [0, 0, 0, 1] {
+            heat.tick(0);
+            heat.add(0, key, 1.0);
+        }
+        (0..2).for_each(|key| heat.enter(key));
+        assert_eq!(heat.coldest().collect::<Vec<_>>(), [0, 1]);
+        heat.tick(1);
+        assert_eq!(heat.coldest().collect::<Vec<_>>(), [0, 1], "of another layer");
+        heat.tick(0);
+        assert_eq!(heat.coldest().collect::<Vec<_>>(), [1, 0]);
+        assert!(heat.of(0) > heat.of(1));
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! # routes 1 n_layer=8 n_expert=256 n_used=6 expert_bytes=7077888
 //! batch,layer,row,experts
-//! 0,0,0,17 201 4 90 33 8          batch 0, layer 0, its first row: experts as the router ranked them, best first
+//! 0,0,0,17 201 4 90 33 8          batch 0, layer 0, its first row: the experts that it chose
 //! 0,0,1,4 17 9 11 250 3
 //! 0,1,0,...                       the next layer of the same batch
 //! ```

@@ -500,15 +500,11 @@ impl ModelArgs {
             kv: self.kv_type,
             n_batch: self.batch,
             experts: self.experts(),
+            learning: if self.ssd_streaming_cold { Learning::Cold } else { Learning::Warm },
             cache_dir: if self.no_cache { None } else { self.cache.folder() },
             warn: terminal::note,
             ..engine::Options::new(model)
         })
-    }
-
-    /// What is made of the experts that were used most before, where the tokens are meant.
-    pub(crate) fn learning(&self) -> Learning {
-        if self.ssd_streaming_cold { Learning::Cold } else { Learning::Warm }
     }
 
     fn experts(&self) -> Experts {

@@ -2,11 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use engine::Session;
+use engine::{Options, Session};
 use tokenizer::TokenId;
 
 use crate::{
-    args::{LogitsArgs, ModelArgs},
+    args::LogitsArgs,
     error::Error,
     ids,
     interrupt::Work,
@@ -24,7 +24,7 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<(), Error> {
     let ids = read_ids(args)?;
     output::never_over(&args.out, &args.tokens)?;
     let chunk = args.chunk.unwrap_or(args.model.batch);
-    let engine = model::open(&ModelArgs { batch: chunk, ..args.model.clone() }, args.model.learning())?;
+    let engine = model::open(&args.model, &Options { n_batch: chunk, ..args.model.options()? })?;
     engine.files().try_for_each(|part| output::never_over(&args.out, part))?;
     let mut session =
         open_session(&engine, ids.len()).map_err(|e| e.advise("compute fewer tokens: split the file of ids"))?;

@@ -2,17 +2,17 @@
 
 use std::fs::File;
 
-use engine::{Engine, Learning};
+use engine::{Engine, Options};
 
 use crate::{args::ModelArgs, error::Error, output};
 
-/// Opens it, and has its choices of experts written down where that is asked for.
+/// Opens it with the options of these flags, or others, and has its choices of experts written down where that is asked for.
 ///
 /// # Errors
 /// The engine's, and [`Error::Write`].
-pub(crate) fn open(args: &ModelArgs, learning: Learning) -> Result<Engine, Error> {
+pub(crate) fn open(args: &ModelArgs, options: &Options) -> Result<Engine, Error> {
     args.route_trace.as_deref().map_or(Ok(()), output::check_name)?;
-    let mut engine = Engine::open(&engine::Options { learning, ..args.options()? })?;
+    let mut engine = Engine::open(options)?;
     if let Some(path) = &args.route_trace {
         engine.files().try_for_each(|part| output::never_over(path, part))?;
         engine.trace_routes(File::create(path).map_err(|source| Error::Write { path: path.into(), source })?)?;

@@ -132,7 +132,7 @@ impl Local {
         n_max: Option<usize>,
         sampling: SamplerOptions,
     ) -> Result<Local, Error> {
-        let engine = model::open(model, model.learning())?;
+        let engine = model::open(model, &model.options()?)?;
         if engine.tokenizer().is_none() {
             return Err(Error::NoVocabulary { path: engine.path().to_path_buf() });
         }

@@ -32,6 +32,8 @@ pub struct Options {
     pub n_batch: usize,
     /// Where a model's experts are.
     pub experts: Experts,
+    /// Whether to measure what bounds the device, before memory is taken for the model.
+    pub measure: bool,
     /// The folder for what a streamed model leaves to its next run; by default nothing is kept.
     pub cache_dir: Option<PathBuf>,
     /// What of it is used and added to.
@@ -84,6 +86,7 @@ impl Options {
             kv: None,
             n_batch: 512,
             experts: Experts::Auto,
+            measure: false,
             cache_dir: None,
             learning: Learning::Warm,
             warn: |_| (),
@@ -137,6 +140,7 @@ pub(crate) struct Inner {
     pub(crate) n_batch: usize,
     info: ModelInfo,
     n_threads: usize,
+    limits: Option<Limits>,
     tokenizer: Option<Tokenizer>,
     chat: Result<Box<dyn Chat>, ChatError>,
     vocab_bytes: u64,
@@ -161,6 +165,7 @@ impl Engine {
     pub fn open(options: &Options) -> Result<Engine, Error> {
         let gguf = Gguf::open(&options.model)?;
         let (dev, n_threads) = devices::open(options.threads, options.isa.as_deref())?;
+        let limits = if options.measure { limits(&*dev) } else { None };
         let (model, budget) = open_model(&gguf, &*dev, options.experts)?;
         let tokenizer = open_tokenizer(&gguf, model.shape().n_vocab)?;
         let chat = tokenizer.as_ref().map_or(Err(ChatError::NoTemplate), |t| models::open_chat(&gguf, t));
@@ -174,6 +179,7 @@ impl Engine {
             routing: Routing::default(),
             keeper: None,
             n_threads,
+            limits,
             tokenizer,
             chat,
         };
@@ -237,10 +243,9 @@ impl Engine {
         self.0.model.cost(pos, self.0.info.kv)
     }
 
-    /// Measures what bounds the device, now: see [`Device::limits`]. No more than a quarter of the free memory is taken.
+    /// What bounds the device, if that was to be measured, and can be.
     pub fn limits(&self) -> Option<Limits> {
-        let room_bytes = machine::available_bytes().unwrap_or(u64::MAX) / 4;
-        self.0.dev.limits(room_bytes.min(LIMITS_BYTES) as usize)
+        self.0.limits
     }
 
     /// The vocabulary, if the file has one.
@@ -455,6 +460,12 @@ fn n_slots(budget: Budget, slot_bytes: u64, n_experts: usize, session_bytes: u64
         needed_bytes if needed_bytes > available_bytes => Err(Error::ExpertCache { needed_bytes, available_bytes }),
         _ => Ok(n as usize),
     }
+}
+
+/// See [`Device::limits`]. No more than a quarter of the free memory is taken, and given back.
+fn limits(dev: &dyn Device) -> Option<Limits> {
+    let room_bytes = machine::available_bytes().unwrap_or(u64::MAX) / 4;
+    dev.limits(room_bytes.min(LIMITS_BYTES) as usize)
 }
 
 fn open_tokenizer(gguf: &Gguf, n_rows: usize) -> Result<Option<Tokenizer>, Error> {

@@ -22,7 +22,7 @@ mod plot;
 mod report;
 mod sweep;
 
-use engine::{Engine, Learning};
+use engine::{Engine, Learning, Options};
 
 use crate::{
     args::BenchArgs,
@@ -44,7 +44,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
     args.plot.as_deref().map_or(Ok(()), output::check_name)?;
     let routes = args.follow_routes.as_deref().map(routes::read).transpose()?;
     // Nothing is learned from arbitrary tokens, and nothing that was learned changes the figures.
-    let mut engine = model::open(&args.model, Learning::Off)?;
+    let mut engine =
+        model::open(&args.model, &Options { learning: Learning::Off, measure: true, ..args.model.options()? })?;
     routes.map_or(Ok(()), |routes| engine.follow_routes(routes, args.guesses_right))?;
     let picture = args.plot.as_deref().map(|path| {
         engine.files().try_for_each(|part| output::never_over(path, part))?;

@@ -28,12 +28,15 @@
 //! | `script.rs` | such a record in the place of routers |
 //! | `routing.rs` | where a forward pass meets all of this |
 //! | `replay/` | what other rules would have read |
+//! | `hand.rs` | for tests: reads that end when these say so |
 #![deny(unsafe_code)]
 
 #[allow(unsafe_code, reason = "slots are parts of one mapping")]
 mod arena;
 mod ask;
 mod growth;
+#[cfg(test)]
+mod hand;
 mod heat;
 mod hotlist;
 mod io;
@@ -55,3 +58,10 @@ pub use routing::Routing;
 pub use script::Script;
 pub use stats::Stats;
 pub use store::{Foresight, Room, Store};
+
+#[cfg(test)]
+extern crate self as experts;
+#[cfg(test)]
+#[allow(dead_code, reason = "what is tested from outside needs the rest")]
+#[path = "../tests/common/mod.rs"]
+mod common;

@@ -169,3 +169,65 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Store, common::Model, hand::Hand};
+
+    const N_EXPERT: usize = 10;
+
+    /// Lets a row through a layer, whatever it needs. How much of it was here.
+    fn meet(model: &Model, store: &Store, hand: &mut Hand, layer: usize, experts: &[i32]) -> u64 {
+        let before = store.stats();
+        let ask = store.ask(layer, experts, 1);
+        hand.land_all(store);
+        model.each(layer, ask).1.unwrap_or_else(|e| panic!("{e}"));
+        (store.stats() - before).n_hits
+    }
+
+    /// The keys of those that are here.
+    fn here(store: &Store) -> Vec<usize> {
+        let table = store.shared.lock();
+        (0..table.states.len()).filter(|&key| matches!(table.states[key], State::Here(_))).collect()
+    }
+
+    #[test]
+    fn what_is_certain_to_be_chosen_stays_until_then() {
+        let model = Model::new(3, N_EXPERT);
+        let mut store = model.store(8);
+        let mut hand = Hand::new(&mut store);
+        store.read_ahead(2, &[0, 1, 2, 3, 4, 5], Foresight::Certain);
+        assert_eq!(hand.land_all(&store), [20, 21, 22, 23], "half of the slots");
+        for i in 0..20 {
+            meet(&model, &store, &mut hand, i % 2, &[0, 1, 2].map(|e| (e + 3 * i as i32) % N_EXPERT as i32));
+        }
+        assert!(here(&store).ends_with(&[20, 21, 22, 23]));
+        assert_eq!(meet(&model, &store, &mut hand, 2, &[0, 1, 5]), 2);
+        for i in 0..20 {
+            meet(&model, &store, &mut hand, i % 2, &[0, 1, 2].map(|e| (e + 3 * i as i32) % N_EXPERT as i32));
+        }
+        assert!(here(&store).iter().all(|&key| key < 20), "they are as others are");
+        store.read_ahead(2, &[6, 7, 8, 9], Foresight::Certain);
+        assert_eq!(hand.land_all(&store), [26, 27, 28, 29], "there is room again");
+    }
+
+    #[test]
+    fn guesses_are_counted_and_wrong_ones_go_first() {
+        let model = Model::new(2, N_EXPERT);
+        let mut store = model.store(8);
+        let mut hand = Hand::new(&mut store);
+        store.read_ahead(1, &[0, 1, 2, 3], Foresight::Guess);
+        store.read_ahead(1, &[1], Foresight::Guess);
+        assert_eq!((hand.land(&store), hand.hold()), (10, 11));
+        let bytes = store.places.expert_bytes(1);
+        assert_eq!((store.stats().n_guesses, store.stats().read_bytes), (4, 4 * bytes));
+        assert_eq!(meet(&model, &store, &mut hand, 1, &[0]), 1);
+        assert_eq!((store.stats().n_right, store.stats().read_bytes), (1, 2 * bytes), "two had not begun");
+        assert_eq!(here(&store), [10, 11]);
+        meet(&model, &store, &mut hand, 0, &[0, 1, 2, 3, 4, 5]);
+        assert_eq!(here(&store), [0, 1, 2, 3, 4, 5, 10, 11]);
+        meet(&model, &store, &mut hand, 0, &[6]);
+        assert_eq!(here(&store), [0, 1, 2, 3, 4, 5, 6, 10]);
+    }
+}

@@ -112,7 +112,8 @@ impl<'a> Ask<'a> {
                 continue;
             }
             compute(Turn::Add(&bank));
-            drop(here);
+            // The bank first: who is told that slots are free must find them so.
+            drop((bank, here));
             self.add_kept(first, compute);
         }
         Ok(())
@@ -250,5 +251,148 @@ impl Drop for Held<'_> {
         self.experts.clear();
         drop(table);
         self.shared.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        common::{InPlace, Model},
+        hand::Hand,
+    };
+
+    /// Has experts of layer 0 read.
+    fn bring(model: &Model, store: &Store, hand: &mut Hand, experts: &[i32]) {
+        let ask = store.ask(0, experts, 1);
+        hand.land_all(store);
+        model.each(0, ask).1.unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// The turns of a token that chooses `chosen`, of which `here` is there; the others land during the last turn that they
+    /// do not wait for.
+    fn turns(chosen: &[i32], here: &[i32]) -> Vec<String> {
+        let model = Model::new(1, 20);
+        let mut store = model.store(20);
+        let mut hand = Hand::new(&mut store);
+        bring(&model, &store, &mut hand, here);
+        let mut turns = Vec::new();
+        let ask = store.ask(0, chosen, 1);
+        let each = ask.each_early(&InPlace, &mut |turn| {
+            turns.push(match turn {
+                Turn::Add(bank) => format!("add {:?}", model.check(0, bank)),
+                Turn::Keep(i, bank) => format!("keep {:?} as {i}", model.check(0, bank)),
+                Turn::AddKept(i) => format!("add kept {i}"),
+            });
+            if turns.len() == here.len() {
+                hand.land_all(&store);
+            }
+        });
+        each.unwrap_or_else(|e| panic!("{e}"));
+        turns
+    }
+
+    #[test]
+    fn what_is_here_is_computed_while_what_comes_before_it_is_read() {
+        assert_eq!(turns(&[0, 5], &[5]), ["keep [5] as 1", "add [0]", "add kept 1"]);
+        assert_eq!(turns(&[5, 0], &[0]), ["add [0]", "add [5]"]);
+        assert_eq!(turns(&[1, 2, 3], &[1, 2, 3]), ["add [1, 2, 3]"]);
+    }
+
+    #[test]
+    fn a_run_never_jumps_over_one_that_is_kept() {
+        let expected = ["keep [2] as 1", "add [0]", "add kept 1", "add [4, 6]"];
+        assert_eq!(turns(&[0, 2, 4, 6], &[2]), expected);
+        let expected = ["keep [2] as 1", "keep [3] as 2", "add [0]", "add kept 1", "add kept 2", "add [4]"];
+        assert_eq!(turns(&[0, 2, 3, 4], &[2, 3]), expected);
+    }
+
+    #[test]
+    fn what_was_added_keeps_no_slot() {
+        let model = Model::new(1, 20);
+        let mut store = model.store(2);
+        let mut hand = Hand::new(&mut store);
+        bring(&model, &store, &mut hand, &[5]);
+        let each = store.ask(0, &[0, 5], 1).each_early(&InPlace, &mut |turn| match turn {
+            Turn::Keep(..) => _ = hand.land(&store),
+            Turn::Add(_) => {}
+            Turn::AddKept(_) => {
+                let is_held = |state: &State| matches!(state, State::Here(slot) if Arc::strong_count(slot) > 1);
+                assert!(!store.shared.lock().states.iter().any(is_held));
+            }
+        });
+        each.unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    #[test]
+    fn a_batch_that_chose_nearly_all_has_the_next_layer_read() {
+        let model = Model::new(2, 10);
+        for (n_chosen, n_slots, n_ahead) in [(10, 20, 10), (9, 20, 10), (8, 20, 0), (10, 12, 2)] {
+            let mut store = model.store(n_slots);
+            let mut hand = Hand::new(&mut store);
+            let choices: Vec<i32> = (0..n_chosen).collect();
+            let ask = store.ask(0, &choices, 1);
+            let keys = hand.land_all(&store);
+            assert!(keys.iter().copied().eq((0..n_chosen as usize).chain(10..10 + n_ahead)), "{keys:?}");
+            model.each(0, ask).1.unwrap_or_else(|e| panic!("{e}"));
+            let before = store.stats();
+            let ask = store.ask(1, &choices, 1);
+            let keys = hand.land_all(&store);
+            assert_eq!((store.stats() - before).n_hits, n_ahead.min(n_chosen as usize) as u64);
+            assert!(keys.iter().copied().eq(10 + n_ahead..10 + n_chosen as usize), "{keys:?}, after the last layer");
+            model.each(1, ask).1.unwrap_or_else(|e| panic!("{e}"));
+        }
+    }
+
+    #[test]
+    fn a_read_that_does_not_come_back_is_told_and_others_go_on() {
+        let model = Model::new(1, 20);
+        let mut store = model.store(2);
+        let mut hand = Hand::new(&mut store);
+        store.patience = Duration::from_millis(50);
+        bring(&model, &store, &mut hand, &[5]);
+        for _ in 0..2 {
+            let error = model.each(0, store.ask(0, &[3], 1)).1.expect_err("nothing lands");
+            let offset = store.places.extents(0, 3)[0].offset;
+            let expected = format!("model.gguf: no answer for 0 seconds to a read at offset {offset}");
+            assert!(error.to_string().ends_with(&expected), "{error}");
+            let (added, result) = model.each(0, store.ask(0, &[5], 1));
+            assert!(added == [5] && result.is_ok());
+        }
+        assert_eq!(hand.land(&store), 3);
+        assert_eq!(model.each(0, store.ask(0, &[3], 1)).0, [3], "it came late");
+    }
+
+    #[test]
+    fn a_slot_that_is_taken_back_goes_to_who_waits_for_one() {
+        let model = Model::new(3, 20);
+        let mut store = model.store(3);
+        let mut hand = Hand::new(&mut store);
+        bring(&model, &store, &mut hand, &[0]);
+        let is_asked = |layer| store.shared.lock().claims[store.key(layer, 0)] > 0;
+        let is_reading = |layer| matches!(store.shared.lock().states[store.key(layer, 0)], State::Reading);
+        // One slot is computed with, one read does not end, and one waits behind it.
+        let each = store.ask(0, &[0], 1).each(&InPlace, &mut |_| {
+            drop(store.ask(1, &[9], 1));
+            hand.hold();
+            store.read_ahead(0, &[1], Foresight::Guess);
+            std::thread::scope(|s| {
+                let waits = s.spawn(|| model.each(2, store.ask(2, &[0], 1)));
+                while !is_asked(2) {
+                    std::thread::yield_now();
+                }
+                std::thread::sleep(Duration::from_millis(10));
+                assert!(!is_reading(2));
+                drop(store.ask(0, &[0], 1));
+                // Who is not told looks again after a second.
+                let told = (0..500).any(|_| {
+                    std::thread::sleep(Duration::from_millis(1));
+                    is_reading(2)
+                });
+                hand.land_all(&store);
+                assert!(told && waits.join().expect("it ends").0 == [0]);
+            });
+        });
+        each.unwrap_or_else(|e| panic!("{e}"));
     }
 }

@@ -176,6 +176,7 @@ impl Store {
             table.states[key] = State::Absent;
             table.free.push(slot);
             table.stats.read_bytes -= self.places.expert_bytes(layer);
+            self.shared.changed.notify_all();
         }
         experts.iter().for_each(|&e| self.readers.hurry(self.key(layer, e)));
     }

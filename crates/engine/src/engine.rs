@@ -394,7 +394,7 @@ impl Inner {
         let n_slots = n_slots(budget, places.slot_bytes() as u64, places.n_experts(), session_bytes)?;
         let room = match budget {
             // What was asked for is taken at once; what was left to us grows while that helps.
-            Budget::Auto => Room { n_slots: n_slots.div_ceil(2), n_slots_max: n_slots, is_free: machine::is_free },
+            Budget::Auto => Room { n_slots: n_slots.div_ceil(4) * 3, n_slots_max: n_slots, is_free: machine::is_free },
             Budget::Count(_) | Budget::Bytes(_) => Room::fixed(n_slots),
         };
         Ok(Store::new(places, room).map_err(models::Error::from)?)
@@ -444,13 +444,13 @@ fn open_model(gguf: &Gguf, dev: &dyn Device, experts: Experts) -> Result<(Box<dy
     Ok((models::open(gguf, dev, Residency::WithoutExperts)?, Some(budget)))
 }
 
-/// Experts that the cache holds: as many as were asked for, if there is memory for them. Left to us, seven eighths of
-/// what a session of the usual length leaves.
+/// Experts that the cache holds: as many as were asked for, if there is memory for them. Left to us, fifteen sixteenths
+/// of what a session of the usual length leaves.
 fn n_slots(budget: Budget, slot_bytes: u64, n_experts: usize, session_bytes: u64) -> Result<usize, Error> {
     let available = machine::available_bytes();
     let available_bytes = available.unwrap_or(u64::MAX);
     let bytes = match budget {
-        Budget::Auto => available.ok_or(Error::UnknownMemory)?.saturating_sub(session_bytes) / 8 * 7,
+        Budget::Auto => available.ok_or(Error::UnknownMemory)?.saturating_sub(session_bytes) / 16 * 15,
         Budget::Count(n) => slot_bytes.saturating_mul(n as u64),
         Budget::Bytes(bytes) => bytes,
     };

@@ -27,8 +27,8 @@ pub struct Ask<'a> {
     /// Those of them that are computed, and wait for others before them to be added.
     kept: Vec<bool>,
     rest: VecDeque<usize>, // ascending, those that are not computed
-    /// Nearly all experts were chosen, and nearly all will be in the next layer.
-    broad: bool,
+    /// If nearly all experts were chosen, and so nearly all will be in the next layer: the share of rows that choose one.
+    broad: Option<f64>,
 }
 
 /// What to do with experts that have come, so that all are added in ascending order.
@@ -42,11 +42,13 @@ pub enum Turn<'a> {
 }
 
 impl<'a> Ask<'a> {
-    /// Begins to read `experts`, ascending, as far as they are not here.
+    /// Begins to read `experts`, ascending, as far as they are not here; an expert is chosen by this share of the rows, in
+    /// the mean.
     pub(crate) fn new(
         store: &'a Store,
         layer: usize,
         experts: Vec<usize>,
+        share: f64,
         mut table: MutexGuard<'_, Table>,
     ) -> Ask<'a> {
         for &e in &experts {
@@ -61,7 +63,7 @@ impl<'a> Ask<'a> {
             }
             table.wanted[key] += 1;
         }
-        let broad = experts.len() * 10 >= store.places.n_expert * 9;
+        let broad = (experts.len() * 10 >= store.places.n_expert * 9).then_some(share);
         let (kept, rest) = (vec![false; experts.len()], experts.iter().copied().collect());
         let ask = Ask { store, layer, experts, kept, rest, broad };
         ask.request(&mut table);
@@ -76,14 +78,21 @@ impl<'a> Ask<'a> {
             if !matches!(table.states[key], State::Absent) {
                 continue;
             }
-            let room = if i == 0 { table.room_now() } else { table.room() };
+            let room = if i == 0 { table.room_now() } else { table.room(f64::INFINITY) };
             let Some(slot) = room else { return };
             let job = store.job(table, key, slot);
             store.readers.push(job);
         }
-        if self.broad && self.rest.len() <= AHEAD && self.layer + 1 < store.places.layers.len() {
+        if let Some(share) = self.broad
+            && self.rest.len() <= AHEAD
+            && self.layer + 1 < store.places.layers.len()
+        {
             let next = store.key(self.layer + 1, 0);
-            let _ = (next..next + store.places.n_expert).all(|key| store.expect(table, key, Foresight::Certain));
+            for key in next..next + store.places.n_expert {
+                // It will be as hot as that when it is chosen: nothing hotter has to go for it.
+                let heat = table.heat.of(key) + share;
+                store.expect(table, key, Foresight::Certain, heat);
+            }
         }
     }
 
@@ -147,6 +156,8 @@ impl<'a> Ask<'a> {
         let mut table = store.shared.lock();
         let key = store.key(self.layer, self.rest[0]);
         table.claims[key] += 1;
+        // It may have been read ahead since it was asked for.
+        store.readers.hurry(key);
         let (mut table, found) = self.wait(table, key, early);
         table.claims[key] -= 1;
         found?;

@@ -161,10 +161,11 @@ impl Store {
         for same in sorted.chunk_by(|a, b| a == b) {
             table.heat.add(layer, same[0] as usize, same.len() as f32 / n_rows as f32);
         }
+        let share = choices.len() as f64 / (n_rows * self.places.n_expert) as f64;
         sorted.dedup();
         let experts: Vec<usize> = sorted.iter().map(|&e| e as usize).collect();
         self.settle(&mut table, layer, &experts);
-        Ask::new(self, layer, experts, table)
+        Ask::new(self, layer, experts, share, table)
     }
 
     /// A layer has chosen: what was read ahead for it is hurried, or left where it is not yet read.
@@ -188,7 +189,7 @@ impl Store {
     /// If there is no such layer or expert.
     pub fn read_ahead(&self, layer: usize, experts: &[i32], foresight: Foresight) {
         let mut table = self.shared.lock();
-        let _ = experts.iter().all(|&e| self.expect(&mut table, self.key(layer, e as usize), foresight));
+        let _ = experts.iter().all(|&e| self.expect(&mut table, self.key(layer, e as usize), foresight, f64::INFINITY));
     }
 
     /// Every expert with any heat, hottest first: its layer, its number there and its heat now.
@@ -233,13 +234,13 @@ impl Store {
         n_rows == 1 && self.shared.lock().trial.guesses()
     }
 
-    /// Reads an expert ahead, or keeps it; false if there is no room.
-    pub(crate) fn expect(&self, table: &mut Table, key: usize, foresight: Foresight) -> bool {
+    /// Reads an expert ahead, or keeps it; false if there is no room but that of others as hot as `below`.
+    pub(crate) fn expect(&self, table: &mut Table, key: usize, foresight: Foresight, below: f64) -> bool {
         if !table.may_expect() {
             return false;
         }
         if matches!(table.states[key], State::Absent | State::Failed(_)) {
-            let Some(slot) = table.room() else { return false };
+            let Some(slot) = table.room(below) else { return false };
             let job = self.job(table, key, slot);
             self.readers.push_ahead(job);
         }

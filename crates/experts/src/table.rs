@@ -84,17 +84,17 @@ impl Table {
         }
     }
 
-    /// A slot that is free, or taken from the coldest expert that nobody is to meet.
-    pub(crate) fn room(&mut self) -> Option<Slot> {
+    /// A slot that is free, or taken from the coldest expert that nobody is to meet, if that is colder than `below`.
+    pub(crate) fn room(&mut self, below: f64) -> Option<Slot> {
         self.free.pop().or_else(|| {
             let spare = |key: usize| self.wanted[key] == 0 && !self.is_expected[key];
-            self.coldest(spare).map(|key| self.evict(key))
+            self.coldest(spare).filter(|&key| self.heat.of(key) < below).map(|key| self.evict(key))
         })
     }
 
     /// A slot for what a batch needs now: it may be that of an expert which somebody else, or this batch, will need.
     pub(crate) fn room_now(&mut self) -> Option<Slot> {
-        self.room().or_else(|| self.coldest(|_| true).map(|key| self.evict(key)))
+        self.room(f64::INFINITY).or_else(|| self.coldest(|_| true).map(|key| self.evict(key)))
     }
 
     /// The coldest expert in a slot that nobody computes with or waits for, of those that `may` go.

@@ -137,6 +137,10 @@ impl Memory for Cpu {
         out.copy_from_slice(self.access(&[], &[t]).input::<u8>(0));
         Ok(())
     }
+
+    fn pin(&self, t: &Tensor) {
+        t.buffer().as_any().downcast_ref::<HostBuffer>().into_iter().for_each(HostBuffer::pin);
+    }
 }
 
 impl Device for Cpu {

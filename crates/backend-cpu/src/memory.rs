@@ -80,6 +80,17 @@ fn map(bytes: usize) -> Option<NonNull<u8>> {
     NonNull::new(start.cast())
 }
 
+impl HostBuffer {
+    /// Keeps it from being swapped out, where that is allowed: a wish, since limits are often low.
+    pub(crate) fn pin(&self) {
+        #[cfg(target_os = "linux")]
+        if let HostBuffer::Owned(owned, _) = self {
+            // SAFETY: memory that is ours, and stays what it is.
+            unsafe { libc::mlock(owned.start.as_ptr().cast(), owned.layout.size()) };
+        }
+    }
+}
+
 impl Drop for Owned {
     fn drop(&mut self) {
         #[cfg(target_os = "linux")]

@@ -58,6 +58,9 @@ pub trait Memory: Send + Sync {
     /// # Errors
     /// Whatever went wrong since the last read.
     fn read(&self, t: &Tensor, out: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Keeps the memory of `t` from being swapped out, as far as the system allows that.
+    fn pin(&self, _: &Tensor) {}
 }
 
 /// Which elements of a head turn together.

@@ -81,6 +81,7 @@ impl<'a> Loader<'a> {
         }
         let t = self.dev.alloc(kind, shape)?;
         self.dev.write(&t, bytes.as_ref());
+        self.dev.pin(&t);
         bytes.release();
         Ok(t)
     }

@@ -257,10 +257,11 @@ fn shorten(mut text: String) -> String {
 
 /// The engine's hint, with the names of our flags and commands where it knows none.
 fn engine_hint(error: &engine::Error) -> String {
-    use engine::Error::{ContextFull, Device, InstructionSet, Memory, Model, NoVocabulary, Token};
+    use engine::Error::{ContextFull, Device, InstructionSet, Memory, Model, NoRoomBeside, NoVocabulary, Token};
     match error {
         Device(engine::DeviceError::Threads { .. }) => "ask for fewer with --threads".into(),
         Memory { .. } | Device(_) => "ask for a smaller context with --ctx, or close other programs".into(),
+        NoRoomBeside { .. } => "compute fewer tokens at a time with --batch, or close other programs".into(),
         ContextFull { .. } => "ask for a larger context with --ctx, or send less text".into(),
         InstructionSet { .. } => "give --isa one of those, or leave it out for the best of them".into(),
         NoVocabulary => "take a file with a vocabulary; raw token ids go through the `logits` command".into(),
@@ -287,8 +288,20 @@ fn gguf_hint(error: &gguf::Error) -> String {
 
 /// 2 where the file or the flags are to blame, 1 where the machine or the moment is.
 fn engine_status(error: &engine::Error) -> u8 {
-    use engine::Error::{ContextSize, InstructionSet, NoVocabulary, Token};
-    let bad_usage = matches!(error, ContextSize { .. } | InstructionSet { .. } | NoVocabulary | Token { .. });
+    use engine::Error::{
+        ContextSize, InstructionSet, NoExperts, NoRoomForExperts, NoRoutes, NoVocabulary, OtherRoutes, Token,
+    };
+    let bad_usage = matches!(
+        error,
+        ContextSize { .. }
+            | InstructionSet { .. }
+            | NoExperts { .. }
+            | NoRoomForExperts { .. }
+            | NoRoutes { .. }
+            | NoVocabulary
+            | OtherRoutes { .. }
+            | Token { .. }
+    );
     if bad_usage || error.is_bad_file() { 2 } else { 1 }
 }
 

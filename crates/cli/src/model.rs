@@ -4,7 +4,7 @@ use std::fs::File;
 
 use engine::{Engine, Options};
 
-use crate::{args::ModelArgs, error::Error, output};
+use crate::{args::ModelArgs, error::Error, output, terminal};
 
 /// Opens it with the options of these flags, or others, and has its choices of experts written down where that is asked for.
 ///
@@ -15,7 +15,11 @@ pub(crate) fn open(args: &ModelArgs, options: &Options) -> Result<Engine, Error>
     let mut engine = Engine::open(options)?;
     if let Some(path) = &args.route_trace {
         engine.files().try_for_each(|part| output::never_over(path, part))?;
+        engine.check_routes()?;
         engine.trace_routes(File::create(path).map_err(|source| Error::Write { path: path.into(), source })?)?;
+    }
+    if args.ssd_streaming_cold && engine.expert_stats().is_none() {
+        terminal::note("--ssd-streaming-cold changes nothing: the whole model is in memory");
     }
     Ok(engine)
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{Ran, run, run_with, scratch};
+use common::{Ran, run, run_with, scratch, testdata};
 use expect_test::{Expect, expect};
 
 fn path(name: &str) -> String {
@@ -346,4 +346,50 @@ fn flags_act_or_are_refused() {
     "#]],
     );
     assert!(!fs::exists(&out).unwrap());
+}
+
+#[test]
+fn a_running_model_writes_a_trace_and_a_bench_follows_it() {
+    let (model, trace) = (testdata("deepseek_v4/micro-flash.gguf"), path("written.csv"));
+    let model = model.to_str().unwrap();
+    let ask = |more: &[&str]| {
+        run(&[&["-m", model, "--no-cache", "--nothink", "-p", "Hi", "-n", "6", "--temp", "0"], more].concat())
+    };
+    let plain = ask(&[]);
+    let resident = ask(&["--route-trace", &trace]);
+    let text = fs::read_to_string(&trace).unwrap();
+    let streamed = ask(&["--route-trace", &trace, "--ssd-streaming-cache-experts", "5"]);
+    assert_eq!([resident.out, streamed.out], [plain.out.clone(), plain.out]);
+    assert_eq!(fs::read_to_string(&trace).unwrap(), text, "in memory or not, the same experts are chosen");
+
+    let again = path("again.csv");
+    let bench =
+        ["bench", "-m", model, "--no-cache", "-p", "0", "-n", "4", "-r", "1", "--ssd-streaming-cache-experts", "5"];
+    let ran = run(&[&bench[..], &["--follow-routes", &trace, "--route-trace", &again]].concat());
+    assert_eq!(ran.status, Some(0), "{}", ran.err);
+    // What the first row of the first layer chose.
+    let first = |text: &str| text.lines().find_map(|line| line.strip_prefix("0,0,0,").map(String::from));
+    let followed = fs::read_to_string(&again).unwrap();
+    assert!(first(&text).is_some() && first(&followed) == first(&text), "{followed}");
+}
+
+#[test]
+fn a_trace_takes_the_place_of_nothing_that_is_needed() {
+    let folder = path("over");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir(&folder).unwrap();
+    let [model, hard, prompt] = ["model.gguf", "hard.gguf", "prompt.txt"].map(|name| format!("{folder}/{name}"));
+    fs::copy(testdata("deepseek_v4/micro-flash.gguf"), &model).unwrap();
+    fs::hard_link(&model, &hard).unwrap();
+    fs::write(&prompt, "Hi").unwrap();
+    for trace in [&model, &hard, &prompt] {
+        let ran = run(&["-m", &model, "--no-cache", "-n", "2", "--prompt-file", &prompt, "--route-trace", trace]);
+        assert!(ran.err.contains("the result would overwrite what it is made from"), "{}", ran.err);
+    }
+    assert_eq!(fs::read(&model).unwrap(), fs::read(testdata("deepseek_v4/micro-flash.gguf")).unwrap());
+
+    let llama = testdata("llama/micro.gguf");
+    let ran = run(&["-m", llama.to_str().unwrap(), "--raw", "-p", "Hi", "-n", "2", "--route-trace", &prompt]);
+    assert_eq!(ran.status, Some(2), "{}", ran.err);
+    assert_eq!(fs::read_to_string(&prompt).unwrap(), "Hi", "nothing is begun that cannot be done");
 }

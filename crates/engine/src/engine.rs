@@ -166,7 +166,7 @@ impl Engine {
         let gguf = Gguf::open(&options.model)?;
         let (dev, n_threads) = devices::open(options.threads, options.isa.as_deref())?;
         let limits = if options.measure { limits(&*dev) } else { None };
-        let (model, budget) = open_model(&gguf, &*dev, options.experts)?;
+        let (model, budget) = open_model(&gguf, &*dev, options, n_threads)?;
         let tokenizer = open_tokenizer(&gguf, model.shape().n_vocab)?;
         let chat = tokenizer.as_ref().map_or(Err(ChatError::NoTemplate), |t| models::open_chat(&gguf, t));
         let mut inner = Inner {
@@ -314,6 +314,14 @@ impl Engine {
         self.0.routing.store.as_ref()?.probe().map(|probe| probe.bytes_per_second as f64)
     }
 
+    /// Whether this model chooses experts.
+    ///
+    /// # Errors
+    /// [`Error::NoExperts`].
+    pub fn check_routes(&self) -> Result<(), Error> {
+        self.0.routes().map(|_| ())
+    }
+
     /// Writes down which experts are chosen from now on, until [`Engine::finish_trace`].
     ///
     /// # Errors
@@ -397,7 +405,10 @@ impl Inner {
             Budget::Auto => Room { n_slots: n_slots.div_ceil(4) * 3, n_slots_max: n_slots, is_free: machine::is_free },
             Budget::Count(_) | Budget::Bytes(_) => Room::fixed(n_slots),
         };
-        Ok(Store::new(places, room).map_err(models::Error::from)?)
+        let store = Store::new(places, room).map_err(models::Error::from)?;
+        // It has opened the files by their names.
+        self.gguf.is_there()?;
+        Ok(store)
     }
 
     fn routes(&self) -> Result<trace::Head, Error> {
@@ -428,13 +439,21 @@ impl Inner {
 }
 
 /// The model; without its experts if they are to be streamed, and then with the size of their cache.
-fn open_model(gguf: &Gguf, dev: &dyn Device, experts: Experts) -> Result<(Box<dyn Model>, Option<Budget>), Error> {
+fn open_model(
+    gguf: &Gguf,
+    dev: &dyn Device,
+    options: &Options,
+    n_threads: usize,
+) -> Result<(Box<dyn Model>, Option<Budget>), Error> {
     let is_expert = |t: &TensorInfo| models::is_expert(&t.name);
-    let fits = || machine::available_bytes().is_none_or(|bytes| gguf.file_bytes() <= bytes);
-    let has_experts = || gguf.tensors().iter().any(is_expert);
-    let budget = match experts {
-        Experts::Auto if fits() || !has_experts() => return Ok((models::open(gguf, dev, Residency::All)?, None)),
-        Experts::Auto => Budget::Auto,
+    let budget = match options.experts {
+        Experts::Auto => {
+            let model = models::open(gguf, dev, Residency::All)?;
+            if !gguf.tensors().iter().any(is_expert) || fits(gguf, &*model, options, n_threads)? {
+                return Ok((model, None));
+            }
+            Budget::Auto
+        }
         Experts::Streamed(budget) => budget,
     };
     let needed_bytes = gguf.tensors().iter().filter(|&t| !is_expert(t)).map(|t| t.n_bytes() as u64).sum();
@@ -442,6 +461,14 @@ fn open_model(gguf: &Gguf, dev: &dyn Device, experts: Experts) -> Result<(Box<dy
         return Err(Error::WeightsMemory { needed_bytes, available_bytes });
     }
     Ok((models::open(gguf, dev, Residency::WithoutExperts)?, Some(budget)))
+}
+
+/// Whether a model fits into memory as a whole, with a session of the usual length.
+fn fits(gguf: &Gguf, model: &dyn Model, options: &Options, n_threads: usize) -> Result<bool, Error> {
+    let n_ctx = model.shape().n_ctx_train.clamp(1, N_CTX_DEFAULT);
+    let n_batch = options.n_batch.clamp(1, N_BATCH_MAX).min(n_ctx);
+    let state = StateOptions { n_ctx, n_slot: 1, n_batch, kv: options.kv.unwrap_or(KvType::Native) };
+    Ok(Plan::new(model, &state, n_threads, gguf.file_bytes(), None, 0)?.fits())
 }
 
 /// Experts that the cache holds: as many as were asked for, if there is memory for them. Left to us, fifteen sixteenths
@@ -456,6 +483,7 @@ fn n_slots(budget: Budget, slot_bytes: u64, n_experts: usize, session_bytes: u64
     };
     let n = (bytes / slot_bytes).min(n_experts as u64);
     match n * slot_bytes {
+        0 if budget == Budget::Auto => Err(Error::NoRoomBeside { session_bytes, slot_bytes, available_bytes }),
         0 => Err(Error::NoRoomForExperts { bytes, slot_bytes }),
         needed_bytes if needed_bytes > available_bytes => Err(Error::ExpertCache { needed_bytes, available_bytes }),
         _ => Ok(n as usize),

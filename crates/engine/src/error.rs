@@ -109,6 +109,20 @@ pub enum Error {
         slot_bytes: u64,
     },
 
+    /// What a session leaves has no room for an expert.
+    #[error(
+        "a session needs {} MiB and an expert {} KiB, but {} MiB are available beside the weights",
+        session_bytes >> 20, slot_bytes >> 10, available_bytes >> 20
+    )]
+    NoRoomBeside {
+        /// What a session of the usual length takes.
+        session_bytes: u64,
+        /// Bytes of an expert.
+        slot_bytes: u64,
+        /// Bytes that there are.
+        available_bytes: u64,
+    },
+
     /// A cache of experts that does not fit into memory.
     #[error("a cache of {} MiB for experts, but {} MiB are available", needed_bytes >> 20, available_bytes >> 20)]
     ExpertCache {
@@ -207,12 +221,13 @@ impl Error {
             Error::Memory { .. } => "ask for a smaller context, or close other programs".into(),
             Error::ContextSize { .. } => "choose a context that the model was trained for".into(),
             Error::ContextFull { .. } => "ask for a larger context, or send less text".into(),
-            Error::NoExperts { .. } => "such a model has to fit into memory: run it without streaming".into(),
+            Error::NoExperts { .. } => "no flag about experts or their routes applies to such a model".into(),
             Error::Trace { .. } => "see that the disk has room, or write to another one".into(),
             Error::OtherRoutes { .. } => "follow a trace of a model of this shape".into(),
             Error::NoRoutes { .. } => "a trace to follow needs rows of every layer".into(),
             Error::WeightsMemory { .. } => "close other programs, or take a smaller model or quantisation".into(),
             Error::UnknownMemory => "give the cache of experts a size".into(),
+            Error::NoRoomBeside { .. } => "compute fewer tokens at a time, or close other programs".into(),
             Error::NoRoomForExperts { .. } => "give the cache more memory, or close other programs".into(),
             Error::ExpertCache { .. } => "ask for a smaller cache, or close other programs".into(),
             Error::NoVocabulary => "take a file with a vocabulary; this one takes and gives raw token ids only".into(),

@@ -77,10 +77,10 @@ impl Folder {
         // What is there under the lock is of somebody who was ended in the middle.
         let _ = fs::remove_file(&temporary);
         let mut file = private().write(true).create_new(true).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_all());
         drop(file); // elsewhere than on Unix, open files keep their names
-        fs::rename(&temporary, self.path(name))
+        let named = written.and_then(|()| fs::rename(&temporary, self.path(name)));
+        named.inspect_err(|_| _ = fs::remove_file(&temporary))
     }
 
     fn open_lock(&self) -> io::Result<File> {

@@ -97,6 +97,14 @@ impl Gguf {
         (self.parts[t.part].path(), t.range.start as u64..t.range.end as u64)
     }
 
+    /// Checks that the paths still lead to the files that were opened, for readers that open them again.
+    ///
+    /// # Errors
+    /// [`Error::Changed`], [`Error::Io`].
+    pub fn is_there(&self) -> Result<(), Error> {
+        self.parts.iter().try_for_each(|map| map.is_there())
+    }
+
     /// Length of all files together.
     pub fn file_bytes(&self) -> u64 {
         self.parts.iter().map(|map| map.bytes().len() as u64).sum()

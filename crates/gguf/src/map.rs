@@ -28,9 +28,11 @@ pub(crate) struct Map {
     bytes: Mmap,
 }
 
-/// What changes when a file is written to: its length, and when that happened last.
+/// What changes when a file is written to, or another takes its name: which one it is, its length, and when it was written to
+/// last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
+    identity: Option<(u64, u64)>,
     len: u64,
     modified: Option<SystemTime>,
 }
@@ -42,7 +44,14 @@ impl Stamp {
     /// What the system says when it is asked.
     pub fn of(file: &File) -> io::Result<Stamp> {
         let metadata = file.metadata()?;
-        Ok(Stamp { len: metadata.len(), modified: metadata.modified().ok() })
+        #[cfg(unix)]
+        let identity = {
+            use std::os::unix::fs::MetadataExt as _;
+            Some((metadata.dev(), metadata.ino()))
+        };
+        #[cfg(not(unix))]
+        let identity = None;
+        Ok(Stamp { identity, len: metadata.len(), modified: metadata.modified().ok() })
     }
 }
 
@@ -65,6 +74,15 @@ impl Map {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Checks that the path still leads to this very file, as it was.
+    pub(crate) fn is_there(&self) -> Result<(), Error> {
+        let now = File::open(&self.path).and_then(|file| Stamp::of(&file));
+        match now.map_err(|source| Error::Io { path: self.path.clone(), source })? == self.stamp {
+            true => Ok(()),
+            false => Err(Error::Changed { path: self.path.clone() }),
+        }
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

@@ -42,6 +42,12 @@ pub(crate) use sweep::Sweep;
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
     let jobs = Jobs::new(args)?;
     args.plot.as_deref().map_or(Ok(()), output::check_name)?;
+    if let Some(trace) = &args.model.route_trace {
+        args.follow_routes.as_deref().map_or(Ok(()), |routes| output::never_over(trace, routes))?;
+        if args.plot.as_ref() == Some(trace) {
+            return Err(Error::SameFile { path: trace.clone() });
+        }
+    }
     let routes = args.follow_routes.as_deref().map(routes::read).transpose()?;
     // Nothing is learned from arbitrary tokens, and nothing that was learned changes the figures.
     let mut engine =

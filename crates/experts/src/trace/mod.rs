@@ -36,6 +36,9 @@ const COLUMNS: &str = "batch,layer,row,experts";
 /// for.
 const KEYS_MAX: usize = 1 << 20;
 
+/// The most experts that a row chooses: such a line is no longer than a reader takes.
+const USED_MAX: usize = 1 << 16;
+
 /// Why a trace cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -95,6 +98,7 @@ impl Head {
                 Err("n_layer, n_expert, n_used and expert_bytes must be at least 1".into())
             }
             () if too_many => Err(format!("{n_layer} layers of {n_expert} experts are more than {KEYS_MAX} experts")),
+            () if n_used > USED_MAX => Err(format!("n_used={n_used} is more than {USED_MAX}")),
             () if n_used > n_expert => Err(format!("n_used={n_used} is more than n_expert={n_expert}")),
             () => Ok(()),
         }

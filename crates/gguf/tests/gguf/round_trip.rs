@@ -108,3 +108,16 @@ fn data_of_the_wrong_length_is_our_mistake() {
     w.tensor("short", &[4], Element::I32, vec![0; 15]);
     written(&w);
 }
+
+#[test]
+fn another_file_under_the_same_name_is_noticed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [path, other] = ["a.gguf", "b.gguf"].map(|name| folder.path().join(name));
+    for path in [&path, &other] {
+        Writer::new().write(path).expect("written");
+    }
+    let model = Gguf::open(&path).expect("opened");
+    assert!(model.is_there().is_ok());
+    std::fs::rename(&other, &path).expect("renamed");
+    assert!(matches!(model.is_there(), Err(gguf::Error::Changed { .. })));
+}

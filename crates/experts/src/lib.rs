@@ -5,7 +5,7 @@
 //! Ask::each(bank -> ...)          one bank after another, as experts land: those here are computed while others are read
 //!
 //! a slot    | gate | up | down |      one expert of one layer, each part on a page, at the file's own alignment
-//! an arena  | slot | slot | ... |     taken once; a read owns its slot, a bank shares it, and nobody else writes to it
+//! an arena  | slot | slot | ... |     taken at once, or in steps; a read owns its slot, a bank shares it, and nobody else writes to it
 //! ```
 //!
 //! The arena is the hard bound: a read needs a free slot, so what is resident never exceeds what was said at the start.

@@ -15,7 +15,7 @@ pub struct Stats {
     pub n_misses: u64,
     /// Bytes that were read.
     pub read_bytes: u64,
-    /// Experts that were read on a guess.
+    /// Experts that were guessed, and read where they were not here already.
     pub n_guesses: u64,
     /// Of those, the ones that were then chosen.
     pub n_right: u64,

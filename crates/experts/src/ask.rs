@@ -88,11 +88,11 @@ impl<'a> Ask<'a> {
             && self.layer + 1 < store.places.layers.len()
         {
             let next = store.key(self.layer + 1, 0);
-            for key in next..next + store.places.n_expert {
+            let _ = (next..next + store.places.n_expert).all(|key| {
                 // It will be as hot as that when it is chosen: nothing hotter has to go for it.
                 let heat = table.heat.of(key) + share;
-                store.expect(table, key, Foresight::Certain, heat);
-            }
+                store.expect(table, key, Foresight::Certain, heat)
+            });
         }
     }
 

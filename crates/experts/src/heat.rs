@@ -12,7 +12,9 @@
 //! All cool alike, so scores put experts in the order of their heat for good: the coldest one is the first of an ordered
 //! set, however many there are.
 
-use std::{cmp::Ordering, collections::BTreeSet};
+use std::cmp::Ordering;
+
+use crate::ranked::Ranked;
 
 /// Batches of a layer after which a choice counts half.
 const HALF_LIFE: f64 = 32.0;
@@ -24,13 +26,12 @@ const LATEST: f64 = 4.0;
 pub(crate) struct Heat {
     n_expert: usize,
     scores: Vec<Score>, // layer * n_expert + expert
-    /// The same, with what the last choices count more.
-    ranks: Vec<Score>,
+    /// Those in memory, by the same with what the last choices count more.
+    here: Ranked<Score>,
     /// What each layer chose last.
     latest: Vec<Vec<usize>>,
     /// Batches that each layer has seen.
     now: Vec<u32>,
-    here: BTreeSet<(Score, usize)>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -52,15 +53,15 @@ impl PartialOrd for Score {
 
 impl Heat {
     pub(crate) fn new(n_layer: usize, n_expert: usize) -> Heat {
-        let scores = vec![Score(f64::NEG_INFINITY); n_layer * n_expert];
-        let (ranks, latest) = (scores.clone(), vec![Vec::new(); n_layer]);
-        Heat { n_expert, scores, ranks, latest, now: vec![0; n_layer], here: BTreeSet::new() }
+        let (n, never) = (n_layer * n_expert, Score(f64::NEG_INFINITY));
+        let (here, latest) = (Ranked::new(n, never), vec![Vec::new(); n_layer]);
+        Heat { n_expert, scores: vec![never; n], here, latest, now: vec![0; n_layer] }
     }
 
     /// A batch begins in a layer.
     pub(crate) fn tick(&mut self, layer: usize) {
         while let Some(key) = self.latest[layer].pop() {
-            self.rank(key, self.scores[key]);
+            self.here.set(key, self.scores[key]);
         }
         self.now[layer] += 1;
     }
@@ -70,40 +71,33 @@ impl Heat {
         let key = layer * self.n_expert + e;
         let heat = self.of(key) + f64::from(share);
         self.set(key, heat);
-        self.rank(key, self.score(key, heat + LATEST * f64::from(share)));
+        self.here.set(key, self.score(key, heat + LATEST * f64::from(share)));
         self.latest[layer].push(key);
     }
 
     /// An expert is as hot as that, now.
     pub(crate) fn set(&mut self, key: usize, heat: f64) {
         self.scores[key] = self.score(key, heat);
-        self.rank(key, self.scores[key]);
+        self.here.set(key, self.scores[key]);
     }
 
     fn score(&self, key: usize, heat: f64) -> Score {
         Score(heat.log2() + self.age(key / self.n_expert))
     }
 
-    fn rank(&mut self, key: usize, rank: Score) {
-        let old = std::mem::replace(&mut self.ranks[key], rank);
-        if self.here.remove(&(old, key)) {
-            self.here.insert((rank, key));
-        }
-    }
-
     /// An expert is in memory from now on.
     pub(crate) fn enter(&mut self, key: usize) {
-        self.here.insert((self.ranks[key], key));
+        self.here.insert(key);
     }
 
     /// No longer.
     pub(crate) fn leave(&mut self, key: usize) {
-        self.here.remove(&(self.ranks[key], key));
+        self.here.remove(key);
     }
 
     /// Those in memory, coldest first.
     pub(crate) fn coldest(&self) -> impl Iterator<Item = usize> {
-        self.here.iter().map(|&(_, key)| key)
+        self.here.iter()
     }
 
     /// How hot an expert is now.

@@ -17,6 +17,7 @@
 //! | `places.rs` | where in which file an expert is, and where in a slot it goes |
 //! | `io/` | reads past the page cache, in parts, tried again; says what failed |
 //! | `heat.rs` | which expert is worth its slot |
+//! | `ranked.rs` | a set of experts in an order |
 //! | `growth.rs` | how large the arena should be |
 //! | `hotlist.rs` | which experts were worth theirs in earlier runs |
 //! | `table.rs` | who is where, and who may have to go |
@@ -41,6 +42,7 @@ mod heat;
 mod hotlist;
 mod io;
 mod places;
+mod ranked;
 pub mod replay;
 mod routing;
 mod script;

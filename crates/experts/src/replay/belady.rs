@@ -3,7 +3,8 @@
 
 use std::cmp::Reverse;
 
-use super::{Policy, Replay, ranked::Ranked};
+use super::{Policy, Replay};
+use crate::ranked::Ranked;
 
 pub(super) struct Belady {
     /// When each is needed, last time first.

@@ -1,8 +1,8 @@
 //! Aged frequency: the one that fewest rows chose goes, and of such the least recently used. Every 16 tokens that are
 //! decoded halve all counts. The rule of antirez's engine for Metal, as read in its source in 2026.
 
-use super::{Policy, ranked::Ranked};
-use crate::trace::Head;
+use super::Policy;
+use crate::{ranked::Ranked, trace::Head};
 
 /// Decoded tokens after which a count is halved.
 const TOKENS: u32 = 16;

@@ -1,6 +1,7 @@
 //! The least recently used one goes. What one batch chose counts as used in ascending order.
 
-use super::{Policy, ranked::Ranked};
+use super::Policy;
+use crate::ranked::Ranked;
 
 pub(super) struct Lru {
     here: Ranked<u64>,

@@ -12,7 +12,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `ranked.rs` | a set of experts in an order |
+//! | `queue.rs` | experts in the order in which they came |
 //! | `lru.rs`, `lfu.rs`, `two_queues.rs`, `s3_fifo.rs` | rules from elsewhere |
 //! | `ours.rs` | the store's own rule, by the store's own code |
 //! | `belady.rs` | the fewest misses that any rule can have, by knowing the future |
@@ -21,7 +21,7 @@ mod belady;
 mod lfu;
 mod lru;
 mod ours;
-mod ranked;
+mod queue;
 mod s3_fifo;
 mod two_queues;
 

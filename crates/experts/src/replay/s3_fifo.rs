@@ -6,7 +6,7 @@
 //! ghost  names only, as many as main holds; who is chosen while its name is there enters main, others small
 //! ```
 
-use super::{Policy, ranked::Queue};
+use super::{Policy, queue::Queue};
 
 /// The most uses that count.
 const USES_MAX: u8 = 3;

@@ -6,7 +6,7 @@
 //! hot   least recently used goes                          <- who is chosen while its name is among the gone
 //! ```
 
-use super::{Policy, ranked::Queue};
+use super::{Policy, queue::Queue};
 
 pub(super) struct TwoQueues {
     new: Queue,

@@ -4,6 +4,8 @@
 //! a step, twice in a row, the memory is missing elsewhere, and that step was the last. Less than that is chance: more
 //! memory for experts makes no token slower by itself.
 
+use crate::trial::median;
+
 /// Tokens between steps: half of them guess, and half do not, while that is tried out.
 const WINDOW: usize = 16;
 
@@ -45,8 +47,7 @@ impl Growth {
             return None;
         }
         let share = std::mem::take(&mut self.stalled) / self.seconds.iter().sum::<f64>();
-        self.seconds.sort_unstable_by(f64::total_cmp);
-        let now = self.seconds[WINDOW / 2];
+        let now = median(&mut self.seconds);
         self.seconds.clear();
         let is_slower = self.before.is_some_and(|before| now > before * SLOWER);
         if std::mem::replace(&mut self.was_slower, is_slower) && is_slower {

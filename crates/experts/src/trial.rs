@@ -49,7 +49,8 @@ impl Trial {
     }
 }
 
-fn median(values: &mut [f64]) -> f64 {
+/// The middle one, or the upper of the middle two; the order of the others changes.
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     let middle = values.len() / 2;
     *values.select_nth_unstable_by(middle, f64::total_cmp).1
 }

@@ -157,7 +157,7 @@ impl<'a> Ask<'a> {
         let key = store.key(self.layer, self.rest[0]);
         table.claims[key] += 1;
         // It may have been read ahead since it was asked for.
-        store.readers.hurry(key);
+        store.readers.hurry(&[key]);
         let (mut table, found) = self.wait(table, key, early);
         table.claims[key] -= 1;
         found?;

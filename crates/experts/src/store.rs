@@ -137,11 +137,6 @@ impl Store {
         self.probe
     }
 
-    /// Whether experts are read by `io_uring`.
-    pub fn has_ring(&self) -> bool {
-        self.readers.has_ring()
-    }
-
     /// What happened since the store was made.
     pub fn stats(&self) -> Stats {
         self.shared.lock().stats
@@ -179,7 +174,7 @@ impl Store {
             table.stats.read_bytes -= self.places.expert_bytes(layer);
             self.shared.changed.notify_all();
         }
-        experts.iter().for_each(|&e| self.readers.hurry(self.key(layer, e)));
+        self.readers.hurry(&experts.iter().map(|&e| self.key(layer, e)).collect::<Vec<_>>());
     }
 
     /// Begins to read experts before their layer has chosen, behind all that was, as far as there is room. They stay until

@@ -102,9 +102,10 @@ impl Readers {
         self.0.push_ahead(job);
     }
 
-    /// Somebody waits for a job that was pushed ahead: what has not begun of it goes before the others.
-    pub(crate) fn hurry(&self, key: usize) {
-        self.0.hurry(key);
+    /// Somebody waits for the jobs with these keys, ascending: what was pushed ahead of them and has not begun goes before
+    /// the others.
+    pub(crate) fn hurry(&self, keys: &[usize]) {
+        self.0.hurry(keys);
     }
 
     /// Of the jobs pushed ahead that have not begun, those with such keys, as if they had never been asked for.
@@ -276,7 +277,7 @@ mod tests {
                 } else {
                     readers.push_ahead(job(key, parts(key)))
                 }
-                readers.hurry(key / 2);
+                readers.hurry(&[key / 2]);
             }
             for _ in 0..60 {
                 let (key, slot, result) = results.recv_timeout(Duration::from_secs(60)).expect("a result");
@@ -305,9 +306,9 @@ mod tests {
         };
         next();
         queue.push(job(10, parts));
-        queue.hurry(0); // which has begun: its other parts go on at once
-        queue.hurry(3);
-        queue.hurry(99);
+        queue.hurry(&[0]); // which has begun: its other parts go on at once
+        queue.hurry(&[3]);
+        queue.hurry(&[99]);
         (0..2 + 3 + 3 + 1).for_each(|_| next());
         let back: Vec<usize> = queue.take_back(&|_| true).iter().map(|job| job.key).collect();
         (0..2).for_each(|_| next());

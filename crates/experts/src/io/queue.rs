@@ -140,15 +140,10 @@ impl Queue {
         }
     }
 
-    pub(super) fn hurry(&self, key: usize) {
+    pub(super) fn hurry(&self, keys: &[usize]) {
         let State { demand, ahead, .. } = &mut *self.lock();
-        if let Some(i) = ahead.jobs.iter().position(|job| job.key == key) {
-            demand.jobs.extend(ahead.jobs.remove(i));
-        }
-        for part in std::mem::take(&mut ahead.parts) {
-            let lane = if part.key() == key { &mut *demand } else { &mut *ahead };
-            lane.parts.push_back(part);
-        }
+        move_to(&mut demand.jobs, &mut ahead.jobs, keys, |job| job.key);
+        move_to(&mut demand.parts, &mut ahead.parts, keys, Part::key);
     }
 
     pub(super) fn take_back(&self, which: &dyn Fn(usize) -> bool) -> Vec<Job> {
@@ -201,6 +196,14 @@ impl Queue {
             (self.done)(job.key, job.slot, job.result);
         }
     }
+}
+
+/// Appends those of `from` that have one of `keys`, ascending.
+fn move_to<T>(to: &mut VecDeque<T>, from: &mut VecDeque<T>, keys: &[usize], key: impl Fn(&T) -> usize) {
+    let (mut moved, rest): (Vec<T>, Vec<T>) = from.drain(..).partition(|x| keys.binary_search(&key(x)).is_ok());
+    *from = rest.into();
+    moved.sort_by_key(key);
+    to.extend(moved);
 }
 
 /// What the ring's thread says and asks.

@@ -94,7 +94,7 @@ pub(crate) enum Error {
 
     /// A trace of routes is none.
     #[error("{}: {source}", path.display())]
-    Trace { path: PathBuf, source: engine::trace::Error },
+    Trace { path: PathBuf, source: experts::trace::Error },
 
     /// A result cannot be written.
     #[error("{}: {}", path.display(), reason(source))]

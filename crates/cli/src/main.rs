@@ -84,9 +84,7 @@ fn run(cli: Cli) -> Result<(), Error> {
 fn answer(args: &ChatArgs) -> Result<(), Error> {
     args.model.options()?;
     args.sampling.options()?;
-    if let (Some(trace), Some(prompt)) = (&args.model.route_trace, &args.prompt.prompt_file) {
-        output::never_over(trace, prompt)?;
-    }
+    model::spare(&args.model, [args.prompt.prompt_file.as_deref()])?;
     match prompt::gather(&args.prompt)? {
         Some(prompt) => oneshot::run(args, &prompt),
         None if args.prompt.raw => Err(Error::Usage {

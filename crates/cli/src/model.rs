@@ -1,10 +1,19 @@
 //! The model that the flags name, opened as they say.
 
-use std::fs::File;
+use std::{fs::File, path::Path};
 
 use engine::{Engine, Options};
 
 use crate::{args::ModelArgs, error::Error, output, terminal};
+
+/// Refuses to write a trace over what the same run reads or writes.
+///
+/// # Errors
+/// [`Error::SameFile`].
+pub(crate) fn spare<const N: usize>(args: &ModelArgs, others: [Option<&Path>; N]) -> Result<(), Error> {
+    let Some(trace) = &args.route_trace else { return Ok(()) };
+    others.into_iter().flatten().try_for_each(|other| output::never_over(trace, other))
+}
 
 /// Opens it with the options of these flags, or others, and has its choices of experts written down where that is asked for.
 ///

@@ -34,7 +34,7 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::stdout)
 }
 
-/// Whether two paths lead to one file that exists, under whichever of its names.
+/// Whether two paths are the same, or lead to one file that exists, under whichever of its names.
 fn is_same_file(a: &Path, b: &Path) -> bool {
     #[cfg(unix)]
     let identity = |path: &Path| {
@@ -43,7 +43,7 @@ fn is_same_file(a: &Path, b: &Path) -> bool {
     };
     #[cfg(not(unix))]
     let identity = |path: &Path| fs::canonicalize(path);
-    matches!((identity(a), identity(b)), (Ok(a), Ok(b)) if a == b)
+    a == b || matches!((identity(a), identity(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 /// Refuses to put a result in the place of what it is made from.

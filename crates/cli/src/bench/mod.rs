@@ -42,12 +42,7 @@ pub(crate) use sweep::Sweep;
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
     let jobs = Jobs::new(args)?;
     args.plot.as_deref().map_or(Ok(()), output::check_name)?;
-    if let Some(trace) = &args.model.route_trace {
-        args.follow_routes.as_deref().map_or(Ok(()), |routes| output::never_over(trace, routes))?;
-        if args.plot.as_ref() == Some(trace) {
-            return Err(Error::SameFile { path: trace.clone() });
-        }
-    }
+    model::spare(&args.model, [args.follow_routes.as_deref(), args.plot.as_deref()])?;
     let routes = args.follow_routes.as_deref().map(routes::read).transpose()?;
     // Nothing is learned from arbitrary tokens, and nothing that was learned changes the figures.
     let mut engine =

@@ -171,8 +171,8 @@ impl Engine {
         let chat = tokenizer.as_ref().map_or(Err(ChatError::NoTemplate), |t| models::open_chat(&gguf, t));
         let mut inner = Inner {
             vocab_bytes: tokenizer.as_ref().map_or(0, |t| Tokenizer::memory_bytes(t.n_vocab(), t.n_vocab()) as u64),
-            info: info(&gguf, &*model, options.kv.unwrap_or(KvType::Native))?,
-            n_batch: options.n_batch.clamp(1, N_BATCH_MAX),
+            info: info(&gguf, &*model, kv(options))?,
+            n_batch: n_batch(options),
             gguf,
             dev,
             model,
@@ -284,7 +284,7 @@ impl Engine {
     /// The context of a session when nobody asks for one: what the model was trained for, but no more than most
     /// conversations need and half of the free memory holds.
     pub fn n_ctx_default(&self) -> usize {
-        let mut n_ctx = self.0.info.n_ctx_train.min(N_CTX_DEFAULT);
+        let mut n_ctx = usual_n_ctx(&*self.0.model);
         let weights_bytes = if self.0.is_streamed() { 0 } else { self.0.info.file_bytes }; // to be read
         let room = machine::available_bytes().unwrap_or(u64::MAX).saturating_sub(weights_bytes) / 2;
         while n_ctx > 512 && self.plan(n_ctx).is_ok_and(|p| p.kv_bytes > room) {
@@ -398,7 +398,7 @@ impl Inner {
     fn store(&self, budget: Budget) -> Result<Store, Error> {
         let path = || self.path().to_path_buf();
         let places = self.model.places().ok_or_else(|| Error::NoExperts { path: path() })?.clone();
-        let session_bytes = self.plan(self.info.n_ctx_train.min(N_CTX_DEFAULT))?.session_bytes();
+        let session_bytes = self.plan(usual_n_ctx(&*self.model))?.session_bytes();
         let n_slots = n_slots(budget, places.slot_bytes() as u64, places.n_experts(), session_bytes)?;
         let room = match budget {
             // What was asked for is taken at once; what was left to us grows while that helps.
@@ -419,7 +419,7 @@ impl Inner {
     fn keeper(&self, options: &Options) -> Option<Keeper> {
         let (store, places) = self.routing.store.as_ref().zip(self.model.places())?;
         let (folder, model) = (options.cache_dir.as_deref()?, identity(&self.gguf));
-        Some(Keeper::open(folder, options.learning, model, places, store.clone(), options.warn))
+        Keeper::open(folder, options.learning, model, places, store.clone(), options.warn)
     }
 
     fn arena(&self) -> Option<Arena> {
@@ -434,7 +434,7 @@ impl Inner {
     }
 
     pub(crate) fn state_options(&self, n_ctx: usize) -> StateOptions {
-        StateOptions { n_ctx, n_slot: 1, n_batch: self.n_batch.min(n_ctx), kv: self.info.kv }
+        state_options(n_ctx, self.n_batch, self.info.kv)
     }
 }
 
@@ -465,10 +465,26 @@ fn open_model(
 
 /// Whether a model fits into memory as a whole, with a session of the usual length.
 fn fits(gguf: &Gguf, model: &dyn Model, options: &Options, n_threads: usize) -> Result<bool, Error> {
-    let n_ctx = model.shape().n_ctx_train.clamp(1, N_CTX_DEFAULT);
-    let n_batch = options.n_batch.clamp(1, N_BATCH_MAX).min(n_ctx);
-    let state = StateOptions { n_ctx, n_slot: 1, n_batch, kv: options.kv.unwrap_or(KvType::Native) };
+    let state = state_options(usual_n_ctx(model), n_batch(options), kv(options));
     Ok(Plan::new(model, &state, n_threads, gguf.file_bytes(), None, 0)?.fits())
+}
+
+fn kv(options: &Options) -> KvType {
+    options.kv.unwrap_or(KvType::Native)
+}
+
+fn n_batch(options: &Options) -> usize {
+    options.n_batch.clamp(1, N_BATCH_MAX)
+}
+
+/// The context that most conversations need, as far as the model was trained for it.
+fn usual_n_ctx(model: &dyn Model) -> usize {
+    model.shape().n_ctx_train.min(N_CTX_DEFAULT)
+}
+
+/// One sequence of `n_ctx` tokens.
+fn state_options(n_ctx: usize, n_batch: usize, kv: KvType) -> StateOptions {
+    StateOptions { n_ctx, n_slot: 1, n_batch: n_batch.min(n_ctx), kv }
 }
 
 /// Experts that the cache holds: as many as were asked for, if there is memory for them. Left to us, fifteen sixteenths

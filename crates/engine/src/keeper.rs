@@ -51,7 +51,8 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Begins with what earlier runs left in a folder for the model that is identified by `model`, and goes on from there.
+    /// Begins with what earlier runs left in a folder for the model that is identified by `model`, and goes on from there;
+    /// `None` where nothing can be kept.
     pub(crate) fn open(
         cache_dir: &Path,
         learning: Learning,
@@ -59,7 +60,7 @@ impl Keeper {
         places: &Places,
         store: Arc<Store>,
         warn: Warn,
-    ) -> Keeper {
+    ) -> Option<Keeper> {
         let folder = Folder::new(cache_dir);
         let keeps = told(folder.prepare(), warn, |e| format!("{}: {e}; {NOTHING_KEPT}", cache_dir.display()));
         let list = ListFile { name: format!("hotlist-{model}.csv"), model, nothing: Hotlist::new(places) };
@@ -71,15 +72,16 @@ impl Keeper {
         let seen = list.nothing.clone();
         let list = (learning != Learning::Off).then_some(list);
         let run = Run { folder, list, seen, store, n_asked: 0, read_bytes: 0, warn };
-        keeps.map_or(Keeper { end: None, thread: None }, |()| Keeper::start(run))
+        keeps.and_then(|()| Keeper::start(run))
     }
 
-    fn start(run: Run) -> Keeper {
+    fn start(run: Run) -> Option<Keeper> {
         let warn = run.warn;
         let (end, ended) = channel();
         let work = move || run.keep(|| ended.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout));
         let thread = thread::Builder::new().name("keeper".into()).spawn(work);
-        Keeper { end: Some(end), thread: told(thread, warn, |e| format!("{e}; {NOTHING_KEPT}")) }
+        let thread = told(thread, warn, |e| format!("{e}; {NOTHING_KEPT}"))?;
+        Some(Keeper { end: Some(end), thread: Some(thread) })
     }
 }
 

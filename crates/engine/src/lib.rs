@@ -29,7 +29,7 @@ pub use answer::{Answer, AnswerOptions, Stop, answer};
 pub use compute::{DeviceError, Limits};
 pub use engine::{Budget, Engine, Experts, Learning, Loading, ModelInfo, Options};
 pub use error::Error;
-pub use experts::{Stats, trace};
+pub use experts::Stats;
 pub use ledger::{Ledger, Traffic};
 pub use machine::memory_bytes;
 pub use models::{Cost, KvType, Work};

@@ -286,8 +286,8 @@ impl Engine {
     pub fn n_ctx_default(&self) -> usize {
         let mut n_ctx = usual_n_ctx(&*self.0.model);
         let weights_bytes = if self.0.is_streamed() { 0 } else { self.0.info.file_bytes }; // to be read
-        let room = machine::available_bytes().unwrap_or(u64::MAX).saturating_sub(weights_bytes) / 2;
-        while n_ctx > 512 && self.plan(n_ctx).is_ok_and(|p| p.kv_bytes > room) {
+        let half = |plan: &Plan| plan.room_bytes().unwrap_or(u64::MAX).saturating_sub(weights_bytes) / 2;
+        while n_ctx > 512 && self.plan(n_ctx).is_ok_and(|plan| plan.kv_bytes > half(&plan)) {
             n_ctx /= 2;
         }
         n_ctx
@@ -375,7 +375,7 @@ impl Engine {
     pub fn session(&self, n_ctx: usize) -> Result<Session, Error> {
         let plan = self.plan(n_ctx)?;
         let needed_bytes = plan.session_bytes();
-        if let Some(available_bytes) = plan.available_bytes.filter(|&bytes| bytes < needed_bytes) {
+        if let Some(available_bytes) = plan.room_bytes().filter(|&bytes| bytes < needed_bytes) {
             return Err(Error::Memory { n_ctx, needed_bytes, available_bytes });
         }
         Session::new(self.0.clone(), n_ctx)
@@ -424,8 +424,12 @@ impl Inner {
 
     fn arena(&self) -> Option<Arena> {
         let (store, places) = self.routing.store.as_ref().zip(self.model.places())?;
-        let (bytes, n_slots) = (store.arena_bytes() as u64, store.n_slots_max());
-        Some(Arena { bytes, n_slots, n_experts: places.n_experts() })
+        Some(Arena {
+            bytes: store.arena_bytes() as u64,
+            taken_bytes: (store.n_slots() * places.slot_bytes()) as u64,
+            n_slots: store.n_slots_max(),
+            n_experts: places.n_experts(),
+        })
     }
 
     /// The model file.

@@ -28,8 +28,10 @@ const PROGRAM_BYTES: u64 = 24 << 20;
 /// Room for experts that are read from the SSD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arena {
-    /// Its size.
+    /// Its size, once it has grown.
     pub bytes: u64,
+    /// Of that, what it has taken so far.
+    pub taken_bytes: u64,
     /// Experts that it holds.
     pub n_slots: usize,
     /// Experts that the model has, in all layers.
@@ -101,7 +103,13 @@ impl Plan {
     /// from disk again and again.
     pub fn fits(&self) -> bool {
         let needed_bytes = if self.experts.is_some() { self.session_bytes() } else { self.total_bytes() };
-        self.available_bytes.is_none_or(|bytes| needed_bytes <= bytes)
+        self.room_bytes().is_none_or(|bytes| needed_bytes <= bytes)
+    }
+
+    /// What is available and not promised to experts: an arena that has yet to grow finds its memory free when it does.
+    pub fn room_bytes(&self) -> Option<u64> {
+        let promised_bytes = self.experts.map_or(0, |arena| arena.bytes - arena.taken_bytes);
+        self.available_bytes.map(|bytes| bytes.saturating_sub(promised_bytes))
     }
 
     fn arena_bytes(&self) -> u64 {
@@ -141,5 +149,31 @@ impl fmt::Display for Plan {
             mib(self.scratch_bytes),
             mib(self.program_bytes),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_arena_will_grow_into_is_no_room_for_a_session() {
+        let plan = |session_bytes, experts, available_bytes| Plan {
+            n_ctx: 1,
+            weights_bytes: 50,
+            experts,
+            kv_bytes: session_bytes,
+            bytes_per_token: 1,
+            scratch_bytes: 0,
+            program_bytes: 0,
+            available_bytes,
+        };
+        let grown = |taken_bytes| Some(Arena { bytes: 40, taken_bytes, n_slots: 4, n_experts: 8 });
+        assert_eq!(plan(1, grown(30), Some(100)).room_bytes(), Some(90));
+        assert!(plan(90, grown(30), Some(100)).fits() && !plan(91, grown(30), Some(100)).fits());
+        assert!(plan(100, grown(40), Some(100)).fits(), "it has all it will take");
+        assert_eq!(plan(1, grown(0), Some(30)).room_bytes(), Some(0));
+        assert!(plan(1, grown(0), None).fits(), "nobody knows");
+        assert!(plan(50, None, Some(100)).fits() && !plan(51, None, Some(100)).fits(), "weights are still to be read");
     }
 }

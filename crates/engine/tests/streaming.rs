@@ -156,3 +156,15 @@ fn what_cannot_be_streamed_is_refused() {
         assert!(error.contains(" holds no expert: one takes "), "{error}");
     }
 }
+
+#[test]
+fn memory_that_an_arena_will_grow_into_is_not_offered_to_sessions() {
+    for (budget, is_grown) in [(Budget::Auto, false), (Budget::Count(3), true)] {
+        let engine = open(file("deepseek_v4/micro-flash.gguf"), Experts::Streamed(budget), 16);
+        let plan = engine.plan(64).unwrap_or_else(|e| panic!("{e}"));
+        let arena = plan.experts.expect("it streams");
+        assert_eq!(arena.taken_bytes == arena.bytes, is_grown, "{arena:?}");
+        let room = plan.available_bytes.map(|bytes| bytes - (arena.bytes - arena.taken_bytes));
+        assert_eq!(plan.room_bytes(), room);
+    }
+}

@@ -102,8 +102,8 @@ pub(crate) struct ModelArgs {
 
     /// Memory for experts that are read from the SSD [default: auto]
     ///
-    /// So many experts, or so much memory (4GB; 1GB is 2^30 bytes), or auto: most of what is free. Implies
-    /// --ssd-streaming.
+    /// So many experts, or so much memory, as in 500MB or 4GB (1MB is 2^20 bytes, 1GB is 2^30), or auto: most of what is
+    /// free. Implies --ssd-streaming.
     #[arg(long, value_name = "N|NGB|auto", value_parser = expert_cache, allow_negative_numbers = true)]
     pub(crate) ssd_streaming_cache_experts: Option<Budget>,
 
@@ -379,7 +379,9 @@ pub(crate) struct RoutesArgs {
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath, required = true)]
     pub(crate) file: Option<PathBuf>,
 
-    /// Room for experts: so many, so much memory (4GB; 1GB is 2^30 bytes), or a part of all
+    /// Room for experts: so many, so much memory (500MB, 4GB), or a part of all (12.5%)
+    ///
+    /// 1MB is 2^20 bytes, 1GB is 2^30. No more than all experts; a part is rounded, to one at least.
     #[arg(long, value_name = "N|NGB|N%,...", default_value = "5%,10%,25%,50%,75%", allow_negative_numbers = true)]
     pub(crate) budgets: Budgets,
 
@@ -432,7 +434,7 @@ pub(crate) struct SynthArgs {
     #[arg(long, value_name = "N", default_value = "6", value_parser = count, allow_negative_numbers = true)]
     pub(crate) used: usize,
 
-    /// Size of an expert
+    /// Size of an expert, in bytes
     #[arg(long, value_name = "N", default_value = "7077888", value_parser = count, allow_negative_numbers = true)]
     pub(crate) expert_bytes: usize,
 
@@ -639,7 +641,7 @@ fn percent(text: &str) -> Result<u8, String> {
     between(text, 0..=100).map(|n| n as u8)
 }
 
-/// `auto`, a number of experts, or of bytes in MB or GB.
+/// `auto`, a number of experts, or of bytes in MB (2^20) or GB (2^30).
 pub(crate) fn expert_cache(text: &str) -> Result<Budget, String> {
     let lower = text.to_lowercase();
     let bytes = |n: &str, unit: u64| n.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).map(Budget::Bytes);
@@ -650,7 +652,9 @@ pub(crate) fn expert_cache(text: &str) -> Result<Budget, String> {
         (n, ..) => n.parse().ok().map(Budget::Count),
     };
     let none = [Budget::Count(0), Budget::Bytes(0)];
-    budget.filter(|b| !none.contains(b)).ok_or_else(|| "must be a number of experts, memory as in 4GB, or auto".into())
+    budget
+        .filter(|b| !none.contains(b))
+        .ok_or_else(|| "must be a number of experts, memory as in 500MB or 4GB, or auto".into())
 }
 
 fn between(text: &str, allowed: RangeInclusive<usize>) -> Result<usize, String> {

@@ -347,7 +347,7 @@ mod tests {
         check(
             &["--ssd-streaming-cache-experts", "0GB"],
             expect![[r#"
-                error: invalid value '0GB' for '--ssd-streaming-cache-experts <N|NGB|auto>': must be a number of experts, memory as in 4GB, or auto
+                error: invalid value '0GB' for '--ssd-streaming-cache-experts <N|NGB|auto>': must be a number of experts, memory as in 500MB or 4GB, or auto
                 help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
             "#]],
         );

@@ -103,6 +103,14 @@ fn help_is_whole_with_two() {
 }
 
 #[test]
+fn help_says_what_units_of_memory_mean() {
+    for args in [&["--help"][..], &["routes", "--help"]] {
+        let words = run(args).out_str().split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains("500MB") && words.contains("1MB is 2^20 bytes, 1GB is 2^30"), "{words}");
+    }
+}
+
+#[test]
 fn every_command_has_help() {
     check(
         &["bench", "-h"],
@@ -245,8 +253,8 @@ fn every_command_has_help() {
           <FILE>  A trace of routes, as docs/formats/routes.md describes it
 
         Options:
-              --budgets <N|NGB|N%,...>  Room for experts: so many, so much memory (4GB; 1GB is 2^30 bytes),
-                                        or a part of all [default: 5%,10%,25%,50%,75%]
+              --budgets <N|NGB|N%,...>  Room for experts: so many, so much memory (500MB, 4GB), or a part of
+                                        all (12.5%) [default: 5%,10%,25%,50%,75%]
               --plot <FILE>             Draw it: what is found in memory against the room there is, as SVG
               --json                    For programs: the same, as JSON
               --csv                     For programs: a row per kind of batch, rule and budget, as CSV
@@ -269,7 +277,7 @@ fn every_command_has_help() {
                   --layers <N>        Layers [default: 8]
                   --experts <N>       Experts of a layer [default: 256]
                   --used <N>          Experts that a token chooses in a layer [default: 6]
-                  --expert-bytes <N>  Size of an expert [default: 7077888]
+                  --expert-bytes <N>  Size of an expert, in bytes [default: 7077888]
               -n, --tokens <N>        Tokens that are decoded [default: 512]
                   --prompt <N>        Tokens of a prompt before every answer, computed together [default: no
                                       prompts]

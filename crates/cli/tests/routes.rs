@@ -209,7 +209,7 @@ fn flags_act_or_are_refused() {
     refused(
         &["routes", &file, "--budgets", "0"],
         expect![[r#"
-        error: invalid value '0' for '--budgets <N|NGB|N%,...>': must be numbers of experts, memory as in 4GB, or percentages as in 12.5%, with commas between them
+        error: invalid value '0' for '--budgets <N|NGB|N%,...>': must be numbers of experts, memory as in 500MB or 4GB, or percentages as in 12.5%, with commas between them
         help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
         exit 2
     "#]],
@@ -218,6 +218,21 @@ fn flags_act_or_are_refused() {
         &["routes", &file, "--budgets", "49"],
         expect![[r#"
         error: --budgets 49: must be at most 48, all there are
+        exit 2
+    "#]],
+    );
+    refused(
+        &["routes", &file, "--budgets", "24,1GB"],
+        expect![[r#"
+        error: --budgets 1GB: must be at most the 48.0 MiB of all experts
+        exit 2
+    "#]],
+    );
+    refused(
+        &["routes", &file, "--budgets", &vec!["1"; 5000].join(",")],
+        expect![[r#"
+        error: --budgets has 5000 budgets, but no more than 100 are replayed at a time
+        help: give fewer of them
         exit 2
     "#]],
     );

@@ -44,6 +44,7 @@ struct Run {
 }
 
 fn replay(args: &RoutesArgs, path: &Path) -> Result<(), Error> {
+    args.budgets.check()?;
     if let Some(plot) = &args.plot {
         output::check_name(plot)?;
         output::never_over(plot, path)?;

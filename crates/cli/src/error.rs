@@ -80,6 +80,10 @@ pub(crate) enum Error {
     #[error("{}: is no ordinary file", path.display())]
     NotAFile { path: PathBuf },
 
+    /// Something else where a folder should be.
+    #[error("{}: is no folder", path.display())]
+    NotAFolder { path: PathBuf },
+
     /// A result would take the place of what it is made of.
     #[error("{}: the result would overwrite what it is made from", path.display())]
     SameFile { path: PathBuf },
@@ -172,6 +176,7 @@ impl Error {
             Error::Write { .. } => "check the folder, the permissions and the space on the disk".into(),
             Error::TooMuch { .. } => "give less, or a file that ends".into(),
             Error::NotAFile { .. } => "give a text file".into(),
+            Error::NotAFolder { .. } => "name a folder with --cache-dir".into(),
             Error::SameFile { .. } => "choose another name for the result".into(),
             Error::NotText { .. } => "convert it to UTF-8 first".into(),
             Error::Tokens { .. } => "write decimal ids separated by spaces, or raw little-endian u32".into(),

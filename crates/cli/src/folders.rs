@@ -1,6 +1,11 @@
 //! Where the user's files are, by the conventions of the system; nowhere if the environment names no home.
 
-use std::{env, ffi::OsString, path::PathBuf};
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// A kind of files, and the folder for it.
 struct Kind {
@@ -24,6 +29,12 @@ pub(crate) fn cache() -> Option<PathBuf> {
     CACHE.ours(|name| env::var_os(name))
 }
 
+/// What keeps a folder from being there: something else of that name, or of the name of a folder around it.
+pub(crate) fn in_the_way(folder: &Path) -> Option<&Path> {
+    let nearest = folder.ancestors().find(|path| fs::symlink_metadata(path).is_ok());
+    nearest.filter(|path| !path.is_dir())
+}
+
 impl Kind {
     /// Our folder among those of all programs.
     fn ours(&self, env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
@@ -36,8 +47,6 @@ impl Kind {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn path(kind: &Kind, vars: &[(&str, &str)]) -> Option<PathBuf> {

@@ -4,7 +4,7 @@ use std::{fs::File, path::Path};
 
 use engine::{Engine, Options};
 
-use crate::{args::ModelArgs, error::Error, output, terminal};
+use crate::{args::ModelArgs, error::Error, folders, output, terminal};
 
 /// Refuses to write a trace over what the same run reads or writes.
 ///
@@ -21,7 +21,9 @@ pub(crate) fn spare<const N: usize>(args: &ModelArgs, others: [Option<&Path>; N]
 /// The engine's, and [`Error::Write`].
 pub(crate) fn open(args: &ModelArgs, options: &Options) -> Result<Engine, Error> {
     args.route_trace.as_deref().map_or(Ok(()), output::check_name)?;
-    let mut engine = Engine::open(options)?;
+    let in_the_way = options.cache_dir.as_deref().and_then(folders::in_the_way);
+    let cache_dir = options.cache_dir.clone().filter(|_| in_the_way.is_none());
+    let mut engine = Engine::open(&Options { cache_dir, ..options.clone() })?;
     if let Some(path) = &args.route_trace {
         engine.files().try_for_each(|part| output::never_over(path, part))?;
         engine.check_routes()?;
@@ -29,6 +31,12 @@ pub(crate) fn open(args: &ModelArgs, options: &Options) -> Result<Engine, Error>
     }
     if args.ssd_streaming_cold && engine.expert_stats().is_none() {
         terminal::note("--ssd-streaming-cold changes nothing: the whole model is in memory");
+    }
+    if let Some(path) = in_the_way.filter(|_| engine.expert_stats().is_some()) {
+        let path = path.display();
+        terminal::note(&format!(
+            "{path}: is no folder; nothing is kept for the next run; name a folder with --cache-dir"
+        ));
     }
     Ok(engine)
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use engine::{Ledger, Traffic};
 use serde_json::{Value, json};
 
-use crate::{args::SsdArgs, error::Error, output, units};
+use crate::{args::SsdArgs, error::Error, folders, output, units};
 
 const N_DAYS: u32 = 30;
 
@@ -15,6 +15,9 @@ pub(crate) fn run(args: &SsdArgs) -> Result<(), Error> {
         what: "the environment names no home, so there is no folder to look in".into(),
         help: "say where it is with --cache-dir DIR".into(),
     })?;
+    if let Some(path) = folders::in_the_way(&folder) {
+        return Err(Error::NotAFolder { path: path.into() });
+    }
     let report = Report::of(&Ledger::open(&folder)?);
     output::print(&if args.json { format!("{:#}\n", report.to_json()) } else { report.to_text() })
 }

@@ -96,11 +96,17 @@ fn benchmarks_are_counted_and_teach_nothing() {
 fn a_folder_that_cannot_be_written_costs_one_line() {
     let file = folder("file");
     fs::write(&file, "").unwrap();
-    let (plain, ran) = (answer(&["--no-cache"]), answer(&["--cache-dir", file.to_str().unwrap()]));
-    assert_eq!((ran.status, &ran.out), (Some(0), &plain.out), "{}", ran.err);
-    let told: Vec<_> = ran.err.lines().filter(|line| line.contains("nothing is kept for the next run")).collect();
-    assert!(matches!(told[..], [line] if line.starts_with(file.to_str().unwrap())), "{}", ran.err);
-    assert_eq!(ran.err.lines().count(), plain.err.lines().count() + 1);
+    let (plain, name) = (answer(&["--no-cache"]), file.to_str().unwrap());
+    for dir in [name, &format!("{name}/below/it")] {
+        let ran = answer(&["--cache-dir", dir]);
+        assert_eq!((ran.status, &ran.out), (Some(0), &plain.out), "{}", ran.err);
+        let told = format!("{name}: is no folder; nothing is kept for the next run; name a folder with --cache-dir");
+        assert_eq!(ran.err.lines().filter(|line| *line == told).count(), 1, "{}", ran.err);
+        assert_eq!(ran.err.lines().count(), plain.err.lines().count() + 1);
+        let ran = run(&["ssd", "--cache-dir", dir]);
+        let told = format!("error: {name}: is no folder\nhelp: name a folder with --cache-dir\n");
+        assert_eq!((ran.status, ran.err), (Some(2), told));
+    }
     fs::remove_file(file).unwrap();
 }
 

@@ -262,11 +262,16 @@ fn shorten(mut text: String) -> String {
 
 /// The engine's hint, with the names of our flags and commands where it knows none.
 fn engine_hint(error: &engine::Error) -> String {
-    use engine::Error::{ContextFull, Device, InstructionSet, Memory, Model, NoRoomBeside, NoVocabulary, Token};
+    use engine::Error::{
+        ContextFull, Device, ExpertCacheRefused, InstructionSet, Memory, Model, NoRoomBeside, NoVocabulary, Token,
+    };
     match error {
         Device(engine::DeviceError::Threads { .. }) => "ask for fewer with --threads".into(),
         Memory { .. } | Device(_) => "ask for a smaller context with --ctx, or close other programs".into(),
         NoRoomBeside { .. } => "compute fewer tokens at a time with --batch, or close other programs".into(),
+        ExpertCacheRefused { .. } => {
+            "ask for less with --ssd-streaming-cache-experts, or raise the limit that `ulimit -v` shows".into()
+        }
         ContextFull { .. } => "ask for a larger context with --ctx, or send less text".into(),
         InstructionSet { .. } => "give --isa one of those, or leave it out for the best of them".into(),
         NoVocabulary => "take a file with a vocabulary; raw token ids go through the `logits` command".into(),
@@ -335,6 +340,8 @@ mod tests {
         let path = PathBuf::from("m.gguf");
         check(engine::Error::Memory { n_ctx: 1, needed_bytes: 2, available_bytes: 1 }, "--ctx");
         check(engine::Error::ContextFull { n_tokens: 2, n_ctx: 1 }, "--ctx");
+        let source = io::ErrorKind::OutOfMemory.into();
+        check(engine::Error::ExpertCacheRefused { needed_bytes: 1, source }, "--ssd-streaming-cache-experts");
         check(engine::Error::NoVocabulary, "`logits`");
         check(engine::Error::InstructionSet { found: "z80".into(), known: "scalar".into() }, "--isa");
         check(engine::Error::Token { id: 9, pos: 0, n_vocab: 9 }, "`tokenize`");

@@ -405,7 +405,7 @@ impl Inner {
             Budget::Auto => Room { n_slots: n_slots.div_ceil(4) * 3, n_slots_max: n_slots, is_free: machine::is_free },
             Budget::Count(_) | Budget::Bytes(_) => Room::fixed(n_slots),
         };
-        let store = Store::new(places, room).map_err(models::Error::from)?;
+        let store = Store::new(places, room)?;
         // It has opened the files by their names.
         self.gguf.is_there()?;
         Ok(store)

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use compute::DeviceError;
-use experts::trace::Head;
+use experts::{ReadError, trace::Head};
 use tokenizer::TokenId;
 
 /// What callers can act on.
@@ -132,6 +132,16 @@ pub enum Error {
         available_bytes: u64,
     },
 
+    /// The system does not give the memory for a cache of experts, though there seemed to be enough: a limit of this
+    /// process, for one.
+    #[error("the system refuses {} MiB for a cache of experts: {}", needed_bytes.div_ceil(1 << 20), source.kind())]
+    ExpertCacheRefused {
+        /// Bytes that it would take.
+        needed_bytes: u64,
+        /// Why.
+        source: io::Error,
+    },
+
     /// A context that no session can have.
     #[error("a context of {n_ctx} tokens; allowed is 1 to {n_ctx_max}")]
     ContextSize {
@@ -202,6 +212,15 @@ pub enum Error {
     },
 }
 
+impl From<ReadError> for Error {
+    fn from(e: ReadError) -> Error {
+        match e {
+            ReadError::Arena { bytes, source } => Error::ExpertCacheRefused { needed_bytes: bytes as u64, source },
+            e => Error::Model(e.into()),
+        }
+    }
+}
+
 impl From<gguf::Error> for Error {
     fn from(e: gguf::Error) -> Error {
         Error::Model(e.into())
@@ -230,6 +249,9 @@ impl Error {
             Error::NoRoomBeside { .. } => "compute fewer tokens at a time, or close other programs".into(),
             Error::NoRoomForExperts { .. } => "give the cache more memory, or close other programs".into(),
             Error::ExpertCache { .. } => "ask for a smaller cache, or close other programs".into(),
+            Error::ExpertCacheRefused { .. } => {
+                "ask for a smaller cache, or raise the limit on this process's memory".into()
+            }
             Error::NoVocabulary => "take a file with a vocabulary; this one takes and gives raw token ids only".into(),
             Error::NoMarker { .. } => {
                 "complete raw text with this file, or take another conversion of the model".into()
@@ -252,5 +274,20 @@ impl Error {
             Error::NoExperts { .. } => true,
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_that_cannot_be_taken_is_a_matter_of_memory() {
+        let source = io::ErrorKind::OutOfMemory.into();
+        let error = Error::from(ReadError::Arena { bytes: 3 << 30, source });
+        assert_eq!(error.to_string(), "the system refuses 3072 MiB for a cache of experts: out of memory");
+        assert!(error.hint().contains("a smaller cache") && !error.is_bad_file(), "{}", error.hint());
+        let error = Error::from(ReadError::Changed { path: "m".into() });
+        assert!(matches!(error, Error::Model(models::Error::Experts(ReadError::Changed { .. }))), "{error}");
     }
 }

@@ -8,9 +8,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use compute::{Device, Limits};
+use compute::{Device, Limits, Meter};
 use experts::{Room, Routing, Script, Stats, Store, trace};
-use gguf::{Gguf, TensorInfo};
+use gguf::Gguf;
 use models::{Chat, ChatError, Cost, KvType, Model, Part, Residency, StateOptions};
 use tokenizer::{Special, TokenId, Tokenizer};
 
@@ -442,35 +442,31 @@ impl Inner {
     }
 }
 
-/// The model; without its experts if they are to be streamed, and then with the size of their cache.
+/// The model; without its experts if they are to be streamed, and then with the size of their cache. What is to be read is
+/// decided on an outline, the model on a device that only counts, so that weights are bound once.
 fn open_model(
     gguf: &Gguf,
     dev: &dyn Device,
     options: &Options,
     n_threads: usize,
 ) -> Result<(Box<dyn Model>, Option<Budget>), Error> {
-    let is_expert = |t: &TensorInfo| models::is_expert(&t.name);
+    let may_stream = gguf.tensors().iter().any(|t| models::is_expert(&t.name));
+    if options.experts == Experts::Auto && !may_stream {
+        return Ok((models::open(gguf, dev, Residency::All)?, None));
+    }
+    let outline = models::open(gguf, &Meter::default(), Residency::WithoutExperts)?;
+    let state = state_options(usual_n_ctx(&*outline), n_batch(options), kv(options));
+    let whole = Plan::new(&*outline, &state, n_threads, gguf.file_bytes(), None, 0)?;
     let budget = match options.experts {
-        Experts::Auto => {
-            let model = models::open(gguf, dev, Residency::All)?;
-            if !gguf.tensors().iter().any(is_expert) || fits(gguf, &*model, options, n_threads)? {
-                return Ok((model, None));
-            }
-            Budget::Auto
-        }
+        Experts::Auto if whole.fits() => return Ok((models::open(gguf, dev, Residency::All)?, None)),
+        Experts::Auto => Budget::Auto,
         Experts::Streamed(budget) => budget,
     };
-    let needed_bytes = gguf.tensors().iter().filter(|&t| !is_expert(t)).map(|t| t.n_bytes() as u64).sum();
+    let needed_bytes = outline.shape().weights_bytes;
     if let Some(available_bytes) = machine::available_bytes().filter(|&bytes| bytes < needed_bytes) {
         return Err(Error::WeightsMemory { needed_bytes, available_bytes });
     }
     Ok((models::open(gguf, dev, Residency::WithoutExperts)?, Some(budget)))
-}
-
-/// Whether a model fits into memory as a whole, with a session of the usual length.
-fn fits(gguf: &Gguf, model: &dyn Model, options: &Options, n_threads: usize) -> Result<bool, Error> {
-    let state = state_options(usual_n_ctx(model), n_batch(options), kv(options));
-    Ok(Plan::new(model, &state, n_threads, gguf.file_bytes(), None, 0)?.fits())
 }
 
 fn kv(options: &Options) -> KvType {
@@ -542,4 +538,27 @@ fn info(gguf: &Gguf, model: &dyn Model, kv: KvType) -> Result<ModelInfo, Error> 
         file_bytes: gguf.file_bytes(),
         kv,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+
+    #[test]
+    fn a_model_that_is_larger_than_memory_is_streamed_and_bound_once() {
+        let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let path = folder.path().join("model.gguf");
+        let micro = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/deepseek_v4/micro-flash.gguf");
+        fs::copy(micro, &path).unwrap_or_else(|e| panic!("{e}"));
+        // Nothing but zeros follows, and nobody reads them.
+        File::options().write(true).open(&path).and_then(|f| f.set_len(1 << 40)).unwrap_or_else(|e| panic!("{e}"));
+
+        let (gguf, dev, once) = (Gguf::open(&path).expect("a model"), Meter::default(), Meter::default());
+        let (_, budget) = open_model(&gguf, &dev, &Options::new(path), 1).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(budget, Some(Budget::Auto));
+        models::open(&gguf, &once, Residency::WithoutExperts).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(dev.counts(), once.counts());
+    }
 }

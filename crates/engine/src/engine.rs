@@ -9,7 +9,7 @@ use std::{
 };
 
 use compute::{Device, Limits, Meter};
-use experts::{Room, Routing, Script, Stats, Store, trace};
+use experts::{Places, Room, Routing, Script, Stats, Store, trace};
 use gguf::Gguf;
 use models::{Chat, ChatError, Cost, KvType, Model, Part, Residency, StateOptions};
 use tokenizer::{Special, TokenId, Tokenizer};
@@ -399,7 +399,7 @@ impl Inner {
         let path = || self.path().to_path_buf();
         let places = self.model.places().ok_or_else(|| Error::NoExperts { path: path() })?.clone();
         let session_bytes = self.plan(usual_n_ctx(&*self.model))?.session_bytes();
-        let n_slots = n_slots(budget, places.slot_bytes() as u64, places.n_experts(), session_bytes)?;
+        let n_slots = n_slots(budget, &places, session_bytes, machine::available_bytes())?;
         let room = match budget {
             // What was asked for is taken at once; what was left to us grows while that helps.
             Budget::Auto => Room { n_slots: n_slots.div_ceil(4) * 3, n_slots_max: n_slots, is_free: machine::is_free },
@@ -462,11 +462,18 @@ fn open_model(
         Experts::Auto => Budget::Auto,
         Experts::Streamed(budget) => budget,
     };
-    let needed_bytes = outline.shape().weights_bytes;
-    if let Some(available_bytes) = machine::available_bytes().filter(|&bytes| bytes < needed_bytes) {
+    check_streamed(gguf, &*outline, budget, whole.session_bytes())?;
+    Ok((models::open(gguf, dev, Residency::WithoutExperts)?, Some(budget)))
+}
+
+/// Refuses what would not fit once the weights are there, before they are read.
+fn check_streamed(gguf: &Gguf, outline: &dyn Model, budget: Budget, session_bytes: u64) -> Result<(), Error> {
+    let places = outline.places().ok_or_else(|| Error::NoExperts { path: gguf.path().to_path_buf() })?;
+    let (needed_bytes, available) = (outline.shape().weights_bytes, machine::available_bytes());
+    if let Some(available_bytes) = available.filter(|&bytes| bytes < needed_bytes) {
         return Err(Error::WeightsMemory { needed_bytes, available_bytes });
     }
-    Ok((models::open(gguf, dev, Residency::WithoutExperts)?, Some(budget)))
+    n_slots(budget, places, session_bytes, available.map(|bytes| bytes - needed_bytes)).map(|_| ())
 }
 
 fn kv(options: &Options) -> KvType {
@@ -487,17 +494,17 @@ fn state_options(n_ctx: usize, n_batch: usize, kv: KvType) -> StateOptions {
     StateOptions { n_ctx, n_slot: 1, n_batch: n_batch.min(n_ctx), kv }
 }
 
-/// Experts that the cache holds: as many as were asked for, if there is memory for them. Left to us, fifteen sixteenths
-/// of what a session of the usual length leaves.
-fn n_slots(budget: Budget, slot_bytes: u64, n_experts: usize, session_bytes: u64) -> Result<usize, Error> {
-    let available = machine::available_bytes();
+/// Experts that the cache holds: as many as were asked for, if that is available. Left to us, fifteen sixteenths of what a
+/// session of the usual length leaves.
+fn n_slots(budget: Budget, places: &Places, session_bytes: u64, available: Option<u64>) -> Result<usize, Error> {
+    let slot_bytes = places.slot_bytes() as u64;
     let available_bytes = available.unwrap_or(u64::MAX);
     let bytes = match budget {
         Budget::Auto => available.ok_or(Error::UnknownMemory)?.saturating_sub(session_bytes) / 16 * 15,
         Budget::Count(n) => slot_bytes.saturating_mul(n as u64),
         Budget::Bytes(bytes) => bytes,
     };
-    let n = (bytes / slot_bytes).min(n_experts as u64);
+    let n = (bytes / slot_bytes).min(places.n_experts() as u64);
     match n * slot_bytes {
         0 if budget == Budget::Auto => Err(Error::NoRoomBeside { session_bytes, slot_bytes, available_bytes }),
         0 => Err(Error::NoRoomForExperts { bytes, slot_bytes }),

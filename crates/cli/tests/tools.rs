@@ -440,13 +440,27 @@ fn what_has_no_end_is_refused() {
 #[test]
 fn a_full_disk_is_told() {
     let full = || fs::File::options().write(true).open("/dev/full").unwrap();
-    let ran: Ran = ds4().args(["inspect", &file("llama/micro.gguf")]).stdout(full()).output().unwrap().into();
-    expect![[r#"
-        error: standard output: no space left on device
-        exit 1
-    "#]]
-    .assert_eq(&ran.show());
     let (model, tokens) = (file("llama/micro.gguf"), file("llama/micro.tokens"));
+    let trace = scratch().join("full.csv").to_str().unwrap().to_owned();
+    assert_eq!(run(&["routes", "synth", "uniform", "-n", "2", "--out", &trace]).status, Some(0));
+    for args in [
+        &["inspect", &model][..],
+        &["inspect", "--json", &model],
+        &["tokenize", "-m", &model, "Hi"],
+        &["bench", "-m", &model, "--json", "-p", "2", "-n", "0", "-r", "1"],
+        &["routes", &trace],
+        &["ssd"],
+        &["completions", "bash"],
+        &["--help"],
+        &["-m", &model, "--raw", "-p", "the", "-n", "1"],
+    ] {
+        let ran: Ran = ds4().args(args).stdout(full()).output().unwrap().into();
+        expect![[r#"
+            error: standard output: no space left on device
+            exit 1
+        "#]]
+        .assert_eq(&ran.show());
+    }
     let ran = run(&["logits", "-m", &model, "--tokens", &tokens, "--out", "/dev/full"]);
     assert_eq!(ran.status, Some(1), "{}", ran.err);
     assert!(ran.err.contains("error: /dev/full: no space left on device"), "{}", ran.err);

@@ -6,16 +6,17 @@ use std::{
 };
 
 /// Who may know whom. ARCHITECTURE.md draws the same list.
-const MAP: [(&str, &[&str]); 10] = [
+const MAP: [(&str, &[&str]); 11] = [
     ("quant", &[]),
     ("gguf", &["quant"]),
     ("tokenizer", &["gguf"]),
     ("compute", &["quant"]),
     ("backend-cpu", &["compute", "quant"]),
     ("experts", &["compute", "gguf"]),
+    ("kv", &[]),
     ("models", &["experts", "compute", "tokenizer", "gguf", "quant"]),
-    ("engine", &["models", "experts", "backend-cpu", "compute", "tokenizer", "gguf", "quant"]),
-    ("cli", &["engine", "models", "experts", "backend-cpu", "compute", "tokenizer", "gguf", "quant"]),
+    ("engine", &["models", "kv", "experts", "backend-cpu", "compute", "tokenizer", "gguf", "quant"]),
+    ("cli", &["engine", "models", "kv", "experts", "backend-cpu", "compute", "tokenizer", "gguf", "quant"]),
     ("xtask", &[]),
 ];
 

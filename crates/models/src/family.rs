@@ -13,6 +13,7 @@ use crate::{
     Chat, ChatError, Cost, Error, Template,
     deepseek_v4::{self, DeepSeekV4, Release},
     llama,
+    memory::CachePart,
 };
 
 /// What opens a file of a family.
@@ -197,4 +198,12 @@ pub trait State: Send + Sync {
 
     /// How many of the last `n` positions can be dropped, so that others follow in their place.
     fn n_rewind(&self, n: usize) -> usize;
+
+    /// What the tokens at positions `tokens` of a slot left in caches that only grow, part by part; a row that stands for
+    /// several tokens belongs to the last of them.
+    fn rows(&self, slot: usize, tokens: Range<usize>) -> Vec<CachePart>;
+
+    /// What is needed beside all rows to go on after `n` tokens of a slot, which has computed these and no more than
+    /// [`Self::n_rewind`] allows. Where that is put back, none of the `n` can be dropped.
+    fn frontier(&self, slot: usize, n: usize) -> Vec<CachePart>;
 }

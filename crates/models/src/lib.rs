@@ -4,6 +4,7 @@
 //! |---|---|
 //! | the list of families, and what a model offers | `family.rs` |
 //! | what a token costs | `cost.rs` |
+//! | what a sequence leaves in memory | `memory.rs` |
 //! | a forward pass | `llama/forward.rs`, `deepseek_v4/forward.rs` |
 //! | how a file is checked | `hparams.rs`, `loader.rs`, and each family's `config.rs` and `weights.rs` |
 //! | conversations | `chat.rs`, `deepseek_v4/chat.rs`, `template.rs` |
@@ -19,6 +20,7 @@ mod family;
 mod hparams;
 mod llama;
 mod loader;
+mod memory;
 mod rope;
 mod template;
 
@@ -29,4 +31,5 @@ pub use family::{
     FAMILIES, Family, KvType, Model, N_LOGITS_MAX, Residency, Shape, State, StateOptions, open, open_chat,
 };
 pub use loader::is_expert;
+pub use memory::CachePart;
 pub use template::Template;

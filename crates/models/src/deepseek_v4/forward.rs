@@ -7,10 +7,10 @@ use experts::{Foresight, Turn};
 
 use super::{
     config::Config,
-    state::{Cache, IndexerBuffers, IndexerCache, V4State, cut},
+    state::{Cache, IndexerBuffers, IndexerCache, V4State, cut, open_windows, window_rows},
     weights::{AttnWeights, CompressorWeights, FfnWeights, HyperWeights, IndexerWeights},
 };
-use crate::{Error, State};
+use crate::{Error, State, memory::CachePart};
 
 impl State for V4State {
     fn forward(&self, dev: &dyn Device, step: &Step, layers: Range<usize>) -> Result<(), Error> {
@@ -43,6 +43,16 @@ impl State for V4State {
 
     fn n_rewind(&self, _: usize) -> usize {
         self.n_rewind
+    }
+
+    fn rows(&self, slot: usize, tokens: Range<usize>) -> Vec<CachePart> {
+        self.compressors().map(|c| window_rows(c, slot, &tokens)).collect()
+    }
+
+    fn frontier(&self, slot: usize, n: usize) -> Vec<CachePart> {
+        let recent = n.saturating_sub(self.weights.config.window - 1)..n;
+        let rings = self.caches.iter().map(|cache| CachePart::new(&cache.ring, slot, recent.clone()));
+        rings.chain(self.compressors().flat_map(|c| open_windows(c, slot, n))).collect()
     }
 }
 

@@ -12,7 +12,7 @@
 //! many tokens can be dropped without a snapshot, because what follows needs only rows that are still there (a row that
 //! was made of dropped tokens is made again before it is seen).
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use compute::{Compressed, Compressor, Device, DeviceError, F32, Kind, Tensor};
 use experts::Routing;
@@ -22,7 +22,7 @@ use super::{
     config::{CSA_RATIO, Config, Indexer},
     weights::{AttnWeights, CompressorWeights, Weights},
 };
-use crate::{KvType, N_LOGITS_MAX, StateOptions, Work};
+use crate::{KvType, N_LOGITS_MAX, StateOptions, Work, memory::CachePart};
 
 /// Tokens that can be dropped again.
 pub(crate) const N_REWIND: usize = 32;
@@ -100,6 +100,26 @@ impl V4State {
             routing,
         })
     }
+}
+
+impl V4State {
+    /// Those of all layers, each followed by its indexer's.
+    pub(crate) fn compressors(&self) -> impl Iterator<Item = &Compressor> {
+        self.caches.iter().flat_map(|c| c.compressor.iter().chain(c.indexer.iter().map(|x| &x.compressor)))
+    }
+}
+
+/// The rows of windows that end among `tokens`.
+pub(crate) fn window_rows(c: &Compressor, slot: usize, tokens: &Range<usize>) -> CachePart {
+    CachePart::new(&c.rows, slot, tokens.start / c.ratio..tokens.end / c.ratio)
+}
+
+/// Values and gates of the tokens after `n` tokens that rows to come are made of: those of the window that has begun, and
+/// of the one before it where windows overlap.
+pub(crate) fn open_windows(c: &Compressor, slot: usize, n: usize) -> [CachePart; 2] {
+    let first = n / c.ratio * c.ratio;
+    let first = if c.overlap { first.saturating_sub(c.ratio) } else { first };
+    [&c.frontier_kv, &c.frontier_gate].map(|ring| CachePart::new(ring, slot, first..n))
 }
 
 impl Cache {

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use compute::{Attention, Device, DeviceError, F32, Kind, Step, Tensor};
 
 use super::weights::{Layer, Weights};
-use crate::{Error, N_LOGITS_MAX, State, StateOptions};
+use crate::{Error, N_LOGITS_MAX, State, StateOptions, memory::CachePart};
 
 /// Caches of all layers, and the buffers of one batch.
 pub(crate) struct LlamaState {
@@ -112,5 +112,14 @@ impl State for LlamaState {
 
     fn n_rewind(&self, n: usize) -> usize {
         n
+    }
+
+    fn rows(&self, slot: usize, tokens: Range<usize>) -> Vec<CachePart> {
+        let caches = self.caches.iter().flat_map(|cache| [&cache.k, &cache.v]);
+        caches.map(|cache| CachePart::new(cache, slot, tokens.clone())).collect()
+    }
+
+    fn frontier(&self, _: usize, _: usize) -> Vec<CachePart> {
+        Vec::new()
     }
 }

@@ -4,6 +4,7 @@
 
 mod arm;
 mod fetch;
+mod kill;
 mod tidy;
 
 use std::{env, error::Error, path::PathBuf, process::ExitCode};
@@ -11,7 +12,9 @@ use std::{env, error::Error, path::PathBuf, process::ExitCode};
 const USAGE: &str = "\
 cargo xtask tidy          report what is untidy; a test does the same
 cargo xtask fetch NAME    put a real model into models/: smollm2
-cargo xtask arm           run the tests of quant and backend-cpu for ARM, under emulation";
+cargo xtask arm           run the tests of quant and backend-cpu for ARM, under emulation
+cargo xtask kill ROUNDS   kill so many processes while they write what sessions remember, and look what is left; the tests
+                          do 500";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -20,6 +23,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy(),
         ["fetch", name] => fetch::fetch(&root(), name).map(|path| println!("{}", path.display())),
         ["arm"] => arm::test(&root()),
+        ["kill", rounds] => kill::test(&root(), rounds),
         _ => Err(USAGE.into()),
     };
     match done {

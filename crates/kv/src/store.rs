@@ -1,23 +1,30 @@
 //! The pieces of one model, for all sessions.
 
 use std::{
-    collections::HashMap,
+    fmt, io,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
+    thread::{self, JoinHandle},
 };
 
-use crate::{BLOCK, Kind, Name, Piece, Stats};
+use crate::{
+    Name, Piece, Stats, file,
+    heat::Heat,
+    index::{Entry, OnDisk},
+    outside::{Machine, Outside},
+    state::Shared,
+};
 
 /// Where a store keeps, and how much.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The folder, of this store's own; made if need be. Without one, all stays in memory.
+    /// The folder, of the stores' own; made if need be. Without one, all stays in memory.
     pub dir: Option<PathBuf>,
     /// The model's name for people who list the folder, of which 56 bytes are kept.
     pub model: String,
-    /// The most bytes of pieces in memory.
+    /// The most bytes of pieces in memory. What sessions have loaded and still hold is theirs.
     pub ram_bytes: u64,
-    /// The most bytes of files in the folder.
+    /// The most bytes of files in the folder, of all models.
     pub disk_bytes: u64,
     /// The most bytes that are written in a day, by UTC.
     pub written_bytes_per_day: u64,
@@ -30,7 +37,7 @@ pub struct Options {
 /// When a piece goes to the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lasting {
-    /// When it no longer fits into memory, or by [`Store::flush`], unless a longer tail was kept since.
+    /// When memory becomes scarce, or by [`Store::flush`]; never if a longer tail continues it by then.
     AtEnd,
     /// As soon as there is time.
     Soon,
@@ -57,99 +64,181 @@ pub struct Tail {
 }
 
 /// The pieces of one model, shared by all sessions and threads.
+///
+/// No call waits for a file to be written, but for [`Store::flush`] and the end.
 pub struct Store {
-    root: Name,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    pieces: HashMap<Name, Arc<Piece>>,
-    tails: HashMap<Name, Vec<Name>>,
-    stats: Stats,
+    shared: Arc<Shared>,
+    writer: Option<JoinHandle<()>>,
 }
 
 impl Store {
     /// A store for what hangs from `root`. It opens whatever the folder is like: what that cannot do is told in a line, and
     /// the store goes on without.
-    pub fn open(root: Name, _options: Options) -> Store {
-        Store { root, state: Mutex::default() }
+    pub fn open(root: Name, options: Options) -> Store {
+        Store::open_on(root, options, Box::new(Machine))
+    }
+
+    pub(crate) fn open_on(root: Name, options: Options, outside: Box<dyn Outside>) -> Store {
+        let shared = Arc::new(Shared::new(root, options, outside));
+        let has_folder = shared.options.dir.is_some();
+        let writer = has_folder.then(|| Store::start(&shared)).flatten();
+        shared.state().is_alone = writer.is_none();
+        Store { shared, writer }
+    }
+
+    fn start(shared: &Arc<Shared>) -> Option<JoinHandle<()>> {
+        shared.open();
+        let writes = Arc::clone(shared);
+        let writer = thread::Builder::new().name("kv".into()).spawn(move || writes.write());
+        let told = |e| shared.tell("thread", || format!("{e}; what sessions remember is not written to the disk"));
+        writer.map_err(told).ok()
     }
 
     /// The name of the empty prefix.
     pub fn root(&self) -> Name {
-        self.root
+        self.shared.root
     }
 
     /// What is there of the sequence `ids`. Loading may find less, where files are broken.
     pub fn find(&self, ids: &[u32]) -> Found {
-        let state = self.state();
-        let (mut found, mut prefix) = (Found::default(), self.root);
-        for k in 0.. {
-            let rest = &ids[k * BLOCK..];
-            for name in state.tails.get(&prefix).into_iter().flatten() {
-                let piece = &state.pieces[name];
-                if rest.starts_with(&piece.ids) {
-                    let (n_tokens, has_logits) = (k * BLOCK + piece.ids.len(), piece.has_logits);
-                    found.tails.push(Tail { name: *name, n_tokens, has_logits });
-                }
-            }
-            let Some(block) = rest.get(..BLOCK) else { break };
-            prefix = prefix.then(block);
-            if !state.pieces.contains_key(&prefix) {
-                break;
-            }
-            found.blocks.push(prefix);
-        }
-        found.tails.sort_by_key(|tail| std::cmp::Reverse(tail.n_tokens));
-        found
+        self.shared.refresh();
+        self.shared.state().index.find(self.shared.root, ids)
     }
 
-    /// A piece that is there.
+    /// A piece that is there, every byte as it was kept. A file that is not whole is told of, and no longer there.
     pub fn load(&self, name: &Name) -> Option<Arc<Piece>> {
-        let mut state = self.state();
-        let piece = state.pieces.get(name).cloned()?;
-        state.stats.n_ram_hits += 1;
-        Some(piece)
+        let now_ms = self.shared.outside.now_ms();
+        let mut state = self.shared.state();
+        let ours = state.index.get(name).filter(|entry| entry.root == self.shared.root)?;
+        let ram = ours.ram.clone();
+        state.index.touch(name, now_ms);
+        if ram.is_some() {
+            state.counts.n_ram_hits += 1;
+            return ram;
+        }
+        drop(state);
+        self.load_file(name).map(|piece| self.cache(name, piece))
+    }
+
+    fn load_file(&self, name: &Name) -> Option<Piece> {
+        let path = self.shared.path(name);
+        match self.shared.outside.read(&path, u64::MAX) {
+            Ok((bytes, _)) => match file::read(bytes, name) {
+                Ok((_, piece)) => Some(piece),
+                Err(refused) => self.shared.refuse(name, &path, &refused),
+            },
+            // The one who writes has removed it for a better one.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.shared.lose(name, 0),
+            Err(e) => {
+                self.shared.tell("read", || format!("{}: {e}; what it remembers is computed again", path.display()));
+                let n_bytes = self.shared.state().index.get(name).map_or(0, |entry| entry.file_bytes);
+                self.shared.lose(name, n_bytes)
+            }
+        }
+    }
+
+    /// Keeps what was read in memory, too, if that has room beside what is nowhere else.
+    fn cache(&self, name: &Name, piece: Piece) -> Arc<Piece> {
+        let piece = Arc::new(piece);
+        let mut state = self.shared.state();
+        state.counts.n_disk_hits += 1;
+        let fits = state.index.totals().unsaved_bytes + piece.n_bytes() <= self.shared.options.ram_bytes;
+        if fits {
+            state.index.change(name, |entry| entry.ram = Some(Arc::clone(&piece)));
+            self.shared.shrink(&mut state);
+        }
+        piece
     }
 
     /// Whether a piece is there, so that nobody cuts it out again.
     pub fn has(&self, name: &Name) -> bool {
-        self.state().pieces.contains_key(name)
+        self.shared.state().index.get(name).is_some_and(|entry| entry.root == self.shared.root)
     }
 
-    /// Keeps a piece, and returns at once. What is there already stays; it lasts as long as anybody asked for.
-    pub fn keep(&self, piece: Piece, _lasting: Lasting) {
-        let mut state = self.state();
-        let name = piece.name();
-        if state.pieces.contains_key(&name) {
-            return;
-        }
-        if piece.kind == Kind::Tail {
-            state.tails.entry(piece.parent).or_default().push(name);
-        }
-        state.stats.n_ram += 1;
-        state.stats.ram_bytes += piece.n_bytes();
-        state.pieces.insert(name, Arc::new(piece));
+    /// Whether a piece is on the disk and stays there, whatever happens to this process or the machine.
+    pub fn is_safe(&self, name: &Name) -> bool {
+        self.shared.state().index.get(name).is_some_and(|entry| entry.on_disk == OnDisk::Yes)
     }
 
-    /// Writes what was to be written at the end, except tails that a longer one continues, and waits until all is safe on
-    /// the disk, or cannot be. Dropping a store does so, too.
-    pub fn flush(&self) {}
+    /// Keeps a piece, and returns at once. What is there already stays, as long as anybody asked for; what does not fit,
+    /// and is worth less than the rest, is gone.
+    pub fn keep(&self, piece: Piece, lasting: Lasting) {
+        let (name, now_ms) = (piece.name(), self.shared.outside.now_ms());
+        let mut state = self.shared.state();
+        match state.index.get(&name).is_some() {
+            true => {
+                state.index.touch(&name, now_ms);
+                state.index.change(&name, |entry| entry.lasting = lasting.max(entry.lasting));
+            }
+            false => state.index.insert(name, self.entry(piece, lasting, now_ms)),
+        }
+        let is_due = |entry: &Entry| entry.lasting == Lasting::Soon && entry.on_disk == OnDisk::No;
+        if state.lock.is_some() && state.index.get(&name).is_some_and(is_due) {
+            state.queue.push_back(name);
+        }
+        self.shared.shrink(&mut state);
+        self.shared.work.notify_all();
+    }
+
+    fn entry(&self, piece: Piece, lasting: Lasting, now_ms: u64) -> Entry {
+        Entry {
+            kind: piece.kind,
+            root: self.shared.root,
+            parent: piece.parent,
+            n_tokens: piece.n_tokens,
+            ids: piece.ids.clone(),
+            has_logits: piece.has_logits,
+            heat: Heat::once(now_ms),
+            used: 0,
+            touched: false,
+            lasting,
+            refused: false,
+            file_bytes: file::file_bytes(&piece),
+            ram: Some(Arc::new(piece)),
+            on_disk: OnDisk::No,
+        }
+    }
+
+    /// Writes all that is in memory only, but for tails that a longer one continues, and waits until it is safe on the disk
+    /// or cannot be. Dropping a store does so, too.
+    pub fn flush(&self) {
+        let mut state = self.shared.state();
+        state.n_asked += 1;
+        let asked = state.n_asked;
+        self.shared.work.notify_all();
+        while state.n_answered < asked && !state.is_alone {
+            state = self.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
 
     /// What it holds, and what it did.
     pub fn stats(&self) -> Stats {
-        self.state().stats
+        self.shared.stats()
     }
+}
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Changes are made one after another and leave it whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.flush();
+        self.shared.state().is_ending = true;
+        self.shared.work.notify_all();
+        if let Some(writer) = self.writer.take() {
+            // It has nothing to hand over, and a panic of its own has been told.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Store").field("root", &self.root()).field("stats", &self.stats()).finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, sync::Mutex};
+
     use super::*;
 
     fn options() -> Options {
@@ -177,5 +266,21 @@ mod tests {
         assert_eq!((loaded.n_tokens(), loaded.ids()), (520, &ids[512..520]));
         assert_eq!(store.find(&ids[..519]).tails.len(), 1);
         assert_eq!(store.find(&ids[1..]), Found::default());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_told_and_does_no_harm() {
+        static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+        let root = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let path = root.path().join("file");
+        fs::write(&path, "").unwrap_or_else(|e| panic!("{e}"));
+        let warn = |line: &str| TOLD.lock().unwrap_or_else(PoisonError::into_inner).push(line.into());
+        let store = Store::open(Name::root(b"m", b"1"), Options { dir: Some(path.join("kv")), warn, ..options() });
+        store.keep(Piece::tail(store.root(), 1, &[1]), Lasting::Soon);
+        store.flush();
+        assert_eq!(store.find(&[1, 2]).tails.len(), 1);
+        drop(store);
+        let told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(told.len() == 1 && told[0].starts_with(&path.display().to_string()), "{told:?}");
     }
 }

@@ -7,15 +7,15 @@ use compute::Device;
 
 use crate::Error;
 
-/// The device for these options, and its number of threads. There is one so far.
+/// The device for these options, its instruction set and its number of threads. There is one so far.
 ///
 /// # Errors
 /// [`Error::InstructionSet`]; [`Error::Device`] if the system refuses a thread.
-pub(crate) fn open(threads: Option<usize>, isa: Option<&str>) -> Result<(Arc<dyn Device>, usize), Error> {
+pub(crate) fn open(threads: Option<usize>, isa: Option<&str>) -> Result<(Arc<dyn Device>, &'static str, usize), Error> {
     let isa = isa.map_or(Ok(Isa::detect()), named)?;
     let cpu = Cpu::with_isa(threads.unwrap_or_else(backend_cpu::n_threads_default), isa)?;
     let n_threads = cpu.n_threads();
-    Ok((Arc::new(cpu), n_threads))
+    Ok((Arc::new(cpu), isa.name(), n_threads))
 }
 
 /// The instruction set of this machine that is called `name`, by letters and digits in any case.

@@ -14,7 +14,17 @@ use gguf::Gguf;
 use models::{Chat, ChatError, Cost, KvType, Model, Part, Residency, StateOptions};
 use tokenizer::{Special, TokenId, Tokenizer};
 
-use crate::{Error, Plan, Session, devices, identity::identity, keeper::Keeper, machine, plan::Arena};
+use crate::{
+    Error, Plan, Session, devices,
+    identity::identity,
+    keeper::Keeper,
+    machine,
+    pieces::{Layout, Pieces},
+    plan::Arena,
+    runner::Runner,
+    seam::{behind, seam},
+    turns::Turns,
+};
 
 /// How to open a model.
 #[derive(Clone, Debug)]
@@ -38,8 +48,23 @@ pub struct Options {
     pub cache_dir: Option<PathBuf>,
     /// What of it is used and added to.
     pub learning: Learning,
+    /// What of sessions' memory outlives them, so that no token is computed twice; by default nothing.
+    pub kept: Option<Kept>,
     /// Who is told, in a line, what could not be read or kept; by default nobody.
     pub warn: fn(&str),
+}
+
+/// Where what sessions leave is kept, and how much of it.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The folder, which need not exist; without one, nothing outlives the program.
+    pub dir: Option<PathBuf>,
+    /// The most bytes in memory.
+    pub ram_bytes: u64,
+    /// The most bytes in the folder.
+    pub disk_bytes: u64,
+    /// The most bytes that are written in a day.
+    pub written_bytes_per_day: u64,
 }
 
 /// What a streamed model makes of the experts that it used most before, where there is a folder to keep them in.
@@ -89,6 +114,7 @@ impl Options {
             measure: false,
             cache_dir: None,
             learning: Learning::Warm,
+            kept: None,
             warn: |_| (),
         }
     }
@@ -137,13 +163,17 @@ pub(crate) struct Inner {
     pub(crate) routing: Routing,
     /// Who remembers what they did, until the end.
     keeper: Option<Keeper>,
+    /// What sessions leave, if it is kept.
+    pub(crate) pieces: Option<Pieces>,
     pub(crate) n_batch: usize,
     info: ModelInfo,
+    isa: &'static str,
     n_threads: usize,
     limits: Option<Limits>,
     tokenizer: Option<Tokenizer>,
     chat: Result<Box<dyn Chat>, ChatError>,
     vocab_bytes: u64,
+    kept_bytes: u64,
 }
 
 /// Contexts are no longer than this unless asked for: most conversations fit, and small machines hold it.
@@ -164,7 +194,7 @@ impl Engine {
     /// What is wrong with the file, or that the device cannot hold it.
     pub fn open(options: &Options) -> Result<Engine, Error> {
         let gguf = Gguf::open(&options.model)?;
-        let (dev, n_threads) = devices::open(options.threads, options.isa.as_deref())?;
+        let (dev, isa, n_threads) = devices::open(options.threads, options.isa.as_deref())?;
         let limits = if options.measure { limits(&*dev) } else { None };
         let (model, budget) = open_model(&gguf, &*dev, options, n_threads)?;
         let tokenizer = open_tokenizer(&gguf, model.shape().n_vocab)?;
@@ -173,11 +203,14 @@ impl Engine {
             vocab_bytes: tokenizer.as_ref().map_or(0, |t| Tokenizer::memory_bytes(t.n_vocab(), t.n_vocab()) as u64),
             info: info(&gguf, &*model, kv(options))?,
             n_batch: n_batch(options),
+            kept_bytes: options.kept.as_ref().map_or(0, |kept| kept.ram_bytes),
             gguf,
             dev,
             model,
             routing: Routing::default(),
             keeper: None,
+            pieces: None,
+            isa,
             n_threads,
             limits,
             tokenizer,
@@ -185,6 +218,7 @@ impl Engine {
         };
         inner.routing.store = budget.map(|budget| inner.store(budget)).transpose()?.map(Arc::new);
         inner.keeper = inner.keeper(options);
+        inner.pieces = options.kept.as_ref().map(|kept| inner.pieces(kept, options.warn)).transpose()?;
         Ok(Engine(Arc::new(inner)))
     }
 
@@ -281,6 +315,24 @@ impl Engine {
         Ok(tokenizer.encode_parts(&texts))
     }
 
+    /// The ids of a prompt in parts, which begin with as many of the `known` tokens as spell it: what a client sends back
+    /// of an answer need not give the tokens that were sampled for it.
+    ///
+    /// # Errors
+    /// As [`Engine::encode`].
+    pub fn encode_after(&self, known: &[TokenId], parts: &[Part]) -> Result<Vec<TokenId>, Error> {
+        let tokenizer = self.tokenizer().ok_or(Error::NoVocabulary)?;
+        let plain = self.encode(parts)?;
+        let n_alike = plain.iter().zip(known).take_while(|(a, b)| a == b).count();
+        let seam = seam(tokenizer, parts, known);
+        if seam.n_tokens <= n_alike {
+            return Ok(plain);
+        }
+        let mut ids = known[..seam.n_tokens].to_vec();
+        ids.extend(self.encode(&behind(parts, &seam))?);
+        Ok(ids)
+    }
+
     /// The context of a session when nobody asks for one: what the model was trained for, but no more than most
     /// conversations need and half of the free memory holds.
     pub fn n_ctx_default(&self) -> usize {
@@ -298,10 +350,18 @@ impl Engine {
     /// # Errors
     /// [`Error::ContextSize`].
     pub fn plan(&self, n_ctx: usize) -> Result<Plan, Error> {
+        self.plan_sessions(1, n_ctx)
+    }
+
+    /// What `n` sessions of `n_ctx` tokens will take.
+    ///
+    /// # Errors
+    /// As [`Engine::plan`].
+    pub fn plan_sessions(&self, n: usize, n_ctx: usize) -> Result<Plan, Error> {
         if !(1..=N_CTX_MAX).contains(&n_ctx) {
             return Err(Error::ContextSize { n_ctx, n_ctx_max: N_CTX_MAX });
         }
-        self.0.plan(n_ctx)
+        self.0.plan(n, n_ctx)
     }
 
     /// What the cache of experts did so far, if there is one.
@@ -373,12 +433,28 @@ impl Engine {
     /// # Errors
     /// [`Error::ContextSize`], or [`Error::Memory`] before anything is allocated.
     pub fn session(&self, n_ctx: usize) -> Result<Session, Error> {
-        let plan = self.plan(n_ctx)?;
+        Ok(self.sessions(1, n_ctx)?.pop().expect("one was asked for"))
+    }
+
+    /// `n` sessions with room for `n_ctx` tokens each, which compute together: what they push at the same time is one
+    /// batch, and prompts give way to it. All their memory is taken here.
+    ///
+    /// # Errors
+    /// As [`Engine::session`].
+    ///
+    /// # Panics
+    /// If `n` is none.
+    pub fn sessions(&self, n: usize, n_ctx: usize) -> Result<Vec<Session>, Error> {
+        let (plan, options) = (self.plan_sessions(n, n_ctx)?, self.0.state_options(n, n_ctx));
         let needed_bytes = plan.session_bytes();
         if let Some(available_bytes) = plan.room_bytes().filter(|&bytes| bytes < needed_bytes) {
             return Err(Error::Memory { n_ctx, needed_bytes, available_bytes });
         }
-        Session::new(self.0.clone(), n_ctx)
+        let runner = Runner::new(&self.0, &options)?;
+        let n_rewind = runner.state.n_rewind(usize::MAX);
+        let turns = Arc::new(Turns::new(self.0.clone(), runner, options.n_batch));
+        let session = |slot| Session::new(self.0.clone(), turns.clone(), slot, n_ctx, n_rewind);
+        Ok((0..n as u32).map(session).collect())
     }
 }
 
@@ -387,18 +463,19 @@ impl Inner {
         self.routing.store.is_some()
     }
 
-    fn plan(&self, n_ctx: usize) -> Result<Plan, Error> {
+    fn plan(&self, n_sessions: usize, n_ctx: usize) -> Result<Plan, Error> {
         let experts = self.arena();
         let weights_bytes = if experts.is_some() { self.model.shape().weights_bytes } else { self.info.file_bytes };
-        let options = self.state_options(n_ctx);
-        Plan::new(&*self.model, &options, self.n_threads, weights_bytes, experts, self.vocab_bytes)
+        let options = self.state_options(n_sessions, n_ctx);
+        let plan = Plan::new(&*self.model, &options, self.n_threads, weights_bytes, experts, self.vocab_bytes)?;
+        Ok(Plan { kept_bytes: self.kept_bytes, ..plan })
     }
 
     /// The experts of a model that was opened without them.
     fn store(&self, budget: Budget) -> Result<Store, Error> {
         let path = || self.path().to_path_buf();
         let places = self.model.places().ok_or_else(|| Error::NoExperts { path: path() })?.clone();
-        let session_bytes = self.plan(usual_n_ctx(&*self.model))?.session_bytes();
+        let session_bytes = self.plan(1, usual_n_ctx(&*self.model))?.session_bytes();
         let n_slots = n_slots(budget, &places, session_bytes, machine::available_bytes())?;
         let room = match budget {
             // What was asked for is taken at once; what was left to us grows while that helps.
@@ -422,6 +499,22 @@ impl Inner {
         Keeper::open(folder, options.learning, model, places, store.clone(), options.warn)
     }
 
+    /// The store of what sessions leave.
+    fn pieces(&self, kept: &Kept, warn: fn(&str)) -> Result<Pieces, Error> {
+        let layout = Layout::new(&*self.model, &self.state_options(1, usual_n_ctx(&*self.model)), &self.isa)?;
+        let options = kv::Options {
+            dir: kept.dir.clone(),
+            model: self.info.name.clone(),
+            ram_bytes: kept.ram_bytes,
+            disk_bytes: kept.disk_bytes,
+            written_bytes_per_day: kept.written_bytes_per_day,
+            written_today_bytes: 0,
+            warn,
+        };
+        let root = kv::Name::root(identity(&self.gguf).as_bytes(), layout.text.as_bytes());
+        Ok(Pieces::new(kv::Store::open(root, options), &layout))
+    }
+
     fn arena(&self) -> Option<Arena> {
         let (store, places) = self.routing.store.as_ref().zip(self.model.places())?;
         Some(Arena {
@@ -437,8 +530,8 @@ impl Inner {
         self.gguf.path()
     }
 
-    pub(crate) fn state_options(&self, n_ctx: usize) -> StateOptions {
-        state_options(n_ctx, self.n_batch, self.info.kv)
+    pub(crate) fn state_options(&self, n_sessions: usize, n_ctx: usize) -> StateOptions {
+        state_options(n_sessions, n_ctx, self.n_batch, self.info.kv)
     }
 }
 
@@ -455,7 +548,7 @@ fn open_model(
         return Ok((models::open(gguf, dev, Residency::All)?, None));
     }
     let outline = models::open(gguf, &Meter::default(), Residency::WithoutExperts)?;
-    let state = state_options(usual_n_ctx(&*outline), n_batch(options), kv(options));
+    let state = state_options(1, usual_n_ctx(&*outline), n_batch(options), kv(options));
     let whole = Plan::new(&*outline, &state, n_threads, gguf.file_bytes(), None, 0)?;
     let budget = match options.experts {
         Experts::Auto if whole.fits() => return Ok((models::open(gguf, dev, Residency::All)?, None)),
@@ -489,9 +582,9 @@ fn usual_n_ctx(model: &dyn Model) -> usize {
     model.shape().n_ctx_train.min(N_CTX_DEFAULT)
 }
 
-/// One sequence of `n_ctx` tokens.
-fn state_options(n_ctx: usize, n_batch: usize, kv: KvType) -> StateOptions {
-    StateOptions { n_ctx, n_slot: 1, n_batch: n_batch.min(n_ctx), kv }
+/// So many sequences of `n_ctx` tokens; a batch has room for one of each.
+fn state_options(n_sessions: usize, n_ctx: usize, n_batch: usize, kv: KvType) -> StateOptions {
+    StateOptions { n_ctx, n_slot: n_sessions, n_batch: n_batch.min(n_ctx).max(n_sessions), kv }
 }
 
 /// Experts that the cache holds: as many as were asked for, if that is available. Left to us, fifteen sixteenths of what a

@@ -38,10 +38,12 @@ pub struct Arena {
     pub n_experts: usize,
 }
 
-/// Memory of one session, with the model.
+/// Memory of sessions, with the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Positions that there is room for.
+    /// Sessions side by side.
+    pub n_sessions: usize,
+    /// Positions that each has room for.
     pub n_ctx: usize,
     /// The mapped file; of a streamed model, its weights but the experts.
     pub weights_bytes: u64,
@@ -51,8 +53,10 @@ pub struct Plan {
     pub kv_bytes: u64,
     /// Of those, what each token of context adds.
     pub bytes_per_token: u64,
-    /// Buffers of a batch, what the backend keeps beside them, and the session's own.
+    /// Buffers of a batch, what the backend keeps beside them, and the sessions' own.
     pub scratch_bytes: u64,
+    /// What sessions leave for others, in memory.
+    pub kept_bytes: u64,
     /// The program and its vocabulary.
     pub program_bytes: u64,
     /// What the machine has to give, cached files included; `None` where it does not say.
@@ -79,16 +83,19 @@ impl Plan {
             Ok(meter.counts())
         };
         let gathered = n_threads * (GATHERED_BYTES + options.n_ctx * GATHERED_BYTES_PER_TOKEN);
-        let logits = (N_LOGITS_MAX + 1) * model.shape().n_vocab * size_of::<f32>();
+        let n_rows = N_LOGITS_MAX + options.n_slot; // of logits
+        let own = (n_rows * model.shape().n_vocab + options.n_slot * options.n_ctx) * size_of::<f32>();
         let counts = count(options.n_ctx)?;
         let more = count(options.n_ctx + PER_TOKEN_SPAN)?;
         Ok(Plan {
+            n_sessions: options.n_slot,
             n_ctx: options.n_ctx,
             weights_bytes,
             experts,
             kv_bytes: counts.cache_bytes as u64,
             bytes_per_token: ((more.cache_bytes - counts.cache_bytes) / PER_TOKEN_SPAN) as u64,
-            scratch_bytes: (2 * counts.other_bytes + gathered + logits + options.n_ctx * size_of::<u32>()) as u64,
+            scratch_bytes: (2 * counts.other_bytes + gathered + own) as u64,
+            kept_bytes: 0,
             program_bytes: PROGRAM_BYTES + vocab_bytes,
             available_bytes: machine::available_bytes(),
         })
@@ -116,9 +123,9 @@ impl Plan {
         self.experts.map_or(0, |arena| arena.bytes)
     }
 
-    /// What opening the session allocates.
+    /// What opening the sessions allocates, and what they leave may take.
     pub fn session_bytes(&self) -> u64 {
-        self.kv_bytes + self.scratch_bytes
+        self.kv_bytes + self.scratch_bytes + self.kept_bytes
     }
 }
 
@@ -128,27 +135,28 @@ const PER_TOKEN_SPAN: usize = 1 << 16;
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-        write!(
-            f,
-            "memory: {} MiB = weights {} ({}) + {}KV cache {} ({} tokens, {} bytes each) + buffers {} + program {}",
-            [self.weights_bytes, self.arena_bytes(), self.kv_bytes, self.scratch_bytes, self.program_bytes]
-                .map(mib)
-                .iter()
-                .sum::<u64>(),
-            mib(self.weights_bytes),
-            if self.experts.is_some() { "read" } else { "mapped" },
-            self.experts.map_or(String::new(), |a| format!(
-                "experts {} ({} of {}, others on disk) + ",
-                mib(a.bytes),
-                a.n_slots,
-                a.n_experts
-            )),
-            mib(self.kv_bytes),
-            self.n_ctx,
-            self.bytes_per_token,
-            mib(self.scratch_bytes),
-            mib(self.program_bytes),
-        )
+        let how = if self.experts.is_some() { "read" } else { "mapped" };
+        let mut parts = vec![(self.weights_bytes, format!("weights {} ({how})", mib(self.weights_bytes)))];
+        if let Some(a) = self.experts {
+            parts.push((
+                a.bytes,
+                format!("experts {} ({} of {}, others on disk)", mib(a.bytes), a.n_slots, a.n_experts),
+            ));
+        }
+        let sessions = if self.n_sessions == 1 { String::new() } else { format!("{} sessions of ", self.n_sessions) };
+        let (kv, n_ctx) = (mib(self.kv_bytes), self.n_ctx);
+        parts.push((
+            self.kv_bytes,
+            format!("KV cache {kv} ({sessions}{n_ctx} tokens, {} bytes each)", self.bytes_per_token),
+        ));
+        if self.kept_bytes > 0 {
+            parts.push((self.kept_bytes, format!("kept conversations {}", mib(self.kept_bytes))));
+        }
+        parts.push((self.scratch_bytes, format!("buffers {}", mib(self.scratch_bytes))));
+        parts.push((self.program_bytes, format!("program {}", mib(self.program_bytes))));
+        let total: u64 = parts.iter().map(|part| mib(part.0)).sum();
+        let parts: Vec<String> = parts.into_iter().map(|part| part.1).collect();
+        write!(f, "memory: {total} MiB = {}", parts.join(" + "))
     }
 }
 
@@ -159,12 +167,14 @@ mod tests {
     #[test]
     fn what_an_arena_will_grow_into_is_no_room_for_a_session() {
         let plan = |session_bytes, experts, available_bytes| Plan {
+            n_sessions: 1,
             n_ctx: 1,
             weights_bytes: 50,
             experts,
             kv_bytes: session_bytes,
             bytes_per_token: 1,
             scratch_bytes: 0,
+            kept_bytes: 0,
             program_bytes: 0,
             available_bytes,
         };

@@ -1,38 +1,43 @@
-//! One timeline of tokens. [`Session::sync`] makes it equal to a list of tokens by the least work: what matches stays,
-//! the rest is dropped where the model's memory allows it, else computed again from the start.
+//! One timeline of tokens. [`Session::sync`] makes it equal to a list of tokens by the least work: it starts from the
+//! longest beginning of the list that can be had (`session/start.rs`), and computes the rest.
+//!
+//! Where there is a store of pieces, what is computed is kept there as it comes (`session/kept.rs`): rows block by block, a tail
+//! where one may want to go on.
 
-use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    ops::{ControlFlow, Range},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{ops::ControlFlow, sync::Arc, time::Instant};
 
-use compute::{Row, Step};
-use models::{N_LOGITS_MAX, State};
+use compute::Row;
+use kv::{BLOCK, Lasting, Name};
 use tokenizer::TokenId;
 
-use crate::{Error, engine::Inner};
+use self::start::{From, start};
+use crate::{Error, Load, engine::Inner, turns::Turns};
+
+mod kept;
+mod start;
+
+/// How often something else is put back where a part of what was found is broken.
+const TRIES: usize = 8;
 
 /// A conversation's state.
 pub struct Session {
-    engine: Arc<Inner>,
-    state: Box<dyn State>,
-    step: Step,
-    /// Distinguishes this session's recordings from others'.
-    number: u64,
+    pub(crate) engine: Arc<Inner>,
+    turns: Arc<Turns>,
+    slot: u32,
     n_ctx: usize,
     tokens: Vec<TokenId>,
-    /// Positions below this were written since the state was last started afresh.
+    /// Positions below this were written since the slot was last started afresh.
     n_written: usize,
-    /// Rows of the last forward pass.
-    n_rows: usize,
+    /// How many of those can be dropped, so that others follow in their place.
+    n_rewind: usize,
+    /// Tokens that cannot: they were put back without what came before them.
+    n_fixed: usize,
     logits: Vec<f32>, // of the last token; empty if they are not known
-    bytes: Vec<u8>,   // logits as they come from the device
+    /// The names of the blocks that the tokens fill, where there is a store.
+    names: Vec<Name>,
+    /// Where the last tail on the way was kept, and when; or when reading a prompt began.
+    tail_kept: (usize, Instant),
 }
-
 /// How far a prompt has been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefill {
@@ -53,24 +58,22 @@ pub struct Synced {
     pub complete: bool,
 }
 
-static N_SESSIONS: AtomicU64 = AtomicU64::new(0);
-
 impl Session {
-    pub(crate) fn new(engine: Arc<Inner>, n_ctx: usize) -> Result<Session, Error> {
-        let options = engine.state_options(n_ctx);
-        let n_vocab = engine.model.shape().n_vocab;
-        Ok(Session {
-            state: engine.model.state(&*engine.dev, &options, &engine.routing)?,
-            step: Step::new(&*engine.dev, options.n_batch)?,
-            number: N_SESSIONS.fetch_add(1, Ordering::Relaxed),
+    /// The session of a slot of what `turns` are about.
+    pub(crate) fn new(engine: Arc<Inner>, turns: Arc<Turns>, slot: u32, n_ctx: usize, n_rewind: usize) -> Session {
+        Session {
+            slot,
             n_ctx,
             tokens: Vec::with_capacity(n_ctx),
             n_written: 0,
-            n_rows: 0,
-            logits: Vec::with_capacity(n_vocab),
-            bytes: vec![0; N_LOGITS_MAX.min(options.n_batch) * n_vocab * size_of::<f32>()],
+            n_rewind,
+            n_fixed: 0,
+            logits: Vec::with_capacity(engine.model.shape().n_vocab),
+            names: Vec::new(),
+            tail_kept: (0, Instant::now()),
             engine,
-        })
+            turns,
+        }
     }
 
     /// The tokens so far.
@@ -86,6 +89,11 @@ impl Session {
     /// The logits after the last token; empty before the first, and after a stopped [`Session::sync_with`].
     pub fn logits(&self) -> &[f32] {
         &self.logits
+    }
+
+    /// What was computed for this session and those opened with it.
+    pub fn load(&self) -> Load {
+        self.turns.load()
     }
 
     /// Makes `ids` the tokens of this session.
@@ -107,40 +115,45 @@ impl Session {
         progress: &mut dyn FnMut(Prefill) -> ControlFlow<()>,
     ) -> Result<Synced, Error> {
         self.check(ids, 0)?;
-        let same = self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count();
-        if same == ids.len() && same == self.tokens.len() && (same == 0 || !self.logits.is_empty()) {
-            return Ok(Synced { reused: same, computed: 0, complete: true });
+        if ids == self.tokens && (ids.is_empty() || !self.logits.is_empty()) {
+            return Ok(Synced { reused: ids.len(), computed: 0, complete: true });
         }
-        // The last token is computed again if need be: its logits are not kept.
-        self.drop_to(same.min(ids.len().saturating_sub(1)));
+        self.begin(ids)?;
         let reused = self.tokens.len();
         let total = ids.len() - reused;
-        for chunk in ids[reused..].chunks(self.step.len()) {
+        self.tail_kept.1 = Instant::now();
+        while self.tokens.len() < ids.len() {
             let before = self.tokens.len() - reused;
-            let more = self.prefill(chunk, &mut |n| progress(Prefill { done: before + n, total }))?;
+            let chunk = &ids[self.tokens.len()..self.chunk_end(ids.len())];
+            let last = self.tokens.len() + chunk.len() == ids.len();
+            let more = self.prefill(chunk, last, &mut |n| progress(Prefill { done: before + n, total }))?;
+            self.keep_rows()?;
             let computed = self.tokens.len() - reused;
             if more.is_break() && computed < total {
                 return Ok(Synced { reused, computed, complete: false });
             }
         }
-        self.read_last()?;
+        self.keep_turn()?;
         Ok(Synced { reused, computed: total, complete: true })
     }
 
-    /// Appends a token.
+    /// Appends a token. Sessions that were opened together and append theirs at the same time share the work.
     ///
     /// # Errors
     /// As [`Session::sync`].
     pub fn push(&mut self, id: TokenId) -> Result<(), Error> {
         self.check(&[id], self.tokens.len())?;
         self.restore()?;
-        self.forward(&[id])?;
-        self.read_last()
+        let row = self.row(self.tokens.len(), id);
+        self.wrote(1);
+        self.turns.decode(row, &mut self.logits)?;
+        self.append(&[id]);
+        self.keep_rows()
     }
 
     /// Of `n` tokens to come, how many [`Session::rewind`] will be able to drop at the cost of one.
     pub fn n_rewind(&self, n: usize) -> usize {
-        let n_drop = self.state.n_rewind(self.tokens.len() + n);
+        let n_drop = self.n_rewind.min(self.tokens.len() + n - self.n_fixed);
         n.min(n_drop.saturating_sub(1)) // the one before them is computed again, for its logits
     }
 
@@ -167,21 +180,35 @@ impl Session {
     ) -> Result<(), Error> {
         self.check(ids, self.tokens.len())?;
         self.restore()?;
-        for chunk in ids.chunks(n_chunk.clamp(1, self.step.len())) {
-            self.forward(chunk)?;
-            for first in (0..chunk.len()).step_by(N_LOGITS_MAX) {
-                let rows = first..(first + N_LOGITS_MAX).min(chunk.len());
-                self.read(rows.clone())?;
-                for i in 0..rows.len() {
-                    self.take(i, self.tokens.len() - chunk.len() + first + i)?;
-                    if each(&self.logits).is_break() {
-                        self.logits.clear(); // they may be those of an earlier token than the last
-                        return Ok(());
-                    }
-                }
+        for chunk in ids.chunks(n_chunk.clamp(1, self.engine.n_batch.min(self.n_ctx))) {
+            if self.score_chunk(chunk, each)?.is_break() {
+                self.logits.clear(); // they may be those of an earlier token than the last
+                return Ok(());
             }
         }
         Ok(())
+    }
+
+    fn score_chunk(
+        &mut self,
+        ids: &[TokenId],
+        each: &mut dyn FnMut(&[f32]) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Error> {
+        let (engine, turns, rows) = (self.engine.clone(), self.turns.clone(), self.rows(ids));
+        self.wrote(ids.len());
+        let mut flow = ControlFlow::Continue(());
+        turns.alone(self.slot, ids.len(), |runner| {
+            runner.forward(&engine, &rows, &mut |_, logits, i, pos| {
+                if flow.is_continue() {
+                    logits.copy(&engine, i, pos, &mut self.logits)?;
+                    flow = each(&self.logits);
+                }
+                Ok(())
+            })
+        })?;
+        self.append(ids);
+        self.keep_rows()?;
+        Ok(flow)
     }
 
     fn check(&self, ids: &[TokenId], first: usize) -> Result<(), Error> {
@@ -196,118 +223,139 @@ impl Session {
         }
     }
 
-    /// Drops tokens from position `n_keep` on, or all of them if the state cannot go back that far.
-    fn drop_to(&mut self, n_keep: usize) {
-        let back = self.n_written - n_keep;
-        if back > self.state.n_rewind(self.n_written) {
-            self.tokens.clear();
-            self.n_written = 0;
-        } else {
-            self.tokens.truncate(n_keep);
+    /// How many tokens are those of `ids`.
+    pub(crate) fn n_alike(&self, ids: &[TokenId]) -> usize {
+        self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count()
+    }
+
+    /// Whether the tokens from position `n_keep` on can be dropped, and others follow in their place.
+    pub(crate) fn can_keep(&self, n_keep: usize) -> bool {
+        n_keep >= self.n_fixed && self.n_written - n_keep <= self.n_rewind
+    }
+
+    /// Holds as many of the first of `ids` as can be had.
+    fn begin(&mut self, ids: &[TokenId]) -> Result<(), Error> {
+        // Others will follow where tokens of ours did.
+        if self.n_alike(ids) < self.tokens.len() {
+            self.keep_tail(Lasting::AtEnd)?;
         }
+        for _ in 0..TRIES {
+            let start = start(self, ids);
+            match start.from {
+                From::Live => self.truncate(start.n_tokens),
+                From::Nothing => self.clear(),
+                From::Stored { blocks, tail } => {
+                    if !self.put_back(&ids[..start.n_tokens], &blocks, tail)? {
+                        self.clear();
+                        continue; // the store has dropped what it could not load
+                    }
+                }
+            }
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// Drops tokens.
+    fn truncate(&mut self, n_keep: usize) {
+        self.tokens.truncate(n_keep);
+        self.names.truncate(n_keep / BLOCK);
+        self.tail_kept.0 = self.tail_kept.0.min(n_keep);
         self.logits.clear();
+    }
+
+    /// Drops all tokens.
+    fn clear(&mut self) {
+        self.truncate(0);
+        (self.n_written, self.n_fixed) = (0, 0);
     }
 
     /// After a step that failed: computes again what it may have overwritten. If that fails too, the session is shorter.
     fn restore(&mut self) -> Result<(), Error> {
-        if self.n_written - self.tokens.len() <= self.state.n_rewind(self.n_written) {
+        if self.can_keep(self.tokens.len()) {
             return Ok(());
         }
         let kept = std::mem::take(&mut self.tokens);
-        self.n_written = 0;
+        self.clear();
         self.sync(&kept).map(|_| ())
     }
 
-    /// Runs tokens, not more than a batch, layer by layer, telling `progress` how many of them that makes. Breaking off
-    /// gives them up where that loses nothing else.
+    /// Where the chunk of a prompt of `n` tokens ends that is computed next: with a block, if it is long.
+    fn chunk_end(&self, n: usize) -> usize {
+        let first = self.tokens.len();
+        let end = first + self.turns.n_rows(self.slot).min(n - first);
+        match end / BLOCK * BLOCK {
+            whole if end < n && whole > first => whole,
+            _ => end,
+        }
+    }
+
+    /// Runs tokens, not more than a batch, layer by layer, telling `progress` how many of them that makes; the `last` ones
+    /// have their logits computed. Breaking off gives them up where that loses nothing else.
     fn prefill(
         &mut self,
         ids: &[TokenId],
+        last: bool,
         progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Error> {
-        let (step, n_layer) = (self.place(ids), self.engine.model.shape().n_layer);
-        let mut more = ControlFlow::Continue(());
-        for layer in 0..n_layer {
-            self.run(&step, layer..layer + 1)?;
-            more = progress(ids.len() * (layer + 1) / n_layer);
-            if more.is_break() && layer + 1 < n_layer && self.may_drop(ids.len()) {
-                return Ok(more);
+        let (engine, rows) = (self.engine.clone(), self.rows(ids));
+        self.wrote(ids.len());
+        let may_drop = self.may_drop(ids.len());
+        let n_layer = engine.model.shape().n_layer;
+        let (turns, logits) = (self.turns.clone(), &mut self.logits);
+        let (more, done) = turns.alone(self.slot, ids.len(), |runner| -> Result<_, Error> {
+            let step = runner.place(&engine, &rows);
+            let mut more = ControlFlow::Continue(());
+            for layer in 0..n_layer {
+                runner.run(&engine, &step, layer..layer + 1)?;
+                more = progress(ids.len() * (layer + 1) / n_layer);
+                if more.is_break() && layer + 1 < n_layer && may_drop {
+                    return Ok((more, false));
+                }
             }
+            if let Some(row) = rows.last().filter(|_| last) {
+                let of_last = runner.logits(&engine, rows.len() - 1..rows.len())?;
+                of_last.copy(&engine, 0, row.pos as usize, logits)?;
+            }
+            Ok((more, true))
+        })?;
+        if done {
+            self.append(ids);
         }
-        self.keep(ids);
         Ok(more)
     }
 
     /// Whether `n` rows that are computed in part can be given up: the state can drop them, or starting afresh costs no
     /// more than they did.
     fn may_drop(&self, n: usize) -> bool {
-        n <= self.state.n_rewind(self.n_written) || self.tokens.len() <= n
+        self.can_keep(self.tokens.len()) || self.tokens.len() <= n
     }
 
-    /// Runs tokens, not more than a batch, through all layers.
-    fn forward(&mut self, ids: &[TokenId]) -> Result<(), Error> {
-        let step = self.place(ids);
-        self.run(&step, 0..self.engine.model.shape().n_layer)?;
-        self.keep(ids);
-        Ok(())
+    /// The row of a token at a position.
+    fn row(&self, pos: usize, id: TokenId) -> Row {
+        Row { id, pos: pos as u32, slot: self.slot }
     }
 
-    /// The step block of tokens that follow those we have.
-    fn place(&self, ids: &[TokenId]) -> Step {
-        let first = self.tokens.len();
-        let row = |(i, &id): (usize, &TokenId)| Row { id, pos: (first + i) as u32, slot: 0 };
-        self.step.set(&*self.engine.dev, &ids.iter().enumerate().map(row).collect::<Vec<Row>>())
+    /// The rows of tokens that follow those we have.
+    fn rows(&self, ids: &[TokenId]) -> Vec<Row> {
+        ids.iter().enumerate().map(|(i, &id)| self.row(self.tokens.len() + i, id)).collect()
     }
 
-    /// Runs a step through some layers.
-    fn run(&mut self, step: &Step, layers: Range<usize>) -> Result<(), Error> {
-        let dev = &*self.engine.dev;
-        let mut key = DefaultHasher::new();
-        (self.number, step.len(), &layers).hash(&mut key);
-        let mut done = Ok(());
-        let mut forward = || done = self.state.forward(dev, step, layers.clone());
-        match self.engine.routing.reads_choices() {
-            // What is queued depends on what is read back, and cannot be replayed.
-            true => forward(),
-            false => dev.step(key.finish(), &mut forward),
-        }
-        self.n_written = self.n_written.max(self.tokens.len() + step.len());
+    /// `n` more tokens are about to be computed.
+    fn wrote(&mut self, n: usize) {
+        self.n_written = self.n_written.max(self.tokens.len() + n);
         self.logits.clear();
-        Ok(done?)
     }
 
     /// Tokens that went through all layers are the session's.
-    fn keep(&mut self, ids: &[TokenId]) {
-        self.n_rows = ids.len();
+    fn append(&mut self, ids: &[TokenId]) {
         self.tokens.extend_from_slice(ids);
     }
+}
 
-    fn read_last(&mut self) -> Result<(), Error> {
-        if !self.tokens.is_empty() {
-            self.read(self.n_rows - 1..self.n_rows)?;
-            self.take(0, self.tokens.len() - 1)?;
-        }
-        Ok(())
-    }
-
-    /// Computes the logits of some rows of the last forward pass, at most [`N_LOGITS_MAX`].
-    fn read(&mut self, rows: Range<usize>) -> Result<(), Error> {
-        let dev = &*self.engine.dev;
-        let logits = self.state.logits(dev, rows);
-        dev.read(&logits, &mut self.bytes[..logits.byte_range().len()])?;
-        Ok(())
-    }
-
-    /// Row `i` of what was read, the logits of position `pos`, becomes the logits.
-    fn take(&mut self, i: usize, pos: usize) -> Result<(), Error> {
-        let row_bytes = self.engine.model.shape().n_vocab * size_of::<f32>();
-        let row = self.bytes[i * row_bytes..][..row_bytes].as_chunks().0;
-        self.logits.clear();
-        self.logits.extend(row.iter().map(|b| f32::from_le_bytes(*b)));
-        if self.logits.iter().any(|&v| v.is_nan() || v == f32::INFINITY) {
-            self.logits.clear();
-            return Err(Error::NoNumbers { path: self.engine.path().to_path_buf(), pos });
-        }
-        Ok(())
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Whoever could be told is gone.
+        let _ = self.keep_tail(Lasting::AtEnd);
     }
 }

@@ -1,0 +1,138 @@
+//! Sessions that go on from what was kept, and side by side: nobody can tell from their logits.
+
+use std::path::{Path, PathBuf};
+
+use engine::{Engine, Kept, Options, Session};
+
+const MODELS: [&str; 3] = ["llama/micro.gguf", "qwen2/micro.gguf", "deepseek_v4/micro-flash.gguf"];
+
+fn kept(dir: Option<&Path>) -> Kept {
+    let (ram_bytes, disk_bytes, written_bytes_per_day) = (64 << 20, 64 << 20, 1 << 40);
+    Kept { dir: dir.map(Path::to_owned), ram_bytes, disk_bytes, written_bytes_per_day }
+}
+
+fn open(model: &str, kept: Option<Kept>) -> Engine {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(model);
+    let options = Options { threads: Some(2), n_batch: 64, kept, warn: |line| panic!("{line}"), ..Options::new(path) };
+    Engine::open(&options).unwrap_or_else(|e| panic!("{model}: {e}"))
+}
+
+fn session(engine: &Engine) -> Session {
+    engine.session(1024).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Token `i` of conversation `c`.
+fn id(c: u32, i: usize) -> u32 {
+    (c * 131 + i as u32 * 17 + i as u32 / 7 + 5) % 300
+}
+
+fn ids(c: u32, n: usize) -> Vec<u32> {
+    (0..n).map(|i| id(c, i)).collect()
+}
+
+/// The logits after each of `n` tokens of conversation 0.
+fn expected(engine: &Engine, n: usize) -> Vec<Vec<f32>> {
+    let mut all = Vec::new();
+    let mut each = |logits: &[f32]| {
+        all.push(logits.to_vec());
+        std::ops::ControlFlow::Continue(())
+    };
+    session(engine).score(&ids(0, n), 64, &mut each).unwrap_or_else(|e| panic!("{e}"));
+    all
+}
+
+/// Makes a session hold the first `n` tokens of conversation 0: how many of them were there already.
+fn sync(session: &mut Session, expected: &[Vec<f32>], n: usize) -> usize {
+    let done = session.sync(&ids(0, n)).unwrap_or_else(|e| panic!("{e}"));
+    assert!(session.logits() == expected[n - 1], "{n} tokens, of which {} were there", done.reused);
+    done.reused
+}
+
+#[test]
+fn what_another_session_left_is_gone_on_from() {
+    for model in MODELS {
+        let engine = open(model, Some(kept(None)));
+        let expected = expected(&open(model, None), 700);
+        for n in [1, 2, 31, 128, 255, 256, 257, 300, 511, 512, 600] {
+            let mut first = session(&engine);
+            sync(&mut first, &expected, n);
+            drop(first);
+            let mut second = session(&engine);
+            second.sync(&ids(1, 40)).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(sync(&mut second, &expected, n), n, "{model}: its logits were kept");
+            for i in n..n + 3 {
+                second.push(id(0, i)).unwrap_or_else(|e| panic!("{e}"));
+                assert!(second.logits() == expected[i], "{model}: {n} tokens kept, token {i}");
+            }
+            assert!(sync(&mut second, &expected, n + 50) >= n + 3);
+        }
+    }
+}
+
+#[test]
+fn two_conversations_in_one_session_compute_no_token_twice() {
+    for model in MODELS {
+        let engine = open(model, Some(kept(None)));
+        let expected = expected(&open(model, None), 900);
+        let mut one = session(&engine);
+        let mut n_before = 0;
+        for n in (20..900).step_by(97) {
+            assert_eq!(sync(&mut one, &expected, n - 5), n_before, "{model}: {n} tokens");
+            for i in n - 5..n {
+                one.push(id(0, i)).unwrap_or_else(|e| panic!("{e}")); // its answer
+            }
+            one.sync(&ids(1, n)).unwrap_or_else(|e| panic!("{e}"));
+            n_before = n;
+        }
+    }
+}
+
+#[test]
+fn another_run_of_the_program_goes_on() {
+    for model in MODELS {
+        let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let expected = expected(&open(model, None), 700);
+        let mut n_before = 0;
+        for n in [300, 301, 512, 690] {
+            let engine = open(model, Some(kept(Some(folder.path()))));
+            assert_eq!(sync(&mut session(&engine), &expected, n), n_before, "{model}: {n} tokens");
+            n_before = n;
+        }
+    }
+}
+
+#[test]
+fn sessions_side_by_side_answer_as_if_alone() {
+    for model in MODELS {
+        let engine = open(model, None);
+        let alone: Vec<Vec<Vec<f32>>> = (0..4).map(|c| run(&mut session(&engine), c)).collect();
+        let sessions = engine.sessions(4, 128).unwrap_or_else(|e| panic!("{e}"));
+        let load = std::thread::scope(|scope| {
+            let start = |(c, mut session): (usize, Session)| {
+                scope.spawn(move || {
+                    let logits = run(&mut session, c as u32);
+                    (logits, session.load())
+                })
+            };
+            let running: Vec<_> = sessions.into_iter().enumerate().map(start).collect();
+            let ended = running.into_iter().map(|r| r.join().expect("it ends"));
+            let (logits, loads): (Vec<_>, Vec<_>) = ended.unzip();
+            assert!(logits == alone, "{model}");
+            loads.into_iter().max_by_key(|load| load.n_decoded).expect("there are four")
+        });
+        assert_eq!(load.n_decoded, 4 * 20);
+        assert!(load.n_batches < 70, "{model}: {} batches for {} tokens", load.n_batches, load.n_decoded);
+    }
+}
+
+/// The logits after a prompt of conversation `c` and after each token that follows it.
+fn run(session: &mut Session, c: u32) -> Vec<Vec<f32>> {
+    let n = 20 + 25 * c as usize;
+    session.sync(&ids(c, n)).unwrap_or_else(|e| panic!("{e}"));
+    let mut all = vec![session.logits().to_vec()];
+    for i in n..n + 20 {
+        session.push(id(c, i)).unwrap_or_else(|e| panic!("{e}"));
+        all.push(session.logits().to_vec());
+    }
+    all
+}

@@ -24,6 +24,7 @@ use crate::{
     runner::Runner,
     seam::{behind, seam},
     turns::Turns,
+    written::Written,
 };
 
 /// How to open a model.
@@ -218,7 +219,7 @@ impl Engine {
         };
         inner.routing.store = budget.map(|budget| inner.store(budget)).transpose()?.map(Arc::new);
         inner.keeper = inner.keeper(options);
-        inner.pieces = options.kept.as_ref().map(|kept| inner.pieces(kept, options.warn)).transpose()?;
+        inner.pieces = options.kept.as_ref().map(|kept| inner.pieces(options, kept)).transpose()?;
         Ok(Engine(Arc::new(inner)))
     }
 
@@ -369,6 +370,27 @@ impl Engine {
         self.0.routing.store.as_ref().map(|store| store.stats())
     }
 
+    /// What is kept of sessions' memory, and what that took, if it is kept.
+    pub fn kept_stats(&self) -> Option<kv::Stats> {
+        self.0.pieces.as_ref().map(|pieces| pieces.store.stats())
+    }
+
+    /// Waits until all that sessions left is safe on the disk, or cannot be.
+    pub fn flush(&self) {
+        self.0.pieces.iter().for_each(|pieces| pieces.store.flush());
+    }
+
+    /// What the memory of a session of `n` tokens takes when it is kept.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn state_bytes(&self, n: usize) -> Result<u64, Error> {
+        let options = self.0.state_options(1, n.max(1));
+        let state = self.0.model.state(&compute::Meter::default(), &options, &Routing::default())?;
+        let parts = [state.rows(0, 0..n), state.frontier(0, n)].concat();
+        Ok(parts.iter().map(|part| part.n_bytes() as u64).sum())
+    }
+
     /// What the SSD delivers to readers of experts, where that was measured.
     pub fn ssd_bytes_per_second(&self) -> Option<f64> {
         self.0.routing.store.as_ref()?.probe().map(|probe| probe.bytes_per_second as f64)
@@ -500,19 +522,21 @@ impl Inner {
     }
 
     /// The store of what sessions leave.
-    fn pieces(&self, kept: &Kept, warn: fn(&str)) -> Result<Pieces, Error> {
-        let layout = Layout::new(&*self.model, &self.state_options(1, usual_n_ctx(&*self.model)), &self.isa)?;
-        let options = kv::Options {
+    fn pieces(&self, options: &Options, kept: &Kept) -> Result<Pieces, Error> {
+        let layout = Layout::new(&*self.model, &self.state_options(1, usual_n_ctx(&*self.model)), self.isa)?;
+        let folder = options.cache_dir.as_ref().or(kept.dir.as_ref()).filter(|_| kept.dir.is_some());
+        let written = folder.map(|folder| Written::open(folder));
+        let store = kv::Options {
             dir: kept.dir.clone(),
             model: self.info.name.clone(),
             ram_bytes: kept.ram_bytes,
             disk_bytes: kept.disk_bytes,
             written_bytes_per_day: kept.written_bytes_per_day,
-            written_today_bytes: 0,
-            warn,
+            written_today_bytes: written.as_ref().map_or(0, |w| w.1),
+            warn: options.warn,
         };
         let root = kv::Name::root(identity(&self.gguf).as_bytes(), layout.text.as_bytes());
-        Ok(Pieces::new(kv::Store::open(root, options), &layout))
+        Ok(Pieces::new(kv::Store::open(root, store), &layout, written.map(|w| w.0)))
     }
 
     fn arena(&self) -> Option<Arena> {

@@ -5,7 +5,7 @@
 //! 2026-11-25,91234567890,0
 //! ```
 //!
-//! Counted is what goes past the page cache: experts that were read. Several processes add to one file. A file that is not
+//! Counted is what goes past the page cache, which is experts that were read, and what sessions leave in a folder. Several processes add to one file. A file that is not
 //! as it should be is left alone, since what it holds is known nowhere else. `docs/formats/ssd-ledger.md` has the details.
 
 use std::{collections::BTreeMap, io, iter::Sum, ops::AddAssign, path::Path};
@@ -77,6 +77,11 @@ impl Ledger {
     /// The first day that is known.
     pub fn first_day(&self) -> Option<String> {
         self.0.keys().next().map(Date::to_string)
+    }
+
+    /// Today's.
+    pub(crate) fn today(&self) -> Traffic {
+        self.0.get(&today()).copied().unwrap_or_default()
     }
 
     /// All days together.

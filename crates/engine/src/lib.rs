@@ -3,7 +3,8 @@
 //! ```text
 //! Engine::open   maps the file, binds the weights to a device, reads the vocabulary
 //! Engine::plan   what a session of so many tokens will take, before it is taken
-//! Session        one timeline of tokens: sync, push, logits, rewind
+//! Session        one timeline of tokens: sync, push, logits, rewind; several compute together
+//! Seats          who gets which of these sessions, first come, first served
 //! Sampler        logits -> the next token
 //! answer         the loop of the two, with text and events coming out
 //! ```
@@ -25,19 +26,23 @@ mod plan;
 mod runner;
 mod sampler;
 mod seam;
+mod seats;
 mod session;
 mod stop;
 mod turns;
+mod written;
 
 pub use answer::{Answer, AnswerOptions, Stop, answer};
 pub use compute::{DeviceError, Limits};
 pub use engine::{Budget, Engine, Experts, Kept, Learning, Loading, ModelInfo, Options};
 pub use error::Error;
 pub use experts::Stats;
+pub use kv::Stats as KeptStats;
 pub use ledger::{Ledger, Traffic};
 pub use machine::memory_bytes;
 pub use models::{Cost, KvType, Work};
 pub use plan::{Arena, Plan};
 pub use sampler::{Sampler, SamplerError, SamplerOptions};
+pub use seats::{Seat, Seats};
 pub use session::{Prefill, Session, Synced};
 pub use turns::Load;

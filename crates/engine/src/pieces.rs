@@ -2,19 +2,19 @@
 //!
 //! ```text
 //! Rows of a block   cut when its last token is computed; on disk soon
-//! Tail              cut where one may want to go on: behind a prompt, before a slot is given to other tokens, at the end; on
-//!                   disk only if nobody goes on from there, and every so often on the way
+//! Tail              cut where one may want to go on: with blocks, behind a prompt, before a slot is given to other tokens,
+//!                   at the end; on disk only if nobody goes on from there, and every so often on the way
 //! ```
 //!
 //! A tail holds what the family's frontier needs, and that is as much as a thousand tokens' rows or more for DeepSeek V4. So
-//! those on the way are as far apart as keeps them at an eighth of the rows' bytes; where the tokens between cost more
-//! than a minute, nearer.
+//! those that are written on the way are as far apart as keeps them at an eighth of the rows' bytes; where the tokens between
+//! cost more than a minute, nearer.
 
 use compute::{Device, DeviceError, Kind};
-use kv::{BLOCK, Blob, Name, Piece, Store};
+use kv::{BLOCK, Blob, Lasting, Name, Piece, Store};
 use models::{CachePart, Model, State, StateOptions};
 
-use crate::{Error, engine::Inner, runner::Runner};
+use crate::{Error, engine::Inner, runner::Runner, written::Written};
 
 /// Rows' bytes per byte of the tails on the way.
 const TAIL_PART: usize = 8;
@@ -28,6 +28,8 @@ pub(crate) struct Pieces {
     pub(crate) has_frontier: bool,
     /// Tokens from one tail on the way to the next: whole blocks.
     pub(crate) n_between: usize,
+    /// Who counts the bytes that are written, if any are.
+    written: Option<Written>,
 }
 
 /// How a model's memory looks in pieces.
@@ -57,8 +59,14 @@ impl Layout {
 const PER_LAYOUT: usize = 1 << 12;
 
 impl Pieces {
-    pub(crate) fn new(store: Store, layout: &Layout) -> Pieces {
-        Pieces { store, has_frontier: layout.has_frontier, n_between: layout.n_between }
+    pub(crate) fn new(store: Store, layout: &Layout, written: Option<Written>) -> Pieces {
+        Pieces { store, has_frontier: layout.has_frontier, n_between: layout.n_between, written }
+    }
+
+    /// Keeps a piece, and returns at once.
+    pub(crate) fn keep(&self, piece: Piece, lasting: Lasting) {
+        self.store.keep(piece, lasting);
+        self.written.iter().for_each(|written| written.count(self.store.stats().written_bytes));
     }
 
     /// The rows of the block that ends `ids`.
@@ -130,6 +138,13 @@ impl Pieces {
             }
         }
         put(&*engine.dev, &tail_parts(&*runner.state, slot, n / BLOCK * BLOCK, n), &blobs)
+    }
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        self.store.flush();
+        self.written.iter().for_each(|written| written.finish(self.store.stats().written_bytes));
     }
 }
 

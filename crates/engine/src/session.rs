@@ -280,12 +280,12 @@ impl Session {
         self.sync(&kept).map(|_| ())
     }
 
-    /// Where the chunk of a prompt of `n` tokens ends that is computed next: with a block, if it is long.
+    /// Where the chunk of a prompt of `n` tokens ends that is computed next: with a block, if that is not too near.
     fn chunk_end(&self, n: usize) -> usize {
         let first = self.tokens.len();
         let end = first + self.turns.n_rows(self.slot).min(n - first);
         match end / BLOCK * BLOCK {
-            whole if end < n && whole > first => whole,
+            whole if whole >= first + BLOCK || end < n && whole > first => whole,
             _ => end,
         }
     }

@@ -1,8 +1,15 @@
 //! Sessions that go on from what was kept, and side by side: nobody can tell from their logits.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use engine::{Engine, Kept, Options, Session};
+use engine::{Engine, Kept, Options, Seats, Session};
 
 const MODELS: [&str; 3] = ["llama/micro.gguf", "qwen2/micro.gguf", "deepseek_v4/micro-flash.gguf"];
 
@@ -35,7 +42,7 @@ fn expected(engine: &Engine, n: usize) -> Vec<Vec<f32>> {
     let mut all = Vec::new();
     let mut each = |logits: &[f32]| {
         all.push(logits.to_vec());
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     };
     session(engine).score(&ids(0, n), 64, &mut each).unwrap_or_else(|e| panic!("{e}"));
     all
@@ -135,4 +142,96 @@ fn run(session: &mut Session, c: u32) -> Vec<Vec<f32>> {
         all.push(session.logits().to_vec());
     }
     all
+}
+
+#[test]
+fn prompts_give_way_to_those_who_decode() {
+    for model in MODELS {
+        let engine = open(model, None);
+        let mut sessions = engine.sessions(2, 1024).unwrap_or_else(|e| panic!("{e}"));
+        let (mut reads, mut decodes) = (sessions.remove(0), sessions.remove(0));
+        let alone: Vec<f32> = logits_after(&engine, 0, 1000);
+        decodes.sync(&ids(1, 5)).unwrap_or_else(|e| panic!("{e}"));
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let counts = scope.spawn(|| {
+                let mut n = 0;
+                while !done.load(Ordering::Relaxed) && n < 500 {
+                    decodes.push(id(1, 5 + n)).unwrap_or_else(|e| panic!("{e}"));
+                    n += 1;
+                }
+                n
+            });
+            // At least one token is decoded before the prompt begins.
+            while reads.load().n_decoded == 0 {
+                std::thread::yield_now();
+            }
+            reads.sync(&ids(0, 1000)).unwrap_or_else(|e| panic!("{e}"));
+            done.store(true, Ordering::Relaxed);
+            let n = counts.join().expect("it ends");
+            assert!(n >= 1000 / 64, "{model}: {n} tokens in at least 16 chunks");
+        });
+        assert!(reads.logits() == alone, "{model}");
+    }
+}
+
+fn logits_after(engine: &Engine, c: u32, n: usize) -> Vec<f32> {
+    let mut session = session(engine);
+    session.sync(&ids(c, n)).unwrap_or_else(|e| panic!("{e}"));
+    session.logits().to_vec()
+}
+
+#[test]
+fn who_stops_reading_a_prompt_goes_on_where_it_was() {
+    for model in MODELS {
+        let engine = open(model, Some(kept(None)));
+        let expected = logits_after(&open(model, None), 0, 900);
+        let mut first = session(&engine);
+        let mut stop = |prefill: engine::Prefill| match prefill.done > 600 {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        let stopped = first.sync_with(&ids(0, 900), &mut stop).unwrap_or_else(|e| panic!("{e}"));
+        assert!(!stopped.complete && stopped.computed >= 512, "{stopped:?}");
+        drop(first);
+        let mut second = session(&engine);
+        let done = second.sync(&ids(0, 900)).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(done.reused, stopped.computed, "{model}");
+        assert!(second.logits() == expected, "{model}");
+    }
+}
+
+#[test]
+fn seats_are_taken_in_the_order_of_coming_by_who_knows_most() {
+    let engine = open(MODELS[0], None);
+    let seats = Seats::new(engine.sessions(2, 64).unwrap_or_else(|e| panic!("{e}")));
+    let take = |c: u32| seats.take(&ids(c, 8), &|| false).expect("nobody gives up");
+    let (mut first, mut second) = (take(1), take(2));
+    first.sync(&ids(1, 6)).and_then(|_| second.sync(&ids(2, 6))).unwrap_or_else(|e| panic!("{e}"));
+    let order = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for c in [2, 3, 1] {
+            let n = seats.n_waiting();
+            scope.spawn({
+                let (order, take) = (&order, &take);
+                move || {
+                    let seat = take(c);
+                    order.lock().expect("nobody panics").push((c, seat.tokens().to_vec()));
+                    drop(seat);
+                }
+            });
+            while seats.n_waiting() == n {
+                std::thread::yield_now();
+            }
+        }
+        drop(first);
+        while order.lock().expect("nobody panics").len() < 3 {
+            std::thread::yield_now();
+        }
+    });
+    let order = order.into_inner().expect("nobody panics");
+    assert_eq!(order.iter().map(|o| o.0).collect::<Vec<_>>(), [2, 3, 1]);
+    drop(second);
+    assert_eq!(take(2).tokens(), ids(2, 6), "it knows most of it");
+    assert!(seats.take(&[], &|| true).is_none(), "given up");
 }

@@ -15,7 +15,7 @@ const TAIL_TIME: Duration = Duration::from_secs(60);
 const BLOCKS_AT_ONCE: usize = 16;
 
 impl Session {
-    /// Keeps the rows of blocks that have become complete, and a tail where the last one is far.
+    /// Keeps the rows of blocks that have become complete, and a tail behind them.
     pub(super) fn keep_rows(&mut self) -> Result<(), Error> {
         let engine = self.engine.clone();
         let Some(pieces) = &engine.pieces else { return Ok(()) };
@@ -27,12 +27,16 @@ impl Session {
             self.names.push(self.names.last().copied().unwrap_or(pieces.store.root()).then(block));
         }
         self.keep_blocks(known)?;
-        let (n_kept, kept) = self.tail_kept;
-        if pieces.has_frontier && n % BLOCK == 0 && (n - n_kept >= pieces.n_between || kept.elapsed() > TAIL_TIME) {
-            self.keep_tail(Lasting::Soon)?;
-            self.tail_kept = (n, Instant::now());
+        if !pieces.has_frontier || n % BLOCK > 0 {
+            return Ok(());
         }
-        Ok(())
+        // Others may have the beginning in common, so there is always a tail near; few of them are written.
+        let (n_kept, kept) = self.tail_kept;
+        if n - n_kept < pieces.n_between && kept.elapsed() < TAIL_TIME {
+            return self.keep_tail(Lasting::AtEnd);
+        }
+        self.tail_kept = (n, Instant::now());
+        self.keep_tail(Lasting::Soon)
     }
 
     /// Keeps what is needed to go on behind a prompt, where that cannot be had by dropping the answer.
@@ -59,7 +63,7 @@ impl Session {
         self.keep_blocks(0)?;
         let (ids, logits, slot) = (&self.tokens, &self.logits, self.slot);
         let cut = |runner: &mut Runner| pieces.cut_tail(&engine, runner, slot, parent, ids, logits);
-        pieces.store.keep(self.turns.alone(slot, 0, cut)?, lasting);
+        pieces.keep(self.turns.alone(slot, 0, cut)?, lasting);
         Ok(())
     }
 
@@ -72,7 +76,7 @@ impl Session {
             let ids = &self.tokens[..(k + 1) * BLOCK];
             let cut = |runner: &mut Runner| pieces.cut_rows(engine, runner, self.slot, parent, ids);
             debug_assert_eq!(parent.then(&ids[k * BLOCK..]), *name);
-            pieces.store.keep(self.turns.alone(self.slot, 0, cut)?, Lasting::Soon);
+            pieces.keep(self.turns.alone(self.slot, 0, cut)?, Lasting::Soon);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! An open model: the file, its weights on a device, its vocabulary.
 
 use std::{
+    cmp::Reverse,
     hint::black_box,
     io,
     ops::ControlFlow,
@@ -22,7 +23,7 @@ use crate::{
     pieces::{Layout, Pieces},
     plan::Arena,
     runner::Runner,
-    seam::{behind, seam},
+    seam::Speller,
     turns::Turns,
     written::Written,
 };
@@ -316,22 +317,29 @@ impl Engine {
         Ok(tokenizer.encode_parts(&texts))
     }
 
-    /// The ids of a prompt in parts, which begin with as many of the `known` tokens as spell it: what a client sends back
-    /// of an answer need not give the tokens that were sampled for it.
+    /// The ids of a prompt in parts, which begin with as many of the `known` tokens as spell it, or of those that were kept:
+    /// what a client sends back of an answer need not give the tokens that were sampled for it.
     ///
     /// # Errors
     /// As [`Engine::encode`].
     pub fn encode_after(&self, known: &[TokenId], parts: &[Part]) -> Result<Vec<TokenId>, Error> {
         let tokenizer = self.tokenizer().ok_or(Error::NoVocabulary)?;
         let plain = self.encode(parts)?;
-        let n_alike = plain.iter().zip(known).take_while(|(a, b)| a == b).count();
-        let seam = seam(tokenizer, parts, known);
-        if seam.n_tokens <= n_alike {
-            return Ok(plain);
+        let speller = Speller { tokenizer, parts };
+        let kept = self.0.pieces.as_ref().map(|pieces| speller.kept(&pieces.store)).unwrap_or_default();
+        let n_alike = |known: &[TokenId]| plain.iter().zip(known).take_while(|(a, b)| a == b).count();
+        let mut seams: Vec<_> =
+            [known, &kept].iter().flat_map(|known| speller.seams(known).map(|s| (*known, s))).collect();
+        seams.sort_by_key(|(_, seam)| Reverse(seam.n_tokens));
+        for (known, seam) in seams.into_iter().filter(|(known, seam)| seam.n_tokens > n_alike(known)) {
+            let mut ids = known[..seam.n_tokens].to_vec();
+            ids.extend(self.encode(&seam.rest(parts))?);
+            // A text that is cut may not come out as its rest does.
+            if speller.is_spelled(&ids) {
+                return Ok(ids);
+            }
         }
-        let mut ids = known[..seam.n_tokens].to_vec();
-        ids.extend(self.encode(&behind(parts, &seam))?);
-        Ok(ids)
+        Ok(plain)
     }
 
     /// The context of a session when nobody asks for one: what the model was trained for, but no more than most

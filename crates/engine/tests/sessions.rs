@@ -10,6 +10,7 @@ use std::{
 };
 
 use engine::{Engine, Kept, Options, Seats, Session};
+use models::Part;
 
 const MODELS: [&str; 3] = ["llama/micro.gguf", "qwen2/micro.gguf", "deepseek_v4/micro-flash.gguf"];
 
@@ -234,4 +235,37 @@ fn seats_are_taken_in_the_order_of_coming_by_who_knows_most() {
     drop(second);
     assert_eq!(take(2).tokens(), ids(2, 6), "it knows most of it");
     assert!(seats.take(&[], &|| true).is_none(), "given up");
+}
+
+#[test]
+fn a_conversation_that_comes_back_as_text_is_known_by_its_tokens() {
+    let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let marker = |text: &str| Part::Marker(text.into());
+    let turn = |c: char, n: usize| {
+        let text: String = (0..n).flat_map(|i| [c, 't', 'h', 'e', if i % 3 == 0 { '\n' } else { ' ' }]).collect();
+        [marker("<|im_start|>"), Part::Text(text), marker("<|im_end|>")]
+    };
+    let said = [turn('u', 40), turn('a', 90)].concat();
+    let all = [said.clone(), turn('q', 9).to_vec()].concat();
+    let engine = open("qwen2/micro.gguf", Some(kept(Some(folder.path()))));
+    let encode = |parts: &[Part]| engine.encode(parts).unwrap_or_else(|e| panic!("{e}"));
+    // As a model may have sampled it: every character by itself.
+    let by_itself = |part: &Part| match part {
+        Part::Marker(_) => encode(std::slice::from_ref(part)),
+        Part::Text(text) => text.chars().flat_map(|c| encode(&[Part::Text(c.into())])).collect(),
+    };
+    let sampled: Vec<u32> = said.iter().flat_map(by_itself).collect();
+    assert!(sampled.len() > 512 && encode(&said).len() < 512);
+    session(&engine).sync(&sampled).unwrap_or_else(|e| panic!("{e}"));
+    let expected = [sampled.clone(), encode(&turn('q', 9))].concat();
+    let after = |engine: &Engine, known: &[u32]| engine.encode_after(known, &all).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(after(&engine, &[]), expected, "it was kept");
+    let again = open("qwen2/micro.gguf", None);
+    assert_eq!(after(&again, &sampled), expected, "a session has it");
+    assert_eq!(after(&again, &[]), again.encode(&all).unwrap_or_else(|e| panic!("{e}")));
+    drop(engine);
+    let again = open("qwen2/micro.gguf", Some(kept(Some(folder.path()))));
+    assert_eq!(after(&again, &[]), expected, "another run kept it");
+    let done = session(&again).sync(&expected).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(done.reused, sampled.len());
 }

@@ -72,8 +72,9 @@ pub(crate) struct Totals {
 #[derive(Default)]
 pub(crate) struct Index {
     entries: HashMap<Name, Entry>,
-    /// The tails that hang from each prefix.
+    /// The tails that hang from each prefix, and the blocks.
     tails: HashMap<Name, Vec<Name>>,
+    blocks: HashMap<Name, Vec<Name>>,
     totals: Totals,
     n_uses: u64,
 }
@@ -95,9 +96,7 @@ impl Index {
     pub(crate) fn insert(&mut self, name: Name, mut entry: Entry) {
         self.n_uses += 1;
         entry.used = self.n_uses;
-        if entry.kind == Kind::Tail {
-            self.tails.entry(entry.parent).or_default().push(name);
-        }
+        self.behind_mut(entry.kind).entry(entry.parent).or_default().push(name);
         self.totals.add(&entry);
         let old = self.entries.insert(name, entry);
         debug_assert!(old.is_none(), "{name:?} was there already");
@@ -120,13 +119,27 @@ impl Index {
     }
 
     fn remove(&mut self, name: &Name) {
-        let Some(Entry { kind: Kind::Tail, parent, .. }) = self.entries.remove(name) else { return };
-        if let Some(tails) = self.tails.get_mut(&parent) {
-            tails.retain(|tail| tail != name);
-            if tails.is_empty() {
-                self.tails.remove(&parent);
+        let Some(Entry { kind, parent, .. }) = self.entries.remove(name) else { return };
+        let behind = self.behind_mut(kind);
+        if let Some(names) = behind.get_mut(&parent) {
+            names.retain(|other| other != name);
+            if names.is_empty() {
+                behind.remove(&parent);
             }
         }
+    }
+
+    fn behind_mut(&mut self, kind: Kind) -> &mut HashMap<Name, Vec<Name>> {
+        match kind {
+            Kind::Rows => &mut self.blocks,
+            Kind::Tail => &mut self.tails,
+        }
+    }
+
+    /// The pieces of `root` that hang from a prefix, blocks first.
+    pub(crate) fn behind(&self, root: Name, prefix: &Name) -> impl Iterator<Item = (&Name, &Entry)> {
+        let names = [&self.blocks, &self.tails].into_iter().filter_map(|map| map.get(prefix)).flatten();
+        names.filter_map(move |name| Some((name, self.entries.get(name).filter(|entry| entry.root == root)?)))
     }
 
     /// Counts a use.

@@ -8,7 +8,8 @@ use std::{
 };
 
 use crate::{
-    Name, Piece, Stats, file,
+    Kind, Name, Piece, Stats,
+    file::{self, Head, INTRO_BYTES},
     heat::Heat,
     index::{Entry, OnDisk},
     outside::{Machine, Outside},
@@ -103,6 +104,28 @@ impl Store {
     pub fn find(&self, ids: &[u32]) -> Found {
         self.shared.refresh();
         self.shared.state().index.find(self.shared.root, ids)
+    }
+
+    /// What goes on from a prefix, blocks first: the names of its pieces, and their own tokens. For those who know a
+    /// conversation only as text.
+    pub fn behind(&self, prefix: &Name) -> Vec<(Name, Kind, Vec<u32>)> {
+        self.shared.refresh();
+        let state = self.shared.state();
+        let known = state.index.behind(self.shared.root, prefix);
+        let all: Vec<_> = known.map(|(name, entry)| (*name, entry.kind, entry.ids.clone())).collect();
+        drop(state);
+        let with_ids = |(name, kind, ids): (Name, Kind, Vec<u32>)| match (kind, ids.is_empty()) {
+            (Kind::Rows, true) => Some((name, kind, self.ids_of(&name)?)),
+            _ => Some((name, kind, ids)),
+        };
+        all.into_iter().filter_map(with_ids).collect()
+    }
+
+    /// The tokens of a block, from its file; nothing where that cannot be read, which loading it will tell.
+    fn ids_of(&self, name: &Name) -> Option<Vec<u32>> {
+        let (intro, n_bytes) = self.shared.outside.read(&self.shared.path(name), INTRO_BYTES as u64).ok()?;
+        let ids = Head::read(&intro, n_bytes, name).ok()?.ids;
+        Some(ids)
     }
 
     /// A piece that is there, every byte as it was kept. A file that is not whole is told of, and no longer there.
@@ -245,6 +268,27 @@ mod tests {
         let (ram_bytes, disk_bytes, written_bytes_per_day) = (1 << 20, 1 << 20, 1 << 20);
         let (dir, model, warn) = (None, "model".into(), |line: &str| panic!("{line}"));
         Options { dir, model, ram_bytes, disk_bytes, written_bytes_per_day, written_today_bytes: 0, warn }
+    }
+
+    #[test]
+    fn what_goes_on_from_a_prefix_is_known_with_its_tokens() {
+        let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let options = Options { dir: Some(folder.path().into()), ..options() };
+        let ids: Vec<u32> = (0..600).collect();
+        for run in 0..2 {
+            let store = Store::open(Name::root(b"m", b"1"), options.clone());
+            let first = store.root().then(&ids[..256]);
+            if run == 0 {
+                store.keep(Piece::rows(store.root(), 256, &ids[..256]), Lasting::Soon);
+                store.keep(Piece::rows(first, 512, &ids[256..512]), Lasting::Soon);
+                store.keep(Piece::tail(first, 258, &ids[256..258]), Lasting::Soon);
+            }
+            assert_eq!(store.behind(&store.root()), [(first, Kind::Rows, ids[..256].to_vec())]);
+            let behind = store.behind(&first);
+            let tokens: Vec<_> = behind.iter().map(|(_, kind, ids)| (*kind, &ids[..])).collect();
+            assert_eq!(tokens, [(Kind::Rows, &ids[256..512]), (Kind::Tail, &ids[256..258])]);
+            assert_eq!(store.behind(&behind[0].0), []);
+        }
     }
 
     #[test]

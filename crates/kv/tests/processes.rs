@@ -8,6 +8,7 @@ use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
+    sync::{Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -25,6 +26,10 @@ const DISK_BYTES: &str = "KV_CHILD_DISK_BYTES";
 
 /// Blocks that a child keeps at most.
 const N_BLOCKS: usize = 120;
+
+/// Held by each test: what one thread starts holds all locks of this process until it is another program, so a lock that was
+/// let go at that moment would seem to be held.
+static ALONE: Mutex<()> = Mutex::new(());
 
 fn root() -> Name {
     Name::root(b"model", b"1")
@@ -158,6 +163,7 @@ fn check_served(store: &Store, seed: u32) -> usize {
 }
 
 fn kill_in_rounds(n_rounds: u32, disk_bytes: u64, loses_nothing: bool) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut folder = temporary();
     let (mut n_safe, mut all_safe) = (0, Vec::new());
     for round in 0..n_rounds {
@@ -215,6 +221,7 @@ fn a_process_that_is_killed_while_it_evicts_leaves_whole_pieces() {
 
 #[test]
 fn one_process_writes_and_others_read_it() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = temporary();
     let mut writing = Writing::start(folder.path(), 1, 1 << 40);
     let mut newest = (0..20).map_while(|_| writing.next()).max().expect("something is safe");

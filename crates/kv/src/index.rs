@@ -179,19 +179,18 @@ impl Index {
 
     /// What is in memory only and should be on disk at the end, parents first: all but tails that a longer one continues.
     pub(crate) fn unsaved(&self, lasting_from: Lasting) -> Vec<Name> {
-        let continued = self.continued();
+        let above = self.above_tails();
         let mut all: Vec<_> = self.entries.iter().collect();
         all.retain(|(name, entry)| {
             let wanted = entry.on_disk == OnDisk::No && entry.lasting >= lasting_from;
-            wanted && (entry.lasting == Lasting::Soon || !continued.contains(name))
+            wanted && (entry.lasting == Lasting::Soon || !self.is_continued(name, entry, &above))
         });
         all.sort_by_key(|(_, entry)| (entry.n_tokens, entry.used));
         all.into_iter().map(|(name, _)| *name).collect()
     }
 
-    /// Tails whose tokens a longer tail begins with.
-    fn continued(&self) -> HashSet<Name> {
-        // The rows above tails: whoever hangs beside one of them, and has its first tokens, is continued.
+    /// For each prefix, the rows that hang from it and lead to a tail.
+    fn above_tails(&self) -> HashMap<Name, Vec<Name>> {
         let mut above: HashMap<Name, Vec<Name>> = HashMap::new();
         let mut seen = HashSet::new();
         for mut at in self.tails.keys() {
@@ -200,13 +199,15 @@ impl Index {
                 at = &entry.parent;
             }
         }
-        let goes_on = |name: &Name, entry: &Entry| {
-            let beside = [&self.tails, &above].into_iter().filter_map(|map| map.get(&entry.parent)).flatten();
-            let mut others = beside.filter(|other| *other != name).filter_map(|other| self.entries.get(other));
-            others.any(|other| other.n_tokens > entry.n_tokens && other.ids.starts_with(&entry.ids))
-        };
-        let tails = self.entries.iter().filter(|(_, entry)| entry.kind == Kind::Tail);
-        tails.filter(|(name, entry)| goes_on(name, entry)).map(|(name, _)| *name).collect()
+        above
+    }
+
+    /// Whether it is a tail with whose tokens a longer tail begins: one beside it, or below rows beside it.
+    fn is_continued(&self, name: &Name, entry: &Entry, above: &HashMap<Name, Vec<Name>>) -> bool {
+        let beside = [&self.tails, above].into_iter().filter_map(|map| map.get(&entry.parent)).flatten();
+        let mut others = beside.filter(|other| *other != name).filter_map(|other| self.entries.get(other));
+        let goes_on = |other: &Entry| other.n_tokens > entry.n_tokens && other.ids.starts_with(&entry.ids);
+        entry.kind == Kind::Tail && others.any(goes_on)
     }
 
     /// Who should leave a place for `need_bytes` there, and whether that is enough. Where it is for a piece's sake, nobody

@@ -78,8 +78,7 @@ impl<'a> Ask<'a> {
             if !matches!(table.states[key], State::Absent) {
                 continue;
             }
-            let room = if i == 0 { table.room_now() } else { table.room(f64::INFINITY) };
-            let Some(slot) = room else { return };
+            let Some(slot) = store.slot(table, i == 0) else { return };
             let job = store.job(table, key, slot);
             store.readers.push(job);
         }
@@ -386,7 +385,7 @@ mod tests {
         let each = store.ask(0, &[0], 1).each(&InPlace, &mut |_| {
             drop(store.ask(1, &[9], 1));
             hand.hold();
-            store.read_ahead(0, &[1], Foresight::Guess);
+            store.read_ahead(0, &[1], Foresight::Certain);
             std::thread::scope(|s| {
                 let waits = s.spawn(|| model.each(2, store.ask(2, &[0], 1)));
                 while !is_asked(2) {

@@ -100,6 +100,11 @@ impl Heat {
         self.here.iter()
     }
 
+    /// Whether `a` would go before `b`.
+    pub(crate) fn is_colder(&self, a: usize, b: usize) -> bool {
+        self.here.rank(a) < self.here.rank(b)
+    }
+
     /// How hot an expert is now.
     pub(crate) fn of(&self, key: usize) -> f64 {
         (self.scores[key].0 - self.age(key / self.n_expert)).exp2()

@@ -168,10 +168,9 @@ impl Store {
         let keys = self.key(layer, 0)..self.key(layer, 0) + self.places.n_expert;
         let chosen = |key: usize| experts.binary_search(&(key - keys.start)).is_ok();
         let wrong = table.settle(keys.clone(), chosen);
-        for Job { key, slot, .. } in self.readers.take_back(&|key| wrong.contains(&key)) {
-            table.states[key] = State::Absent;
+        for job in self.readers.take_back(&|key| wrong.contains(&key)) {
+            let slot = self.unqueue(table, job);
             table.free.push(slot);
-            table.stats.read_bytes -= self.places.expert_bytes(layer);
             self.shared.changed.notify_all();
         }
         self.readers.hurry(&experts.iter().map(|&e| self.key(layer, e)).collect::<Vec<_>>());
@@ -234,13 +233,37 @@ impl Store {
         if !table.may_expect() {
             return false;
         }
-        if matches!(table.states[key], State::Absent | State::Failed(_)) {
+        let is_missing = matches!(table.states[key], State::Absent | State::Failed(_));
+        if is_missing {
             let Some(slot) = table.room(below) else { return false };
             let job = self.job(table, key, slot);
             self.readers.push_ahead(job);
         }
-        table.expect(key, foresight);
+        table.expect(key, foresight, is_missing);
         true
+    }
+
+    /// A slot for what a batch chose: a free one, else of what is coldest of those that are here and of reads ahead that
+    /// have not begun. If it is `needed` now, it may be that of an expert which somebody else, or this batch, will need.
+    pub(crate) fn slot(&self, table: &mut Table, needed: bool) -> Option<Slot> {
+        let free = table.free.pop();
+        if free.is_some() {
+            return free;
+        }
+        let coldest = table.coldest_spare();
+        let is_colder = |key: usize| coldest.is_none_or(|coldest| table.heat.is_colder(key, coldest));
+        if let Some(job) = self.readers.take_back_last(&|key| table.is_spare(key) && is_colder(key)) {
+            return Some(self.unqueue(table, job));
+        }
+        let coldest = if needed { table.coldest_of_all() } else { coldest };
+        coldest.map(|key| table.evict(key))
+    }
+
+    /// The slot of a read that was taken back.
+    fn unqueue(&self, table: &mut Table, Job { key, slot, .. }: Job) -> Slot {
+        table.states[key] = State::Absent;
+        table.stats.read_bytes -= self.places.expert_bytes(key / self.places.n_expert);
+        slot
     }
 
     /// A read of an expert into a slot.

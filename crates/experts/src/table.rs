@@ -28,8 +28,9 @@ pub(crate) struct Table {
     pub(crate) claims: Vec<u16>,
     /// Batches that chose each, and have not met it.
     pub(crate) wanted: Vec<u16>,
-    expected: Vec<(usize, Foresight)>,
-    is_expected: Vec<bool>,
+    expected: Vec<usize>,
+    /// How each of them came to be expected.
+    expectations: Vec<Option<Expectation>>,
     pub(crate) heat: Heat,
     pub(crate) stats: Stats,
     pub(crate) trial: Trial,
@@ -38,6 +39,14 @@ pub(crate) struct Table {
     token_began: Option<(Instant, Duration)>,
     /// When a read last came back.
     pub(crate) landed: Instant,
+}
+
+/// Why an expert that its layer has not yet chosen stays.
+#[derive(Clone, Copy)]
+struct Expectation {
+    foresight: Foresight,
+    /// Whether it is read for that reason, and no other.
+    is_read: bool,
 }
 
 /// Where an expert is.
@@ -59,7 +68,7 @@ impl Table {
             claims: vec![0; n],
             wanted: vec![0; n],
             expected: Vec::new(),
-            is_expected: vec![false; n],
+            expectations: vec![None; n],
             heat: Heat::new(n_layer, n_expert),
             stats: Stats::default(),
             trial: Trial::new(),
@@ -86,15 +95,19 @@ impl Table {
 
     /// A slot that is free, or taken from the coldest expert that nobody is to meet, if that is colder than `below`.
     pub(crate) fn room(&mut self, below: f64) -> Option<Slot> {
-        self.free.pop().or_else(|| {
-            let spare = |key: usize| self.wanted[key] == 0 && !self.is_expected[key];
-            self.coldest(spare).filter(|&key| self.heat.of(key) < below).map(|key| self.evict(key))
-        })
+        self.free
+            .pop()
+            .or_else(|| self.coldest_spare().filter(|&key| self.heat.of(key) < below).map(|key| self.evict(key)))
     }
 
-    /// A slot for what a batch needs now: it may be that of an expert which somebody else, or this batch, will need.
-    pub(crate) fn room_now(&mut self) -> Option<Slot> {
-        self.room(f64::INFINITY).or_else(|| self.coldest(|_| true).map(|key| self.evict(key)))
+    /// The coldest expert that nobody is to meet.
+    pub(crate) fn coldest_spare(&self) -> Option<usize> {
+        self.coldest(|key| self.wanted[key] == 0 && self.expectations[key].is_none())
+    }
+
+    /// The coldest of all: one that somebody will need, where there is no other.
+    pub(crate) fn coldest_of_all(&self) -> Option<usize> {
+        self.coldest_spare().or_else(|| self.coldest(|_| true))
     }
 
     /// The coldest expert in a slot that nobody computes with or waits for, of those that `may` go.
@@ -104,7 +117,7 @@ impl Table {
     }
 
     /// Its slot, from which it is gone.
-    fn evict(&mut self, key: usize) -> Slot {
+    pub(crate) fn evict(&mut self, key: usize) -> Slot {
         self.heat.leave(key);
         match std::mem::replace(&mut self.states[key], State::Absent) {
             State::Here(slot) => Arc::into_inner(slot).expect("nobody else has it"),
@@ -117,27 +130,33 @@ impl Table {
         self.expected.len() < self.n_slots / 2
     }
 
-    /// An expert is read ahead, or kept, until its layer has chosen.
-    pub(crate) fn expect(&mut self, key: usize, foresight: Foresight) {
-        if !std::mem::replace(&mut self.is_expected[key], true) {
-            self.expected.push((key, foresight));
-            self.stats.n_guesses += u64::from(foresight == Foresight::Guess);
+    /// An expert stays until its layer has chosen; whether its read was queued for that.
+    pub(crate) fn expect(&mut self, key: usize, foresight: Foresight, is_read: bool) {
+        if let Some(known) = &mut self.expectations[key] {
+            known.is_read |= is_read;
+            return;
         }
+        self.expectations[key] = Some(Expectation { foresight, is_read });
+        self.expected.push(key);
+        self.stats.n_guesses += u64::from(foresight == Foresight::Guess);
+    }
+
+    /// Whether a read that is queued ahead can be done without: nobody chose its expert, and nobody is certain to.
+    pub(crate) fn is_spare(&self, key: usize) -> bool {
+        let is_certain = self.expectations[key].is_some_and(|e| e.foresight == Foresight::Certain);
+        !is_certain && self.wanted[key] == 0
     }
 
     /// A layer, all keys of which are in `layer`, has chosen: what was expected of it no longer is. Those that it has not
-    /// chosen.
+    /// chosen, and that nobody else wanted to have read.
     pub(crate) fn settle(&mut self, layer: Range<usize>, chosen: impl Fn(usize) -> bool) -> Vec<usize> {
         let mut wrong = Vec::new();
-        let (stats, is_expected) = (&mut self.stats, &mut self.is_expected);
-        self.expected.retain(|&(key, foresight)| {
-            if !layer.contains(&key) {
-                return true;
-            }
-            is_expected[key] = false;
+        let (stats, expectations) = (&mut self.stats, &mut self.expectations);
+        self.expected.retain(|&key| {
+            let Some(e) = expectations[key].take_if(|_| layer.contains(&key)) else { return true };
             match chosen(key) {
-                true => stats.n_right += u64::from(foresight == Foresight::Guess),
-                false => wrong.push(key),
+                true => stats.n_right += u64::from(e.foresight == Foresight::Guess),
+                false => wrong.extend(e.is_read.then_some(key)),
             }
             false
         });
@@ -229,5 +248,41 @@ mod tests {
         assert_eq!(here(&store), [0, 1, 2, 3, 4, 5, 10, 11]);
         meet(&model, &store, &mut hand, 0, &[6]);
         assert_eq!(here(&store), [0, 1, 2, 3, 4, 5, 6, 10]);
+    }
+
+    /// A model and a store of four slots: two experts of layer 0 are here and hot by so much, and two reads of layer 1 are
+    /// queued, of which one has begun.
+    fn hot_and_warm(n_met: usize, warm: f32) -> (Model, Store, Hand) {
+        let model = Model::new(2, N_EXPERT);
+        let mut store = model.store(4);
+        let mut hand = Hand::new(&mut store);
+        for _ in 0..n_met {
+            meet(&model, &store, &mut hand, 0, &[0, 1]);
+        }
+        store.warm(&[(1, 0, warm), (1, 1, warm)]);
+        assert_eq!(hand.hold(), 10);
+        (model, store, hand)
+    }
+
+    #[test]
+    fn a_read_ahead_that_has_not_begun_makes_room_before_what_is_hotter() {
+        let (model, store, mut hand) = hot_and_warm(3, 0.5);
+        meet(&model, &store, &mut hand, 0, &[2]);
+        assert_eq!(here(&store), [0, 1, 2, 10]);
+        let (model, store, mut hand) = hot_and_warm(1, 9.0);
+        meet(&model, &store, &mut hand, 0, &[2]);
+        assert_eq!(here(&store), [1, 2, 10, 11], "what is colder goes first");
+        let (model, store, mut hand) = hot_and_warm(3, 0.5);
+        store.read_ahead(1, &[1], Foresight::Certain);
+        meet(&model, &store, &mut hand, 0, &[2]);
+        assert_eq!(here(&store), [1, 2, 10, 11], "what is certain to be chosen stays");
+    }
+
+    #[test]
+    fn a_wrong_guess_takes_back_only_its_own_reads() {
+        let (model, store, mut hand) = hot_and_warm(1, 0.5);
+        store.read_ahead(1, &[1], Foresight::Guess);
+        meet(&model, &store, &mut hand, 1, &[0]);
+        assert_eq!(here(&store), [0, 1, 10, 11]);
     }
 }

@@ -112,6 +112,11 @@ impl Readers {
     pub(crate) fn take_back(&self, which: &dyn Fn(usize) -> bool) -> Vec<Job> {
         self.0.take_back(which)
     }
+
+    /// Of the same, the last.
+    pub(crate) fn take_back_last(&self, which: &dyn Fn(usize) -> bool) -> Option<Job> {
+        self.0.take_back_last(which)
+    }
 }
 
 impl Drop for Readers {

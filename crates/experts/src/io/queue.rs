@@ -153,6 +153,12 @@ impl Queue {
         back.into()
     }
 
+    pub(super) fn take_back_last(&self, which: &dyn Fn(usize) -> bool) -> Option<Job> {
+        let jobs = &mut self.lock().ahead.jobs;
+        let i = jobs.iter().rposition(|job| which(job.key))?;
+        jobs.remove(i)
+    }
+
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.more.notify_all();

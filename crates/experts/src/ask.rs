@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, MutexGuard},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use compute::{Bank, Device};
@@ -11,6 +11,7 @@ use compute::{Bank, Device};
 use crate::{
     Foresight, ReadError, Store,
     arena::Slot,
+    io::TICK,
     store::Shared,
     table::{State, Table},
 };
@@ -58,9 +59,7 @@ impl<'a> Ask<'a> {
                 _ => table.stats.n_misses += 1,
             }
             // What failed for somebody else is tried again for us.
-            if matches!(table.states[key], State::Failed(_)) {
-                table.states[key] = State::Absent;
-            }
+            let _ = table.take_failure(key);
             table.wanted[key] += 1;
         }
         let broad = (experts.len() * 10 >= store.places.n_expert * 9).then_some(share);
@@ -208,35 +207,53 @@ impl<'a> Ask<'a> {
         early: bool,
     ) -> (MutexGuard<'a, Table>, Result<(), ReadError>) {
         let (store, began) = (self.store, Instant::now());
-        // What failed may have been asked for by somebody else, or at a bad moment.
-        let mut again = true;
+        let (tick, mut n_idle, mut is_retry) = (TICK.min(store.patience), 0, false);
         loop {
             self.request(&mut table);
-            let is_any = early && self.rest.iter().any(|&e| self.slot(&table, e).is_some());
-            match &mut table.states[key] {
-                State::Here(_) => break,
-                failed @ State::Failed(_) if again => {
-                    again = false;
-                    *failed = State::Absent;
-                    continue;
-                }
-                failed @ State::Failed(_) => {
-                    let State::Failed(e) = std::mem::replace(failed, State::Absent) else { unreachable!("just seen") };
-                    return (table, Err(e));
-                }
-                State::Absent | State::Reading if is_any => break,
-                State::Absent | State::Reading => {}
+            if let Some(end) = self.look(&mut table, key, early, &mut is_retry) {
+                table.stats.stalled += began.elapsed();
+                return (table, end);
             }
-            if began.max(table.landed).elapsed() > store.patience {
-                let extent = &store.places.extents(self.layer, self.rest[0])[0];
-                let (path, offset) = (store.sources[extent.file].path().to_owned(), extent.offset);
-                return (table, Err(ReadError::Stalled { path, offset, seconds: store.patience.as_secs() }));
+            if store.give_up(&mut table) {
+                n_idle = 0;
+                continue;
             }
-            let wait = store.shared.changed.wait_timeout(table, Duration::from_secs(1).min(store.patience));
-            table = wait.unwrap_or_else(|e| e.into_inner()).0;
+            // A read that has begun is given up before.
+            if tick * n_idle > 2 * store.patience {
+                let error = self.nothing_happens(&table, key);
+                return (table, Err(error));
+            }
+            let (next, wait) = store.shared.changed.wait_timeout(table, tick).unwrap_or_else(|e| e.into_inner());
+            table = next;
+            n_idle = if wait.timed_out() { n_idle + 1 } else { 0 };
         }
-        table.stats.stalled += began.elapsed();
-        (table, Ok(()))
+    }
+
+    /// Whether there is something to compute, or never will be. What failed is tried again once: it may have been asked for
+    /// by somebody else, or at a bad moment.
+    fn look(&self, table: &mut Table, key: usize, early: bool, is_retry: &mut bool) -> Option<Result<(), ReadError>> {
+        if let Some(why) = table.take_failure(key) {
+            if !std::mem::replace(is_retry, true) {
+                self.request(table);
+            }
+            // Where there is no slot for another try, that was all.
+            return matches!(table.states[key], State::Absent).then_some(Err(why));
+        }
+        let is_here = |&e: &usize| self.slot(table, e).is_some();
+        let found = if early { self.rest.iter().any(is_here) } else { self.rest.front().is_some_and(is_here) };
+        found.then_some(Ok(()))
+    }
+
+    /// Nobody reads, computes or lets go of anything.
+    fn nothing_happens(&self, table: &Table, key: usize) -> ReadError {
+        let store = self.store;
+        match table.states[key] {
+            State::Absent => ReadError::NoSlot { seconds: store.patience.as_secs() },
+            _ => {
+                let extent = &store.places.extents(self.layer, self.rest[0])[0];
+                store.sources[extent.file].stalled(extent.offset, store.patience)
+            }
+        }
     }
 }
 
@@ -266,6 +283,8 @@ impl Drop for Held<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
         common::{InPlace, Model},
@@ -354,23 +373,61 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_read_that_does_not_come_back_is_told_and_others_go_on() {
+    /// What comes of asking a store of `n_slots` for expert 3, whose first `n_lost` reads do not end.
+    fn lose(n_slots: usize, n_lost: usize) -> (Model, Store, Hand, Result<Vec<usize>, String>) {
         let model = Model::new(1, 20);
-        let mut store = model.store(2);
+        let mut store = model.store(n_slots);
         let mut hand = Hand::new(&mut store);
-        store.patience = Duration::from_millis(50);
         bring(&model, &store, &mut hand, &[5]);
-        for _ in 0..2 {
-            let error = model.each(0, store.ask(0, &[3], 1)).1.expect_err("nothing lands");
+        store.patience = Duration::from_millis(250);
+        let (added, result) = std::thread::scope(|s| {
+            let waits = s.spawn(|| model.each(0, store.ask(0, &[3], 1)));
+            (0..n_lost).for_each(|_| assert_eq!(hand.lose(&store), 3));
+            if n_lost < 2 && n_slots > 1 {
+                assert_eq!(hand.land(&store), 3);
+            }
+            waits.join().expect("it ends")
+        });
+        (model, store, hand, result.map(|()| added).map_err(|e| e.to_string()))
+    }
+
+    #[test]
+    fn a_read_that_does_not_end_is_tried_again() {
+        let (model, store, mut hand, result) = lose(3, 1);
+        assert_eq!(result, Ok(vec![3]));
+        hand.find(&store);
+        assert_eq!(store.shared.lock().free.len(), 1, "a slot that comes late is not lost");
+        assert_eq!(model.each(0, store.ask(0, &[3, 5], 1)).0, [3, 5]);
+    }
+
+    #[test]
+    fn reads_that_do_not_end_are_told_and_others_go_on() {
+        for (n_slots, n_lost) in [(3, 2), (1, 1)] {
+            let (model, store, mut hand, result) = lose(n_slots, n_lost);
+            let error = result.expect_err("nothing lands");
             let offset = store.places.extents(0, 3)[0].offset;
             let expected = format!("model.gguf: no answer for 0 seconds to a read at offset {offset}");
-            assert!(error.to_string().ends_with(&expected), "{error}");
-            let (added, result) = model.each(0, store.ask(0, &[5], 1));
-            assert!(added == [5] && result.is_ok());
+            assert!(error.ends_with(&expected), "{error}");
+            if n_slots > 2 {
+                assert_eq!(model.each(0, store.ask(0, &[5], 1)).0, [5]);
+            }
+            hand.find(&store);
+            assert_eq!(model.each(0, store.ask(0, &[3], 1)).0, [3], "it came late");
         }
-        assert_eq!(hand.land(&store), 3);
-        assert_eq!(model.each(0, store.ask(0, &[3], 1)).0, [3], "it came late");
+    }
+
+    #[test]
+    fn a_want_of_slots_is_told_as_such() {
+        let model = Model::new(1, 20);
+        let mut store = model.store(1);
+        let mut hand = Hand::new(&mut store);
+        bring(&model, &store, &mut hand, &[5]);
+        store.patience = Duration::from_millis(50);
+        let each = store.ask(0, &[5], 1).each(&InPlace, &mut |_| {
+            let error = model.each(0, store.ask(0, &[3], 1)).1.expect_err("there is one slot");
+            assert_eq!(error.to_string(), "no place for an expert in 0 seconds: all of the cache is in use");
+        });
+        each.unwrap_or_else(|e| panic!("{e}"));
     }
 
     #[test]
@@ -384,7 +441,7 @@ mod tests {
         // One slot is computed with, one read does not end, and one waits behind it.
         let each = store.ask(0, &[0], 1).each(&InPlace, &mut |_| {
             drop(store.ask(1, &[9], 1));
-            hand.hold();
+            hand.hold(&store);
             store.read_ahead(0, &[1], Foresight::Certain);
             std::thread::scope(|s| {
                 let waits = s.spawn(|| model.each(2, store.ask(2, &[0], 1)));

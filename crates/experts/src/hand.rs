@@ -1,60 +1,54 @@
 //! For tests: reads that end when these say so, one by one, in the order in which they are queued.
 
 use std::{
-    sync::{
-        Arc, Mutex,
-        mpsc::{Receiver, Sender, channel},
-    },
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use crate::{
-    ReadError, Store,
-    arena::Slot,
-    io::{Readers, Settings},
+    Store,
+    io::{Part, Readers, Settings},
     table::State,
 };
 
-type Read = (usize, Slot, Result<(), ReadError>);
-
 /// What a store's reads wait for.
 pub(crate) struct Hand {
-    reads: Receiver<Read>,
-    go_on: Sender<()>,
-    /// What has been read, and has not landed.
-    held: Option<Read>,
+    /// The read that has begun.
+    held: Vec<Part>,
+    /// Reads that have begun, and do not end.
+    lost: Vec<Part>,
 }
 
 impl Hand {
     /// From now on, a store's reads wait.
     pub(crate) fn new(store: &mut Store) -> Hand {
-        let ((read, reads), (go_on, gone_on)) = (channel(), channel::<()>());
-        let gone_on = Mutex::new(gone_on);
-        let done = move |key, slot, result| {
-            // When the hand is gone, nobody waits for anything.
-            let _ = read.send((key, slot, result));
-            let _ = gone_on.lock().expect("nobody panicked").recv();
-        };
-        let settings = Settings { ring: false, depth: 1, part_bytes: 1 << 20 };
-        store.readers = Readers::new(store.sources.clone(), settings, Arc::new(done)).expect("a thread");
+        // As many parts at a time as one expert has matrices.
+        let settings = Settings { ring: false, depth: 3, part_bytes: 1 << 20 };
+        let shared = store.shared.clone();
+        let done = move |key, slot, result| shared.land(key, slot, result);
+        store.readers = Readers::idle(store.sources.clone(), settings, Arc::new(done));
         // A test that goes wrong ends soon.
         store.patience = Duration::from_secs(5);
-        Hand { reads, go_on, held: None }
+        Hand { held: Vec::new(), lost: Vec::new() }
     }
 
     /// Waits until the next read has begun; those after it then have not. Its key.
-    pub(crate) fn hold(&mut self) -> usize {
-        let reads = &self.reads;
-        self.held.get_or_insert_with(|| reads.recv_timeout(Duration::from_secs(20)).expect("a read")).0
+    pub(crate) fn hold(&mut self, store: &Store) -> usize {
+        let began = Instant::now();
+        while self.held.len() < 3 {
+            self.held.extend(store.readers.try_next());
+            assert!(began.elapsed() < Duration::from_secs(20), "a read");
+            std::thread::yield_now();
+        }
+        let keys: Vec<usize> = self.held.iter().map(Part::key).collect();
+        assert!(keys.iter().all(|&key| key == keys[0]), "parts of one read: {keys:?}");
+        keys[0]
     }
 
     /// Lets the next read land. Its key.
     pub(crate) fn land(&mut self, store: &Store) -> usize {
-        self.hold();
-        let (key, slot, result) = self.held.take().expect("just held");
-        store.shared.lock().land(key, slot, result);
-        store.shared.changed.notify_all();
-        self.go_on.send(()).expect("the reader waits");
+        let key = self.hold(store);
+        self.held.drain(..).for_each(|part| store.readers.read(part));
         key
     }
 
@@ -66,5 +60,17 @@ impl Hand {
             keys.push(self.land(store));
         }
         keys
+    }
+
+    /// The next read does not end. Its key.
+    pub(crate) fn lose(&mut self, store: &Store) -> usize {
+        let key = self.hold(store);
+        self.lost.append(&mut self.held);
+        key
+    }
+
+    /// Reads that did not end do so.
+    pub(crate) fn find(&mut self, store: &Store) {
+        self.lost.drain(..).for_each(|part| store.readers.read(part));
     }
 }

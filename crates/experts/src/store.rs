@@ -19,7 +19,7 @@ use crate::{
     table::{State, Table},
 };
 
-/// How long no read may come back before the answers that wait end.
+/// How long a read may be under way while somebody waits.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Steps in which an arena grows from nothing to its full size.
@@ -87,7 +87,7 @@ impl Shared {
     }
 
     /// A read has ended.
-    fn land(&self, key: usize, slot: Slot, result: Result<(), ReadError>) {
+    pub(crate) fn land(&self, key: usize, slot: Slot, result: Result<(), ReadError>) {
         self.lock().land(key, slot, result);
         self.changed.notify_all();
     }
@@ -261,9 +261,23 @@ impl Store {
 
     /// The slot of a read that was taken back.
     fn unqueue(&self, table: &mut Table, Job { key, slot, .. }: Job) -> Slot {
-        table.states[key] = State::Absent;
+        // It may have come by a read that had been given up.
+        if matches!(table.states[key], State::Reading) {
+            table.states[key] = State::Absent;
+        }
         table.stats.read_bytes -= self.places.expert_bytes(key / self.places.n_expert);
         slot
+    }
+
+    /// Gives up reads that do not end; whether there were any.
+    pub(crate) fn give_up(&self, table: &mut Table) -> bool {
+        let lost = self.readers.give_up(self.patience);
+        let is_any = !lost.is_empty();
+        lost.into_iter().for_each(|(key, why)| table.give_up(key, why));
+        if is_any {
+            self.shared.changed.notify_all();
+        }
+        is_any
     }
 
     /// A read of an expert into a slot.

@@ -37,8 +37,6 @@ pub(crate) struct Table {
     pub(crate) growth: Growth,
     /// When the token that is computed now began, and how long all before it had waited.
     token_began: Option<(Instant, Duration)>,
-    /// When a read last came back.
-    pub(crate) landed: Instant,
 }
 
 /// Why an expert that its layer has not yet chosen stays.
@@ -74,22 +72,39 @@ impl Table {
             trial: Trial::new(),
             growth,
             token_began: None,
-            landed: Instant::now(),
         }
     }
 
-    /// A read has ended.
+    /// A read has ended. It may be one that was given up, and another has come before it.
     pub(crate) fn land(&mut self, key: usize, slot: Slot, result: Result<(), ReadError>) {
-        self.landed = Instant::now();
-        match result {
-            Ok(()) => {
+        match (result, &self.states[key]) {
+            (Ok(()), State::Absent | State::Reading | State::Failed(_)) => {
                 self.states[key] = State::Here(Arc::new(slot));
                 self.heat.enter(key);
             }
-            Err(e) => {
+            (Err(e), State::Reading) => {
                 self.free.push(slot);
                 self.states[key] = State::Failed(e);
             }
+            _ => self.free.push(slot),
+        }
+    }
+
+    /// A read does not end: as if it had failed, but its slot is the kernel's until it lands.
+    pub(crate) fn give_up(&mut self, key: usize, why: ReadError) {
+        if matches!(self.states[key], State::Reading) {
+            self.states[key] = State::Failed(why);
+        }
+    }
+
+    /// Why an expert could not be read, once: from now on it is absent.
+    pub(crate) fn take_failure(&mut self, key: usize) -> Option<ReadError> {
+        if !matches!(self.states[key], State::Failed(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut self.states[key], State::Absent) {
+            State::Failed(why) => Some(why),
+            _ => unreachable!("just seen"),
         }
     }
 
@@ -238,7 +253,7 @@ mod tests {
         let mut hand = Hand::new(&mut store);
         store.read_ahead(1, &[0, 1, 2, 3], Foresight::Guess);
         store.read_ahead(1, &[1], Foresight::Guess);
-        assert_eq!((hand.land(&store), hand.hold()), (10, 11));
+        assert_eq!((hand.land(&store), hand.hold(&store)), (10, 11));
         let bytes = store.places.expert_bytes(1);
         assert_eq!((store.stats().n_guesses, store.stats().read_bytes), (4, 4 * bytes));
         assert_eq!(meet(&model, &store, &mut hand, 1, &[0]), 1);
@@ -260,7 +275,7 @@ mod tests {
             meet(&model, &store, &mut hand, 0, &[0, 1]);
         }
         store.warm(&[(1, 0, warm), (1, 1, warm)]);
-        assert_eq!(hand.hold(), 10);
+        assert_eq!(hand.hold(&store), 10);
         (model, store, hand)
     }
 

@@ -113,6 +113,7 @@ impl Error {
             Error::Gguf(e) => e.hint().to_string(),
             Error::UnknownFamily { .. } | Error::Unknown { .. } => "a newer version may know this model".into(),
             Error::Experts(ReadError::Changed { .. }) => "start again, with a file that nobody writes to".into(),
+            Error::Experts(ReadError::NoSlot { .. }) => "ask again, or give the experts a larger cache".into(),
             Error::Experts(_) => "check the disk that the model is on, then ask again".into(),
             Error::Device(_) => "close other programs, or take a smaller model or quantisation".into(),
             _ => "the file is damaged or was converted wrongly; download or convert it again".into(),

@@ -47,6 +47,13 @@ pub enum ReadError {
         seconds: u64,
     },
 
+    /// All of the arena is in use: by those who compute, or by reads that do not come back.
+    #[error("no place for an expert in {seconds} seconds: all of the cache is in use")]
+    NoSlot {
+        /// Time waited.
+        seconds: u64,
+    },
+
     /// The system does not have the memory, or the threads.
     #[error("no memory or threads for a cache of {bytes} bytes: {source}")]
     Arena {

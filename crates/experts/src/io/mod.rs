@@ -9,14 +9,17 @@
 //! | `queue.rs` | what is to be read, and in which order |
 //! | `part.rs` | jobs, their parts, and what a read brings |
 //! | `probe.rs` | how many parts, and of what size, are best on this disk |
+//! | `clock.rs` | time that counts against a read |
 //! | `source.rs` | a file, opened past its page cache |
 //! | `ring.rs` | one thread that has the kernel read, by `io_uring` |
 //! | `uring.rs` | who owns memory that the kernel writes to |
 //!
 //! A solid-state disk reaches its rate only with several reads under way. What somebody waits for goes before what may be
-//! needed; what has begun runs to its end. A read that fails says so, with file and offset. A file that was written to
+//! needed; what has begun runs to its end, and what does not end holds up nobody else for long: its memory stays the
+//! kernel's, and others read in its place. A read that fails says so, with file and offset. A file that was written to
 //! since it was opened gives no bytes: a model is never mixed of two.
 
+mod clock;
 mod error;
 mod part;
 mod probe;
@@ -27,10 +30,13 @@ mod source;
 #[cfg(target_os = "linux")]
 mod uring;
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
+pub(crate) use clock::TICK;
 pub use error::ReadError;
 pub(crate) use part::Job;
+#[cfg(test)]
+pub(crate) use part::Part;
 pub use probe::Probe;
 pub(crate) use probe::probe;
 pub(crate) use source::Source;
@@ -119,6 +125,38 @@ impl Readers {
     }
 }
 
+impl Readers {
+    /// Gives up reads that have been under way for longer than `patience`. Their keys, and what is wrong with each; a read that
+    /// comes back after all is told as others are.
+    pub(crate) fn give_up(&self, patience: Duration) -> Vec<(usize, ReadError)> {
+        let (n_lost, jobs) = self.0.give_up(patience);
+        if n_lost > 0 && !self.has_ring() {
+            // The threads that wait for them may be gone for good. Without others, those that are left read.
+            let _ = threads(&self.0, n_lost);
+        }
+        jobs
+    }
+}
+
+/// Readers that do nothing by themselves.
+#[cfg(test)]
+impl Readers {
+    pub(crate) fn idle(sources: Arc<Vec<Source>>, settings: Settings, done: Arc<Done>) -> Readers {
+        let readers = Readers(Arc::new(Queue::new(sources, settings, done)));
+        // As if a ring read: no threads are started for it.
+        readers.0.enter_ring(Box::new(|| ()));
+        readers
+    }
+
+    pub(crate) fn try_next(&self) -> Option<Part> {
+        self.0.try_next()
+    }
+
+    pub(crate) fn read(&self, part: Part) {
+        assert!(self.0.read(part), "tests' files can be read");
+    }
+}
+
 impl Drop for Readers {
     fn drop(&mut self) {
         self.0.close();
@@ -155,7 +193,7 @@ mod ring {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::mpsc, time::Duration};
+    use std::{fs, sync::mpsc};
 
     use super::*;
     use crate::{
@@ -322,5 +360,29 @@ mod tests {
         assert_eq!(results.try_iter().map(|(key, ..)| key).collect::<Vec<_>>(), [0, 10, 3, 1]);
         queue.close();
         assert!(queue.next().is_none());
+    }
+
+    #[test]
+    fn a_read_that_is_lost_holds_up_no_others() {
+        let (_folder, sources) = file(100_000);
+        let (done, results) = teller();
+        let queue = Queue::new(sources, Settings { ring: false, depth: 1, part_bytes: 1 << 20 }, done);
+        queue.push(job(0, [(0, 1), (10_000, 1), (20_000, 1)]));
+        let read = |part: Part| queue.land(part, Ok(()));
+        read(queue.try_next().expect("the first of three"));
+        let part = queue.try_next().expect("the second");
+        assert!(queue.try_next().is_none() && queue.give_up(Duration::from_secs(60)).0 == 0);
+        std::thread::sleep(Duration::from_millis(1));
+        let (n_lost, jobs) = queue.give_up(Duration::ZERO);
+        assert_eq!((n_lost, jobs.len(), jobs[0].0), (1, 1, 0));
+        let told = jobs[0].1.to_string();
+        assert!(told.ends_with("/file: no answer for 0 seconds to a read at offset 10000"), "{told}");
+        let third = queue.try_next().expect("the third takes its turn");
+        let (n_lost, jobs) = queue.give_up(Duration::from_secs(60));
+        assert!(n_lost == 1 && jobs.is_empty(), "a job is told once");
+        read(third);
+        assert!(results.try_recv().is_err());
+        read(part);
+        assert_eq!(results.try_recv().map(|(key, ..)| key), Ok(0), "it came late");
     }
 }

@@ -8,7 +8,7 @@
 use std::{
     collections::VecDeque,
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -32,8 +32,8 @@ pub(crate) struct Job {
 }
 
 /// What the parts of a job share.
-struct Begun {
-    key: usize,
+pub(super) struct Begun {
+    pub(super) key: usize,
     extents: [Extent; 3],
     rest: Mutex<Rest>,
 }
@@ -43,6 +43,8 @@ struct Rest {
     /// The slot, as far as nobody reads into it.
     pieces: Vec<Slot>,
     result: Result<(), ReadError>,
+    /// Whether a part took too long.
+    is_lost: bool,
 }
 
 /// Bytes of a file that one read brings, unless it falls short; and the room for them.
@@ -67,7 +69,7 @@ impl Job {
         let Job { key, extents, mut slot } = self;
         let stretches: Vec<Extent> = extents.iter().flat_map(|extent| cut(extent, part_bytes)).collect();
         let pieces = Vec::with_capacity(2 * stretches.len() + 1);
-        let rest = Rest { n_left: stretches.len(), pieces, result: Ok(()) };
+        let rest = Rest { n_left: stretches.len(), pieces, result: Ok(()), is_lost: false };
         let job = Arc::new(Begun { key, extents, rest: Mutex::new(rest) });
         // From behind, so that each cut leaves the rest of the slot in front.
         let first = parts.len();
@@ -97,13 +99,26 @@ fn cut(extent: &Extent, part_bytes: usize) -> impl Iterator<Item = Extent> {
 }
 
 impl Begun {
+    fn rest(&self) -> MutexGuard<'_, Rest> {
+        self.rest.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     fn keep(&self, piece: Slot) {
-        self.rest.lock().unwrap_or_else(|e| e.into_inner()).pieces.push(piece);
+        self.rest().pieces.push(piece);
+    }
+
+    /// One part takes too long. Whether it is the first that does.
+    pub(super) fn lose(&self) -> bool {
+        !std::mem::replace(&mut self.rest().is_lost, true)
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.rest().is_lost
     }
 
     /// One part is back.
     fn end(&self, piece: Slot, result: Result<(), ReadError>, sources: &[Source]) -> Option<Landed> {
-        let mut rest = self.rest.lock().unwrap_or_else(|e| e.into_inner());
+        let mut rest = self.rest();
         rest.pieces.push(piece);
         rest.n_left -= 1;
         if let (Err(e), Ok(())) = (result, &rest.result) {
@@ -132,7 +147,7 @@ impl Begun {
 
 impl Part {
     /// The key of its job.
-    pub(super) fn key(&self) -> usize {
+    pub(crate) fn key(&self) -> usize {
         self.job.key
     }
 
@@ -144,6 +159,20 @@ impl Part {
     /// Index of the file.
     pub(super) fn file(&self) -> usize {
         self.extent.file
+    }
+
+    pub(super) fn job(&self) -> &Arc<Begun> {
+        &self.job
+    }
+
+    /// Where in the file it begins.
+    pub(super) fn offset(&self) -> u64 {
+        self.extent.offset
+    }
+
+    /// Where in memory it goes to.
+    pub(super) fn place(&self) -> usize {
+        self.room.bytes().as_ptr().addr()
     }
 
     /// The mapping that it is read to.

@@ -213,8 +213,7 @@ impl<'a> Bench<'a> {
 
     fn stalled(&self) -> ReadError {
         let first = &self.places.layers[0][0];
-        let path = self.sources[first.file].path().to_owned();
-        ReadError::Stalled { path, offset: first.offset, seconds: PATIENCE.as_secs() }
+        self.sources[first.file].stalled(first.offset, PATIENCE)
     }
 
     /// A read of some expert.

@@ -7,11 +7,13 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard},
+    time::{Duration, Instant},
 };
 
 use super::{
-    DEPTH_MAX, Done, Settings,
-    part::{Job, Part},
+    DEPTH_MAX, Done, ReadError, Settings,
+    clock::Clock,
+    part::{Begun, Job, Part},
     source::Source,
 };
 
@@ -27,13 +29,28 @@ struct State {
     settings: Settings,
     demand: Lane,
     ahead: Lane,
-    n_under_way: usize,
+    under_way: Vec<UnderWay>,
+    clock: Clock,
     landed_bytes: u64,
     closed: bool,
     /// What wakes the ring's thread, as long as a ring reads.
     bell: Option<Box<dyn Fn() + Send>>,
     /// Whether the ring's thread waits, and would miss what is asked for.
     is_dozing: bool,
+}
+
+/// A part that is being read.
+struct UnderWay {
+    job: Arc<Begun>,
+    /// Where in memory it goes to: nothing else does until it is back.
+    place: usize,
+    /// Where in which file it is.
+    file: usize,
+    offset: u64,
+    /// When it began, by the queue's clock.
+    began: Duration,
+    /// Whether it took too long, so that others no longer wait for their turn because of it.
+    is_lost: bool,
 }
 
 #[derive(Default)]
@@ -59,16 +76,30 @@ impl Lane {
 impl State {
     /// Whether there is a part, and it may be read now.
     fn is_ready(&self) -> bool {
-        !self.closed && self.n_under_way < self.settings.depth && !(self.demand.is_empty() && self.ahead.is_empty())
+        !self.closed && self.n_busy() < self.settings.depth && !(self.demand.is_empty() && self.ahead.is_empty())
+    }
+
+    /// Parts under way, but for those that are lost; of these no more than [`DEPTH_MAX`] are passed over.
+    fn n_busy(&self) -> usize {
+        let n_lost = self.under_way.iter().filter(|part| part.is_lost).count();
+        self.under_way.len() - n_lost.min(DEPTH_MAX)
+    }
+
+    /// A part is no longer under way.
+    fn end(&mut self, part: &Part) {
+        self.under_way.retain(|other| other.place != part.place());
     }
 
     fn pop(&mut self) -> Option<Part> {
         if !self.is_ready() {
             return None;
         }
-        self.n_under_way += 1;
         let part_bytes = self.settings.part_bytes;
-        self.demand.pop(part_bytes).or_else(|| self.ahead.pop(part_bytes))
+        let part = self.demand.pop(part_bytes).or_else(|| self.ahead.pop(part_bytes))?;
+        let (job, place, file, offset) = (part.job().clone(), part.place(), part.file(), part.offset());
+        let began = self.clock.tick(Instant::now());
+        self.under_way.push(UnderWay { job, place, file, offset, began, is_lost: false });
+        Some(part)
     }
 }
 
@@ -80,7 +111,8 @@ impl Queue {
             settings,
             demand,
             ahead,
-            n_under_way: 0,
+            under_way: Vec::new(),
+            clock: Clock::new(Instant::now()),
             landed_bytes: 0,
             closed: false,
             bell: None,
@@ -104,6 +136,12 @@ impl Queue {
     /// Bytes that were read.
     pub(super) fn landed_bytes(&self) -> u64 {
         self.lock().landed_bytes
+    }
+
+    /// A ring reads, whose thread can be woken.
+    #[cfg(any(target_os = "linux", test))]
+    pub(super) fn enter_ring(&self, bell: Box<dyn Fn() + Send>) {
+        self.lock().bell = Some(bell);
     }
 
     /// Whether a ring reads.
@@ -159,6 +197,28 @@ impl Queue {
         jobs.remove(i)
     }
 
+    /// Jobs of which a part has been under way for longer than `patience` are lost: others take the turns of their parts. How
+    /// many parts that are, and the keys of jobs that were not lost before, with what is wrong. What comes back after all ends
+    /// as others do.
+    pub(super) fn give_up(&self, patience: Duration) -> (usize, Vec<(usize, ReadError)>) {
+        let mut state = self.lock();
+        let now = state.clock.tick(Instant::now());
+        let (mut n_lost, mut jobs) = (0, Vec::new());
+        for part in state.under_way.iter().filter(|part| !part.is_lost && now - part.began > patience) {
+            if part.job.lose() {
+                jobs.push((part.job.key, self.sources[part.file].stalled(part.offset, patience)));
+            }
+        }
+        for part in state.under_way.iter_mut().filter(|part| !part.is_lost && part.job.is_lost()) {
+            part.is_lost = true;
+            n_lost += 1;
+        }
+        if n_lost > 0 {
+            self.tell(state);
+        }
+        (n_lost, jobs)
+    }
+
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.more.notify_all();
@@ -179,6 +239,12 @@ impl Queue {
         None
     }
 
+    /// The next part, if there is one.
+    #[cfg(any(target_os = "linux", test))]
+    pub(super) fn try_next(&self) -> Option<Part> {
+        self.lock().pop()
+    }
+
     /// Reads a part, on this thread. Whether that worked.
     pub(super) fn read(&self, mut part: Part) -> bool {
         // A slot must come back, whatever happens: it would be missing for ever.
@@ -192,7 +258,7 @@ impl Queue {
     /// A part has been read, or cannot be.
     pub(super) fn land(&self, part: Part, result: io::Result<()>) {
         let mut state = self.lock();
-        state.n_under_way -= 1;
+        state.end(&part);
         state.landed_bytes += if result.is_ok() { part.len() as u64 } else { 0 };
         if state.is_ready() {
             self.more.notify_one();
@@ -215,19 +281,9 @@ fn move_to<T>(to: &mut VecDeque<T>, from: &mut VecDeque<T>, keys: &[usize], key:
 /// What the ring's thread says and asks.
 #[cfg(target_os = "linux")]
 impl Queue {
-    /// A ring reads, whose thread can be woken.
-    pub(super) fn enter_ring(&self, bell: Box<dyn Fn() + Send>) {
-        self.lock().bell = Some(bell);
-    }
-
     /// A ring no longer reads.
     pub(super) fn leave_ring(&self) {
         self.lock().bell = None;
-    }
-
-    /// The next part, if there is one.
-    pub(super) fn try_next(&self) -> Option<Part> {
-        self.lock().pop()
     }
 
     /// The thread is about to wait, and wants to be woken when there is more. Whether it may: there is no more now.
@@ -249,8 +305,8 @@ impl Queue {
     /// Parts that were not read after all.
     pub(super) fn put_back(&self, parts: Vec<Part>) {
         let mut state = self.lock();
-        state.n_under_way -= parts.len();
         for part in parts.into_iter().rev() {
+            state.end(&part);
             state.demand.parts.push_front(part);
         }
         drop(state);

@@ -58,7 +58,8 @@ pub(super) fn start(queue: &Arc<Queue>) -> io::Result<()> {
 
 impl Driver {
     fn new(queue: &Arc<Queue>) -> io::Result<Driver> {
-        let ring = Ring::new(queue.sources().clone(), DEPTH_MAX)?;
+        // As many again may be lost.
+        let ring = Ring::new(queue.sources().clone(), 2 * DEPTH_MAX)?;
         let (end, other) = UnixStream::pair()?;
         end.set_nonblocking(true)?;
         other.set_nonblocking(true)?;
@@ -240,7 +241,7 @@ mod tests {
         check(|driver, queue| {
             // Parts of a job that has begun, and no entry left for the poll that a turn wants.
             let n = (0..4).filter_map(|_| queue.try_next()).map(|part| driver.ring.push(part)).count();
-            (n..64).for_each(|_| driver.ring.poll(&driver.bell.end));
+            (n..128).for_each(|_| driver.ring.poll(&driver.bell.end));
         });
     }
 

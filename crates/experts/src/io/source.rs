@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use gguf::Stamp;
@@ -54,6 +55,11 @@ impl Source {
     /// Whether nobody wrote to the file since it was opened; what the system says when it cannot tell.
     pub(super) fn is_unchanged(&self) -> io::Result<bool> {
         Ok(Stamp::of(&self.file)? == self.stamp)
+    }
+
+    /// A read at `offset` did not come back within `patience`.
+    pub(crate) fn stalled(&self, offset: u64, patience: Duration) -> ReadError {
+        ReadError::Stalled { path: self.path.clone(), offset, seconds: patience.as_secs() }
     }
 
     /// What goes wrong when `extent` is read.

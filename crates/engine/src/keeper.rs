@@ -172,8 +172,7 @@ impl Run {
 
     fn count(&mut self) {
         let read_bytes = self.store.stats().read_bytes;
-        // Reads that were queued when somebody last looked may have been taken back.
-        let traffic = Traffic { read_bytes: read_bytes.saturating_sub(self.read_bytes), written_bytes: 0 };
+        let traffic = Traffic { read_bytes: read_bytes - self.read_bytes, written_bytes: 0 };
         if traffic.read_bytes > 0 {
             let added = ledger::add(&self.folder, traffic).map(|()| self.read_bytes = read_bytes);
             self.tell(ledger::NAME, added.map_err(|e| e.to_string()));
@@ -215,9 +214,10 @@ mod tests {
         let folder = Folder::new(root.path());
         let run = Run { folder, list: Some(list), seen: nothing, store, n_asked: 0, read_bytes: 0, warn: |_| () };
 
-        let mut n_waits = 0;
+        let (mut n_waits, mut read_bytes) = (0, 0);
+        let all_bytes = || engine.expert_stats().unwrap_or_default().read_bytes;
         run.keep(|| {
-            n_waits += 1;
+            (n_waits, read_bytes) = (n_waits + 1, all_bytes());
             let has = |name: &str| root.path().join(name).exists();
             assert_eq!(has(ledger::NAME), n_waits > LOOKS_PER_COUNT, "after {} looks", n_waits - 1);
             assert_eq!(has("hotlist-m.csv"), n_waits > LOOKS_PER_SAVE, "after {} looks", n_waits - 1);
@@ -228,6 +228,7 @@ mod tests {
         let kept = std::fs::read_to_string(root.path().join("hotlist-m.csv")).unwrap_or_default();
         assert!(kept.lines().next().is_some_and(|head| head.ends_with(" n_seen=20")), "{kept}");
         let total = Ledger::open(root.path()).unwrap_or_else(|e| panic!("{e}")).total();
-        assert_eq!(Some(total.read_bytes), engine.expert_stats().map(|stats| stats.read_bytes));
+        // A guess that nobody needs may still be read.
+        assert!(0 < read_bytes && (read_bytes..=all_bytes()).contains(&total.read_bytes), "{total:?}");
     }
 }

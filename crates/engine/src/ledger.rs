@@ -5,7 +5,8 @@
 //! 2026-11-25,91234567890,0
 //! ```
 //!
-//! Counted is what goes past the page cache, which is experts that were read, and what sessions leave in a folder. Several processes add to one file. A file that is not
+//! Read is what came past the page cache: experts, also to measure the disk. Written is what sessions leave in a folder.
+//! Several processes add to one file. A file that is not
 //! as it should be is left alone, since what it holds is known nowhere else. `docs/formats/ssd-ledger.md` has the details.
 
 use std::{collections::BTreeMap, io, iter::Sum, ops::AddAssign, path::Path};

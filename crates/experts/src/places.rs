@@ -94,11 +94,6 @@ impl Places {
         self.layers.iter().map(|m| m.iter().map(|m| room(m.bytes)).sum()).max().unwrap_or(PAGE)
     }
 
-    /// Bytes of one expert of a layer.
-    pub(crate) fn expert_bytes(&self, layer: usize) -> u64 {
-        self.layers[layer].iter().map(|m| m.bytes as u64).sum()
-    }
-
     /// What is read for expert `e` of a layer.
     pub(crate) fn extents(&self, layer: usize, e: usize) -> [Extent; 3] {
         let mut start = 0;

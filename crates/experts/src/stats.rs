@@ -13,7 +13,7 @@ pub struct Stats {
     pub n_hits: u64,
     /// Experts that were not.
     pub n_misses: u64,
-    /// Bytes that were read.
+    /// Bytes that came from the disk.
     pub read_bytes: u64,
     /// Experts that were guessed, and read where they were not here already.
     pub n_guesses: u64,
@@ -52,8 +52,7 @@ impl Sub for Stats {
         Stats {
             n_hits: self.n_hits - before.n_hits,
             n_misses: self.n_misses - before.n_misses,
-            // What was queued before may have been taken back since.
-            read_bytes: self.read_bytes.saturating_sub(before.read_bytes),
+            read_bytes: self.read_bytes - before.read_bytes,
             n_guesses: self.n_guesses - before.n_guesses,
             n_right: self.n_right - before.n_right,
             stalled: self.stalled - before.stalled,

@@ -34,6 +34,8 @@ pub struct Store {
     pub(crate) patience: Duration,
     room: Room,
     probe: Option<Probe>,
+    /// What that took.
+    probe_bytes: u64,
 }
 
 /// How many experts a store has room for.
@@ -105,7 +107,7 @@ impl Store {
         let error = |source| ReadError::Arena { bytes: n_slots.saturating_mul(bytes), source };
         let sources = Arc::new(places.files.iter().map(|path| Source::open(path)).collect::<Result<Vec<_>, _>>()?);
         let mut free = slots(n_slots, bytes).map_err(error)?;
-        let probe = probe(&sources, &places, &mut free)?;
+        let (probe, probe_bytes) = probe(&sources, &places, &mut free)?;
         let growth = Growth::new(n_max - n_slots, n_max / GROWTH_STEPS);
         let table = Mutex::new(Table::new(places.layers.len(), places.n_expert, free, growth));
         let shared = Arc::new(Shared { table, changed: Condvar::new() });
@@ -114,7 +116,7 @@ impl Store {
         let settings = probe.map_or_else(Settings::default, Settings::from);
         let readers = Readers::new(sources.clone(), settings, done).map_err(error)?;
         let room = Room { n_slots, n_slots_max: n_max, ..room };
-        Ok(Store { places, sources, shared, readers, patience: PATIENCE, room, probe })
+        Ok(Store { places, sources, shared, readers, patience: PATIENCE, room, probe, probe_bytes })
     }
 
     /// Experts that there is room for now.
@@ -137,9 +139,9 @@ impl Store {
         self.probe
     }
 
-    /// What happened since the store was made.
+    /// What happened since the store was made, and the bytes that were read to measure the disk.
     pub fn stats(&self) -> Stats {
-        self.shared.lock().stats
+        Stats { read_bytes: self.probe_bytes + self.readers.landed_bytes(), ..self.shared.lock().stats }
     }
 
     /// Begins to read what `n_rows` rows chose in a layer, as far as it is not here.
@@ -265,7 +267,6 @@ impl Store {
         if matches!(table.states[key], State::Reading) {
             table.states[key] = State::Absent;
         }
-        table.stats.read_bytes -= self.places.expert_bytes(key / self.places.n_expert);
         slot
     }
 
@@ -284,7 +285,6 @@ impl Store {
     pub(crate) fn job(&self, table: &mut Table, key: usize, slot: Slot) -> Job {
         let (layer, e) = (key / self.places.n_expert, key % self.places.n_expert);
         table.states[key] = State::Reading;
-        table.stats.read_bytes += self.places.expert_bytes(layer);
         Job { key, extents: self.places.extents(layer, e), slot }
     }
 

@@ -207,7 +207,11 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Store, common::Model, hand::Hand};
+    use crate::{
+        Store,
+        common::{EXPERT_BYTES, Model},
+        hand::Hand,
+    };
 
     const N_EXPERT: usize = 10;
 
@@ -254,10 +258,9 @@ mod tests {
         store.read_ahead(1, &[0, 1, 2, 3], Foresight::Guess);
         store.read_ahead(1, &[1], Foresight::Guess);
         assert_eq!((hand.land(&store), hand.hold(&store)), (10, 11));
-        let bytes = store.places.expert_bytes(1);
-        assert_eq!((store.stats().n_guesses, store.stats().read_bytes), (4, 4 * bytes));
+        assert_eq!((store.stats().n_guesses, store.stats().read_bytes), (4, EXPERT_BYTES), "only one has come");
         assert_eq!(meet(&model, &store, &mut hand, 1, &[0]), 1);
-        assert_eq!((store.stats().n_right, store.stats().read_bytes), (1, 2 * bytes), "two had not begun");
+        assert_eq!((store.stats().n_right, store.stats().read_bytes), (1, 2 * EXPERT_BYTES), "two had not begun");
         assert_eq!(here(&store), [10, 11]);
         meet(&model, &store, &mut hand, 0, &[0, 1, 2, 3, 4, 5]);
         assert_eq!(here(&store), [0, 1, 2, 3, 4, 5, 10, 11]);

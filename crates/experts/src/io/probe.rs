@@ -58,7 +58,8 @@ struct Rate {
     rate: u64,
 }
 
-/// Measures how experts are best read into these slots. `None` if there is little to read, or the page cache would answer.
+/// Measures how experts are best read into these slots, and says how many bytes that took. `None` if there is little to read,
+/// or the page cache would answer.
 ///
 /// # Errors
 /// If there are no threads, or a read does not come back.
@@ -66,10 +67,10 @@ pub(crate) fn probe(
     sources: &Arc<Vec<Source>>,
     places: &Places,
     slots: &mut Vec<Slot>,
-) -> Result<Option<Probe>, ReadError> {
+) -> Result<(Option<Probe>, u64), ReadError> {
     let is_worth_it = places.n_experts() as u64 * places.slot_bytes() as u64 >= BYTES_MIN;
     if !is_worth_it || slots.is_empty() || !sources.iter().all(Source::is_direct) {
-        return Ok(None);
+        return Ok((None, 0));
     }
     let mut bench = Bench::new(sources, places, slots)?;
     bench.warm_up()?;
@@ -77,10 +78,11 @@ pub(crate) fn probe(
     bench.vary_parts()?;
     let ring = bench.readers.has_ring();
     let best = bench.rates.iter().map(|r| r.rate).max();
-    Ok(pick(&bench.rates).zip(best).map(|(chosen, bytes_per_second)| {
+    let probe = pick(&bench.rates).zip(best).map(|(chosen, bytes_per_second)| {
         let Rate { depth, part_bytes, .. } = chosen;
         Probe { depth, part_bytes, bytes_per_second, ring }
-    }))
+    });
+    Ok((probe, bench.readers.landed_bytes()))
 }
 
 /// The fewest and then largest parts that are about as fast as the best.
@@ -272,9 +274,10 @@ mod tests {
         let sources = Arc::new(vec![Source::open(&path).expect("opened")]);
         let mut slots = crate::arena::slots(3, places.slot_bytes()).expect("memory");
         let began = Instant::now();
-        let found = probe(&sources, &places, &mut slots).expect("read");
+        let (found, read_bytes) = probe(&sources, &places, &mut slots).expect("read");
         assert!(began.elapsed() < 2 * TIME_MAX, "{:?}", began.elapsed());
         assert_eq!(slots.len(), 3, "all slots are given back");
+        assert_eq!(read_bytes > 0, found.is_some());
         if sources[0].is_direct() { found } else { None }
     }
 

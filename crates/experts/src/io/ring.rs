@@ -25,8 +25,10 @@ use super::{
 const FAILURES_MAX: usize = 3;
 const INTERRUPTIONS_MAX: usize = 1000;
 
-/// Parts that the ring failed to read and others did, until the ring is left.
+/// Parts that the ring failed to read and others did, until the ring is left; and parts that it reads in a row until those
+/// are forgotten.
 const RESCUES_MAX: usize = 16;
+const FORGOTTEN_AFTER: usize = 1000;
 
 /// The ring's thread.
 struct Driver {
@@ -36,6 +38,8 @@ struct Driver {
     n_failures: usize,
     n_interruptions: usize,
     n_rescues: usize,
+    /// Parts read since the last rescue, or since such were forgotten.
+    n_good: usize,
 }
 
 /// What is heard of the bell: a byte for each time it was rung. A bell that is broken is not listened to: what is asked
@@ -66,7 +70,7 @@ impl Driver {
         // A bell that cannot be rung has been rung often enough, or is broken.
         queue.enter_ring(Box::new(move || _ = (&other).write(&[0])));
         let bell = Bell { end, is_polled: false, is_broken: false };
-        Ok(Driver { queue: queue.clone(), ring, bell, n_failures: 0, n_interruptions: 0, n_rescues: 0 })
+        Ok(Driver { queue: queue.clone(), ring, bell, n_failures: 0, n_interruptions: 0, n_rescues: 0, n_good: 0 })
     }
 
     fn run(mut self) {
@@ -125,10 +129,24 @@ impl Driver {
         match event {
             Event::Poll(result) => self.bell.hear(result),
             Event::Read(mut part, result) => match result.and_then(|n| part.advance(n)) {
-                Ok(true) => self.queue.land(part, Ok(())),
+                Ok(true) => {
+                    self.forget();
+                    self.queue.land(part, Ok(()));
+                }
                 Ok(false) => self.ring.push(part),
-                Err(_) => self.n_rescues += usize::from(self.queue.read(part)),
+                Err(_) => {
+                    self.n_good = 0;
+                    self.n_rescues += usize::from(self.queue.read(part));
+                }
             },
+        }
+    }
+
+    /// A part was read: some errors in weeks say nothing about the ring.
+    fn forget(&mut self) {
+        self.n_good += 1;
+        if self.n_good == FORGOTTEN_AFTER {
+            (self.n_good, self.n_rescues) = (0, 0);
         }
     }
 
@@ -176,27 +194,32 @@ impl Bell {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
     use crate::io::{
         Settings,
-        tests::{byte, file, job, teller},
+        tests::{Results, byte, file, job, teller},
     };
 
-    /// A ring's thread that has not started, for a file of 100,000 bytes.
-    fn check(prepare: impl FnOnce(&mut Driver, &Queue)) {
-        let (_folder, sources) = file(100_000);
+    const PARTS: [(u64, usize); 3] = [(0, 20_000), (30_001, 20_000), (99_000, 1000)];
+
+    /// A ring's thread that has not started, for a file of 100,000 bytes, and three jobs.
+    fn driver() -> Option<(TempDir, Arc<Queue>, Results, Driver)> {
+        let (folder, sources) = file(100_000);
         let (done, results) = teller();
         let queue = Arc::new(Queue::new(sources, Settings { ring: true, depth: 4, part_bytes: 4096 }, done));
-        let Ok(mut driver) = Driver::new(&queue) else {
-            eprintln!("skipped: no io_uring here");
-            return;
-        };
-        let parts = [(0, 20_000), (30_001, 20_000), (99_000, 1000)];
-        (0..3).for_each(|key| queue.push(job(key, parts)));
+        let driver = Driver::new(&queue).inspect_err(|e| eprintln!("skipped: no io_uring here: {e}")).ok()?;
+        (0..3).for_each(|key| queue.push(job(key, PARTS)));
+        Some((folder, queue, results, driver))
+    }
+
+    fn check(prepare: impl FnOnce(&mut Driver, &Queue)) {
+        let Some((_folder, queue, results, mut driver)) = driver() else { return };
         prepare(&mut driver, &queue);
         let thread = thread::spawn(|| driver.run());
-        (3..6).for_each(|key| queue.push(job(key, parts)));
-        let extents = job(0, parts).extents;
+        (3..6).for_each(|key| queue.push(job(key, PARTS)));
+        let extents = job(0, PARTS).extents;
         let mut keys: Vec<usize> = (0..6)
             .map(|_| {
                 let (key, slot, result) = results.recv_timeout(Duration::from_secs(30)).expect("an answer");
@@ -234,6 +257,16 @@ mod tests {
     #[test]
     fn a_ring_whose_reads_fail_is_left() {
         check(|driver, _| driver.n_rescues = RESCUES_MAX);
+    }
+
+    #[test]
+    fn old_failures_are_forgotten() {
+        let Some((_folder, _queue, results, mut driver)) = driver() else { return };
+        (driver.n_rescues, driver.n_good) = (RESCUES_MAX - 1, FORGOTTEN_AFTER - 1);
+        while results.try_recv().is_err() {
+            driver.turn().expect("it reads");
+        }
+        assert_eq!(driver.n_rescues, 0);
     }
 
     #[test]

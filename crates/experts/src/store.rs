@@ -149,33 +149,32 @@ impl Store {
     /// # Panics
     /// If there is no such layer or expert.
     pub fn ask(&self, layer: usize, choices: &[i32], n_rows: usize) -> Ask<'_> {
-        let mut sorted = choices.to_vec();
-        sorted.sort_unstable();
+        let mut keys = self.keys(layer, choices);
+        keys.sort_unstable();
         let mut table = self.shared.lock();
         let more = if layer == 0 { table.token(n_rows) } else { None };
         more.into_iter().for_each(|n| self.grow(n));
         table.heat.tick(layer);
-        for same in sorted.chunk_by(|a, b| a == b) {
-            table.heat.add(layer, same[0] as usize, same.len() as f32 / n_rows as f32);
+        let first = self.key(layer, 0);
+        for same in keys.chunk_by(|a, b| a == b) {
+            table.heat.add(layer, same[0] - first, same.len() as f32 / n_rows as f32);
         }
         let share = choices.len() as f64 / (n_rows * self.places.n_expert) as f64;
-        sorted.dedup();
-        let experts: Vec<usize> = sorted.iter().map(|&e| e as usize).collect();
-        self.settle(&mut table, layer, &experts);
-        Ask::new(self, layer, experts, share, table)
+        keys.dedup();
+        self.settle(&mut table, layer, &keys);
+        Ask::new(self, layer, keys.iter().map(|key| key - first).collect(), share, table)
     }
 
     /// A layer has chosen: what was read ahead for it is hurried, or left where it is not yet read.
-    fn settle(&self, table: &mut Table, layer: usize, experts: &[usize]) {
-        let keys = self.key(layer, 0)..self.key(layer, 0) + self.places.n_expert;
-        let chosen = |key: usize| experts.binary_search(&(key - keys.start)).is_ok();
-        let wrong = table.settle(keys.clone(), chosen);
+    fn settle(&self, table: &mut Table, layer: usize, chosen: &[usize]) {
+        let first = self.key(layer, 0);
+        let wrong = table.settle(first..first + self.places.n_expert, |key| chosen.binary_search(&key).is_ok());
         for job in self.readers.take_back(&|key| wrong.contains(&key)) {
             let slot = self.unqueue(table, job);
             table.free.push(slot);
             self.shared.changed.notify_all();
         }
-        self.readers.hurry(&experts.iter().map(|&e| self.key(layer, e)).collect::<Vec<_>>());
+        self.readers.hurry(chosen);
     }
 
     /// Begins to read experts before their layer has chosen, behind all that was, as far as there is room. They stay until
@@ -184,8 +183,9 @@ impl Store {
     /// # Panics
     /// If there is no such layer or expert.
     pub fn read_ahead(&self, layer: usize, experts: &[i32], foresight: Foresight) {
+        let keys = self.keys(layer, experts);
         let mut table = self.shared.lock();
-        let _ = experts.iter().all(|&e| self.expect(&mut table, self.key(layer, e as usize), foresight, f64::INFINITY));
+        let _ = keys.iter().all(|&key| self.expect(&mut table, key, foresight, f64::INFINITY));
     }
 
     /// Every expert with any heat, hottest first: its layer, its number there and its heat now.
@@ -286,6 +286,12 @@ impl Store {
         let (layer, e) = (key / self.places.n_expert, key % self.places.n_expert);
         table.states[key] = State::Reading;
         Job { key, extents: self.places.extents(layer, e), slot }
+    }
+
+    /// Keys of experts of a layer. To be made before the table is locked, since what comes from outside may be wrong.
+    fn keys(&self, layer: usize, experts: &[i32]) -> Vec<usize> {
+        assert!(layer < self.places.layers.len(), "layer {layer} of {}", self.places.layers.len());
+        experts.iter().map(|&e| self.key(layer, e as usize)).collect()
     }
 
     pub(crate) fn key(&self, layer: usize, e: usize) -> usize {

@@ -303,4 +303,17 @@ mod tests {
         meet(&model, &store, &mut hand, 1, &[0]);
         assert_eq!(here(&store), [0, 1, 10, 11]);
     }
+
+    #[test]
+    fn a_choice_that_does_not_exist_changes_nothing() {
+        let model = Model::new(2, N_EXPERT);
+        let store = model.store(4);
+        for (layer, e) in [(0, N_EXPERT as i32), (0, -1), (2, 0)] {
+            let ask = || drop(store.ask(layer, &[3, e], 1));
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(ask)).expect_err("it does not exist");
+            let ahead = || store.read_ahead(layer, &[3, e], Foresight::Certain);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(ahead)).expect_err("it does not exist");
+        }
+        assert!(store.heat().is_empty() && store.shared.lock().free.len() == 4);
+    }
 }

@@ -74,10 +74,10 @@ impl Ring {
 
     /// Queues the read of what is missing of a part. The kernel sees it in the next `enter`.
     ///
-    /// # Panics
-    /// If there are as many parts as the ring was made for.
-    pub(super) fn push(&mut self, mut part: Part) {
-        let i = self.parts.iter().position(Option::is_none).expect("no more parts than the ring is for");
+    /// # Errors
+    /// The part, if the ring is full.
+    pub(super) fn push(&mut self, mut part: Part) -> Result<(), Part> {
+        let Some(i) = self.parts.iter().position(Option::is_none) else { return Err(part) };
         let (fd, buffer) = (Fd(self.sources[part.file()].file().as_raw_fd()), self.buffer(part.segment()));
         let (offset, room) = part.next();
         let (address, len) = (room.as_mut_ptr(), room.len().min(READ_BYTES_MAX) as u32);
@@ -86,21 +86,25 @@ impl Ring {
             None => opcode::Read::new(fd, address, len).offset(offset).build(),
         };
         self.parts[i] = Some(part);
-        self.queue(entry, i as u64);
+        if self.queue(entry, i as u64) {
+            return Ok(());
+        }
+        Err(self.parts[i].take().expect("just put there"))
     }
 
-    /// Asks to be told, once, when there is something to read.
-    pub(super) fn poll(&mut self, file: &impl AsFd) {
+    /// Asks to be told, once, when there is something to read. Whether there was room for that.
+    pub(super) fn poll(&mut self, file: &impl AsFd) -> bool {
         let entry = opcode::PollAdd::new(Fd(file.as_fd().as_raw_fd()), libc::POLLIN as u32).build();
-        self.queue(entry, POLL);
+        self.queue(entry, POLL)
     }
 
-    fn queue(&mut self, entry: Entry, name: u64) {
+    /// Whether there was room.
+    fn queue(&mut self, entry: Entry, name: u64) -> bool {
         // SAFETY: the entry is a poll, or a read into the room of a part that is in `parts`, where it stays until the
-        // kernel has reported the read's end, or for ever. The file is open as long as `sources` has it.
-        unsafe { self.ring.submission().push(&entry.user_data(name)) }
-            .expect("there is an entry for each part and a poll");
-        self.queued.push_back(name);
+        // kernel has reported the read's end, or for ever; or until `push`, if the entry was not queued. The file is open as long as `sources` has it.
+        let is_queued = unsafe { self.ring.submission().push(&entry.user_data(name)) }.is_ok();
+        self.queued.extend(is_queued.then_some(name));
+        is_queued
     }
 
     /// The index under which a mapping is registered.

@@ -9,7 +9,7 @@ use super::{
     data::Random,
     lab::{Lab, rows},
 };
-use crate::{Bank, Gating, Router};
+use crate::{Bank, Gating, Router, reference};
 
 pub(super) fn route(cases: &mut Cases) {
     for n_rows in [1, 8, 40] {
@@ -99,6 +99,31 @@ pub(super) fn moe(cases: &mut Cases) {
             mixture(lab, formats, [37, 2, 2, 256, 256], Some(2.0))
         });
     }
+    cases.add("rows of minus zero that chose nothing of a bank", untouched);
+}
+
+/// Where a bank has none of a row's experts, nothing is added: to add 0 would take the sign of what was -0.
+fn untouched(lab: &mut Lab) -> super::lab::Outcome {
+    let [n_rows, n_expert, n_embd, n_ff] = [3, 5, 64, 32];
+    let [gate, up] = [(); 2].map(|()| lab.weights(Format::Q8_0, &[n_expert, n_ff, n_embd]));
+    let all = Bank::resident(&gate, &up, &lab.weights(Format::Q8_0, &[n_expert, n_embd, n_ff]));
+    let part = |of: Range<usize>| Bank::new(n_expert, of.filter_map(|e| Some((e, all.get(e)?.clone()))).collect());
+    let (x, weights) = (lab.even(&[n_rows, n_embd], 1.0), lab.even(&[n_rows, 2], 1.0));
+    let experts = lab.i32s(&[n_rows, 2], &[0, 1, 2, 3, 1, 3]);
+    let y = lab.f32s(&[n_rows, n_embd], |_| -0.0);
+    // Nobody's experts, none at all, and those of all rows but the second.
+    for (bank, kept) in [(part(4..5), 0..n_rows), (part(0..0), 0..n_rows), (part(0..2), 1..2)] {
+        for range in lab.cuts(n_rows) {
+            let [y, x, experts, weights] = [&y, &x, &experts, &weights].map(|t| t.slice(range.clone()));
+            lab.dev.moe(&y, &x, &bank, &experts, &weights, None);
+        }
+        let kept = reference::f32s(lab.dev, &y.slice(kept));
+        lab.claim(
+            kept.iter().all(|v| v.to_bits() == (-0.0f32).to_bits()),
+            "rows that chose nothing of a bank keep their bits",
+        );
+    }
+    vec![]
 }
 
 fn mixture(

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::{Attention, DeviceError, HostBytes, Memory, Rope, Step};
+use crate::{Attention, Bank, DeviceError, HostBytes, Memory, Rope, Step};
 
 #[test]
 fn the_reference_is_right_and_does_not_care_about_cuts() {
@@ -32,6 +32,19 @@ fn a_wrong_device_is_noticed() {
         assert!(!failures.is_empty(), "{fault:?} was not noticed");
         assert!(failures[0].to_string().starts_with("wrong, seed 1, "), "{}", failures[0]);
     }
+}
+
+#[test]
+fn to_add_nothing_is_not_to_add_zero() {
+    let mut cases = Cases(vec![]);
+    experts::moe(&mut cases);
+    let case = cases.0.iter().find(|case| case.name.contains("minus zero")).expect("it is listed");
+    let n_failures = |dev: &dyn Device| {
+        let mut n = 0;
+        check_case(case, &[dev], Promise::Bits, 1, &mut |_, _| n += 1);
+        n
+    };
+    assert!(n_failures(&Wrong::new(Fault::AddsZero)) > 0 && n_failures(&Reference) == 0);
 }
 
 #[test]
@@ -71,6 +84,7 @@ enum Fault {
     LastBitOfBatches,
     RecordsPositions,
     FirstOfMeetingRows,
+    AddsZero,
     TakesAnyShape,
 }
 
@@ -178,6 +192,14 @@ impl Device for Wrong {
             Fault::GateAndUpSwapped => self.swiglu(y, up.0, gate.0, limit),
             Fault::GateUnlimited => self.swiglu(y, gate.0, up.0, None),
             _ => self.swiglu(y, gate.0, up.0, limit),
+        }
+    }
+
+    fn moe(&self, y: &Tensor, x: &Tensor, bank: &Bank, experts: &Tensor, weights: &Tensor, limit: Option<f32>) {
+        reference::moe(self, y, x, bank, experts, weights, limit);
+        if self.0 == Fault::AddsZero {
+            let sums = reference::f32s(self, y).iter().map(|v| v + 0.0).collect::<Vec<f32>>();
+            reference::put(self, y, &sums);
         }
     }
 

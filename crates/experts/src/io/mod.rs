@@ -193,7 +193,7 @@ mod ring {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::mpsc};
+    use std::{fs, io::Write, sync::mpsc};
 
     use super::*;
     use crate::{
@@ -210,6 +210,11 @@ mod tests {
 
     pub(super) fn byte(i: usize) -> u8 {
         (i * 31 % 251) as u8
+    }
+
+    /// Says aloud that a test cannot run here; what is printed, the test's harness would keep to itself.
+    pub(super) fn skipped(why: &str) {
+        writeln!(io::stderr(), "skipped: {why}").expect("there is somebody to tell");
     }
 
     /// A file of `len` bytes, opened to be read.

@@ -239,6 +239,7 @@ impl From<Probe> for Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::tests::skipped;
 
     fn check(rates: &[(usize, usize, u64)], expected: Option<(usize, usize, u64)>) {
         let rates: Vec<Rate> =
@@ -288,7 +289,7 @@ mod tests {
             Some(Probe { depth, bytes_per_second, .. }) => {
                 assert!((1..=DEPTH_MAX).contains(&depth) && bytes_per_second > 0);
             }
-            None => eprintln!("skipped: this file system reads through its page cache"),
+            None => skipped("this file system reads through its page cache"),
         }
     }
 }

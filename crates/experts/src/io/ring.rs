@@ -205,7 +205,7 @@ mod tests {
     use super::*;
     use crate::io::{
         Settings,
-        tests::{Results, byte, file, job, teller},
+        tests::{Results, byte, file, job, skipped, teller},
     };
 
     const PARTS: [(u64, usize); 3] = [(0, 20_000), (30_001, 20_000), (99_000, 1000)];
@@ -215,7 +215,7 @@ mod tests {
         let (folder, sources) = file(100_000);
         let (done, results) = teller();
         let queue = Arc::new(Queue::new(sources, Settings { ring: true, depth: 4, part_bytes: 4096 }, done));
-        let driver = Driver::new(&queue).inspect_err(|e| eprintln!("skipped: no io_uring here: {e}")).ok()?;
+        let driver = Driver::new(&queue).inspect_err(|e| skipped(&format!("no io_uring here: {e}"))).ok()?;
         (0..3).for_each(|key| queue.push(job(key, PARTS)));
         Some((folder, queue, results, driver))
     }

@@ -69,11 +69,15 @@ impl<'a> Ask<'a> {
         ask
     }
 
-    /// Queues reads of what is absent, in the order in which it will be needed, while there are slots.
+    /// Queues reads of what is absent, in the order in which it will be needed, while there are slots. What others, or a
+    /// guess, have had read ahead is hurried.
     fn request(&self, table: &mut Table) {
         let store = self.store;
-        for (i, &e) in self.rest.iter().take(AHEAD).enumerate() {
-            let key = store.key(self.layer, e);
+        let keys: Vec<usize> = self.rest.iter().take(AHEAD).map(|&e| store.key(self.layer, e)).collect();
+        if keys.iter().any(|&key| matches!(table.states[key], State::Reading)) {
+            store.readers.hurry(&keys);
+        }
+        for (i, key) in keys.into_iter().enumerate() {
             if !matches!(table.states[key], State::Absent) {
                 continue;
             }
@@ -87,9 +91,9 @@ impl<'a> Ask<'a> {
         {
             let next = store.key(self.layer + 1, 0);
             let _ = (next..next + store.places.n_expert).all(|key| {
-                // It will be as hot as that when it is chosen: nothing hotter has to go for it.
-                let heat = table.heat.of(key) + share;
-                store.expect(table, key, Foresight::Certain, heat)
+                // Nothing has to go for it that will be hotter when it is chosen.
+                let rank = table.heat.rank_if_chosen(key, share);
+                store.expect(table, key, Foresight::Certain, rank)
             });
         }
     }
@@ -154,8 +158,6 @@ impl<'a> Ask<'a> {
         let mut table = store.shared.lock();
         let key = store.key(self.layer, self.rest[0]);
         table.claims[key] += 1;
-        // It may have been read ahead since it was asked for.
-        store.readers.hurry(&[key]);
         let (mut table, found) = self.wait(table, key, early);
         table.claims[key] -= 1;
         found?;
@@ -334,6 +336,23 @@ mod tests {
         assert_eq!(turns(&[0, 2, 4, 6], &[2]), expected);
         let expected = ["keep [2] as 1", "keep [3] as 2", "add [0]", "add kept 1", "add kept 2", "add [4]"];
         assert_eq!(turns(&[0, 2, 3, 4], &[2, 3]), expected);
+    }
+
+    #[test]
+    fn what_others_have_read_ahead_is_hurried() {
+        let model = Model::new(1, 20);
+        let mut store = model.store(4);
+        let mut hand = Hand::new(&mut store);
+        bring(&model, &store, &mut hand, &[10, 11, 12, 13]);
+        let mut asks = Vec::new();
+        let each = store.ask(0, &[10, 11], 1).each(&InPlace, &mut |_| {
+            let each = store.ask(0, &[12, 13], 1).each(&InPlace, &mut |_| asks.push(store.ask(0, &[3], 1)));
+            each.unwrap_or_else(|e| panic!("{e}"));
+        });
+        each.unwrap_or_else(|e| panic!("{e}"));
+        store.read_ahead(0, &[6, 3], Foresight::Certain);
+        asks[0].request(&mut store.shared.lock());
+        assert_eq!(hand.land_all(&store), [3, 6]);
     }
 
     #[test]

@@ -34,8 +34,14 @@ pub(crate) struct Heat {
     now: Vec<u32>,
 }
 
+/// A place in the order of heat.
 #[derive(Clone, Copy, PartialEq)]
-struct Score(f64);
+pub(crate) struct Score(f64);
+
+impl Score {
+    /// Above every expert's.
+    pub(crate) const HOTTEST: Score = Score(f64::INFINITY);
+}
 
 impl Eq for Score {}
 
@@ -100,9 +106,16 @@ impl Heat {
         self.here.iter()
     }
 
-    /// Whether `a` would go before `b`.
-    pub(crate) fn is_colder(&self, a: usize, b: usize) -> bool {
-        self.here.rank(a) < self.here.rank(b)
+    /// What decides when an expert would go, whether it is in memory or not.
+    pub(crate) fn rank(&self, key: usize) -> Score {
+        self.here.rank(key)
+    }
+
+    /// The rank that an expert would have if its layer's next batch chose it by this share of its rows.
+    pub(crate) fn rank_if_chosen(&self, key: usize, share: f64) -> Score {
+        let then = self.age(key / self.n_expert) + 1.0 / HALF_LIFE;
+        let heat = (self.scores[key].0 - then).exp2() + share;
+        Score((heat + LATEST * share).log2() + then)
     }
 
     /// How hot an expert is now.
@@ -149,6 +162,19 @@ mod tests {
         (0..200_000).for_each(|_| heat.tick(0));
         heat.add(0, 4, 1.0);
         assert_eq!(heat.coldest().collect::<Vec<_>>(), [2, 1, 3, 4], "after a long time");
+    }
+
+    #[test]
+    fn what_will_be_chosen_ranks_as_if_it_had_been() {
+        let mut heat = Heat::new(2, 2);
+        heat.set(2, 2.0);
+        let ranks = [0.4, 0.7, 1.0].map(|share| heat.rank_if_chosen(2, share));
+        heat.tick(0);
+        heat.add(0, 0, 1.0);
+        assert!(ranks[0] < heat.rank(0) && heat.rank(0) < ranks[1], "what was chosen last counts more in both");
+        heat.tick(1);
+        heat.add(1, 0, 1.0);
+        assert!(heat.rank(2) == ranks[2]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::{
     Ask, Places, ReadError, Stats,
     arena::{Slot, slots},
     growth::Growth,
+    heat::Score,
     io::{Job, Probe, Readers, Settings, Source, probe},
     table::{State, Table},
 };
@@ -165,7 +166,7 @@ impl Store {
         Ask::new(self, layer, keys.iter().map(|key| key - first).collect(), share, table)
     }
 
-    /// A layer has chosen: what was read ahead for it is hurried, or left where it is not yet read.
+    /// A layer has chosen: what was read ahead for it in vain is left where it is not yet read.
     fn settle(&self, table: &mut Table, layer: usize, chosen: &[usize]) {
         let first = self.key(layer, 0);
         let wrong = table.settle(first..first + self.places.n_expert, |key| chosen.binary_search(&key).is_ok());
@@ -174,7 +175,6 @@ impl Store {
             table.free.push(slot);
             self.shared.changed.notify_all();
         }
-        self.readers.hurry(chosen);
     }
 
     /// Begins to read experts before their layer has chosen, behind all that was, as far as there is room. They stay until
@@ -185,7 +185,7 @@ impl Store {
     pub fn read_ahead(&self, layer: usize, experts: &[i32], foresight: Foresight) {
         let keys = self.keys(layer, experts);
         let mut table = self.shared.lock();
-        let _ = keys.iter().all(|&key| self.expect(&mut table, key, foresight, f64::INFINITY));
+        let _ = keys.iter().all(|&key| self.expect(&mut table, key, foresight, Score::HOTTEST));
     }
 
     /// Every expert with any heat, hottest first: its layer, its number there and its heat now.
@@ -230,8 +230,8 @@ impl Store {
         n_rows == 1 && self.shared.lock().trial.guesses()
     }
 
-    /// Reads an expert ahead, or keeps it; false if there is no room but that of others as hot as `below`.
-    pub(crate) fn expect(&self, table: &mut Table, key: usize, foresight: Foresight, below: f64) -> bool {
+    /// Reads an expert ahead, or keeps it; false if there is no slot but those of others that rank as high as `below`.
+    pub(crate) fn expect(&self, table: &mut Table, key: usize, foresight: Foresight, below: Score) -> bool {
         if !table.may_expect() {
             return false;
         }
@@ -253,7 +253,7 @@ impl Store {
             return free;
         }
         let coldest = table.coldest_spare();
-        let is_colder = |key: usize| coldest.is_none_or(|coldest| table.heat.is_colder(key, coldest));
+        let is_colder = |key: usize| coldest.is_none_or(|coldest| table.heat.rank(key) < table.heat.rank(coldest));
         if let Some(job) = self.readers.take_back_last(&|key| table.is_spare(key) && is_colder(key)) {
             return Some(self.unqueue(table, job));
         }

@@ -13,7 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Foresight, ReadError, Stats, arena::Slot, growth::Growth, heat::Heat, trial::Trial};
+use crate::{
+    Foresight, ReadError, Stats,
+    arena::Slot,
+    growth::Growth,
+    heat::{Heat, Score},
+    trial::Trial,
+};
 
 /// The longest that a token may take, to be compared with others: else somebody paused between them.
 const TOKEN_MAX: Duration = Duration::from_secs(10);
@@ -108,11 +114,11 @@ impl Table {
         }
     }
 
-    /// A slot that is free, or taken from the coldest expert that nobody is to meet, if that is colder than `below`.
-    pub(crate) fn room(&mut self, below: f64) -> Option<Slot> {
+    /// A slot that is free, or taken from the coldest expert that nobody is to meet, if that ranks below `below`.
+    pub(crate) fn room(&mut self, below: Score) -> Option<Slot> {
         self.free
             .pop()
-            .or_else(|| self.coldest_spare().filter(|&key| self.heat.of(key) < below).map(|key| self.evict(key)))
+            .or_else(|| self.coldest_spare().filter(|&key| self.heat.rank(key) < below).map(|key| self.evict(key)))
     }
 
     /// The coldest expert that nobody is to meet.

@@ -272,6 +272,9 @@ impl Queue {
 
 /// Appends those of `from` that have one of `keys`, ascending.
 fn move_to<T>(to: &mut VecDeque<T>, from: &mut VecDeque<T>, keys: &[usize], key: impl Fn(&T) -> usize) {
+    if !from.iter().any(|x| keys.binary_search(&key(x)).is_ok()) {
+        return;
+    }
     let (mut moved, rest): (Vec<T>, Vec<T>) = from.drain(..).partition(|x| keys.binary_search(&key(x)).is_ok());
     *from = rest.into();
     moved.sort_by_key(key);

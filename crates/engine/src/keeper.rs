@@ -71,7 +71,7 @@ impl Keeper {
         }
         let seen = list.nothing.clone();
         let list = (learning != Learning::Off).then_some(list);
-        let run = Run { folder, list, seen, store, n_asked: 0, read_bytes: 0, warn };
+        let run = Run { folder, list, seen, store, n_asked: 0, read_bytes: 0, warn, told: Vec::new() };
         keeps.and_then(|()| Keeper::start(run))
     }
 
@@ -140,6 +140,8 @@ struct Run {
     /// Bytes that the ledger has.
     read_bytes: u64,
     warn: Warn,
+    /// What was told.
+    told: Vec<String>,
 }
 
 impl Run {
@@ -186,34 +188,56 @@ impl Run {
         self.tell(&name, added.map_err(|e| e.to_string()));
     }
 
-    /// Tells the first failure; those that follow are likely of the same cause.
+    /// Tells each failure once: it will come again every minute.
     fn tell(&mut self, name: &str, result: Result<(), String>) {
-        if let Err(why) = result {
-            (self.warn)(&format!("{}: {why}; nothing is added to it", self.folder.path(name).display()));
-            self.warn = |_| ();
+        let Err(why) = result else { return };
+        let line = format!("{}: {why}; nothing is added to it", self.folder.path(name).display());
+        if !self.told.contains(&line) {
+            (self.warn)(&line);
+            self.told.push(line);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::{Budget, Engine, Experts, Ledger, Options};
 
-    #[test]
-    fn a_long_run_keeps_what_it_learned_before_it_ends() {
-        let root = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    /// A run of a small model that keeps in `root`.
+    fn run(root: &Path, warn: Warn) -> (Engine, Run) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/deepseek_v4/micro-flash.gguf");
         let experts = Experts::Streamed(Budget::Count(3));
         let engine = Engine::open(&Options { experts, threads: Some(1), ..Options::new(path) });
         let engine = engine.unwrap_or_else(|e| panic!("{e}"));
-        let mut session = engine.session(64).unwrap_or_else(|e| panic!("{e}"));
         let nothing = Hotlist::new(engine.0.model.places().expect("it has experts"));
         let list = ListFile { name: "hotlist-m.csv".into(), model: "m".into(), nothing: nothing.clone() };
         let store = engine.0.routing.store.clone().expect("they are streamed");
-        let folder = Folder::new(root.path());
-        let run = Run { folder, list: Some(list), seen: nothing, store, n_asked: 0, read_bytes: 0, warn: |_| () };
+        let (folder, told) = (Folder::new(root), Vec::new());
+        (engine, Run { folder, list: Some(list), seen: nothing, store, n_asked: 0, read_bytes: 0, warn, told })
+    }
 
+    #[test]
+    fn each_failure_is_told_once() {
+        static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+        let root = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let (_engine, mut run) = run(root.path(), |line| TOLD.lock().expect("nobody panicked").push(line.into()));
+        for why in ["full", "full", "damaged", "full"] {
+            run.tell("a", Err(why.into()));
+            run.tell("b", Err("full".into()));
+        }
+        let told = TOLD.lock().expect("nobody panicked");
+        let ends = ["a: full", "b: full", "a: damaged"].map(|end| format!("/{end}; nothing is added to it"));
+        assert!(told.len() == ends.len() && told.iter().zip(ends).all(|(line, end)| line.ends_with(&end)), "{told:?}");
+    }
+
+    #[test]
+    fn a_long_run_keeps_what_it_learned_before_it_ends() {
+        let root = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let (engine, run) = run(root.path(), |_| ());
+        let mut session = engine.session(64).unwrap_or_else(|e| panic!("{e}"));
         let (mut n_waits, mut read_bytes) = (0, 0);
         let all_bytes = || engine.expert_stats().unwrap_or_default().read_bytes;
         run.keep(|| {

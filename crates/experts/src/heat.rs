@@ -22,16 +22,21 @@ const HALF_LIFE: f64 = 32.0;
 /// How much more a layer's last choices count than others.
 const LATEST: f64 = 4.0;
 
+/// No choices make an expert hotter: `1 / (1 - 2^-(1 / HALF_LIFE))` is below 47.
+pub(crate) const HEAT_MAX: f32 = 50.0;
+
 /// Heat of every expert of every layer, and the order of those in memory.
 pub(crate) struct Heat {
     n_expert: usize,
     scores: Vec<Score>, // layer * n_expert + expert
+    /// What of that was given, not earned by choices.
+    given: Vec<Score>,
     /// Those in memory, by the same with what the last choices count more.
     here: Ranked<Score>,
     /// What each layer chose last.
     latest: Vec<Vec<usize>>,
     /// Batches that each layer has seen.
-    now: Vec<u32>,
+    n_batches: Vec<u32>,
 }
 
 /// A place in the order of heat.
@@ -61,7 +66,7 @@ impl Heat {
     pub(crate) fn new(n_layer: usize, n_expert: usize) -> Heat {
         let (n, never) = (n_layer * n_expert, Score(f64::NEG_INFINITY));
         let (here, latest) = (Ranked::new(n, never), vec![Vec::new(); n_layer]);
-        Heat { n_expert, scores: vec![never; n], here, latest, now: vec![0; n_layer] }
+        Heat { n_expert, scores: vec![never; n], given: vec![never; n], here, latest, n_batches: vec![0; n_layer] }
     }
 
     /// A batch begins in a layer.
@@ -69,21 +74,22 @@ impl Heat {
         while let Some(key) = self.latest[layer].pop() {
             self.here.set(key, self.scores[key]);
         }
-        self.now[layer] += 1;
+        self.n_batches[layer] += 1;
     }
 
     /// Expert `e` was chosen by this share of the batch's rows.
     pub(crate) fn add(&mut self, layer: usize, e: usize, share: f32) {
         let key = layer * self.n_expert + e;
         let heat = self.of(key) + f64::from(share);
-        self.set(key, heat);
+        self.scores[key] = self.score(key, heat);
         self.here.set(key, self.score(key, heat + LATEST * f64::from(share)));
         self.latest[layer].push(key);
     }
 
-    /// An expert is as hot as that, now.
-    pub(crate) fn set(&mut self, key: usize, heat: f64) {
+    /// An expert is as hot as that, now, by what is known of earlier runs.
+    pub(crate) fn give(&mut self, key: usize, heat: f64) {
         self.scores[key] = self.score(key, heat);
+        self.given[key] = self.scores[key];
         self.here.set(key, self.scores[key]);
     }
 
@@ -120,11 +126,20 @@ impl Heat {
 
     /// How hot an expert is now.
     pub(crate) fn of(&self, key: usize) -> f64 {
-        (self.scores[key].0 - self.age(key / self.n_expert)).exp2()
+        self.now(key, self.scores[key])
+    }
+
+    /// How much of that is due to choices.
+    pub(crate) fn earned(&self, key: usize) -> f64 {
+        self.of(key) - self.now(key, self.given[key])
+    }
+
+    fn now(&self, key: usize, score: Score) -> f64 {
+        (score.0 - self.age(key / self.n_expert)).exp2()
     }
 
     fn age(&self, layer: usize) -> f64 {
-        f64::from(self.now[layer]) / HALF_LIFE
+        f64::from(self.n_batches[layer]) / HALF_LIFE
     }
 }
 
@@ -165,9 +180,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_given_is_not_earned() {
+        let mut heat = Heat::new(1, 2);
+        heat.give(0, 8.0);
+        (0..40).for_each(|_| heat.tick(0));
+        assert!(heat.of(0) > 3.0 && heat.earned(0) == 0.0);
+        heat.add(0, 0, 0.5);
+        assert!((heat.earned(0) - 0.5).abs() < 1e-9 && heat.earned(1) == 0.0);
+    }
+
+    #[test]
+    fn nothing_gets_hotter_than_the_most() {
+        let mut heat = Heat::new(1, 1);
+        (0..10_000).for_each(|_| {
+            heat.tick(0);
+            heat.add(0, 0, 1.0);
+        });
+        assert!((0.9 * HEAT_MAX..HEAT_MAX).contains(&(heat.of(0) as f32)));
+    }
+
+    #[test]
     fn what_will_be_chosen_ranks_as_if_it_had_been() {
         let mut heat = Heat::new(2, 2);
-        heat.set(2, 2.0);
+        heat.give(2, 2.0);
         let ranks = [0.4, 0.7, 1.0].map(|share| heat.rank_if_chosen(2, share));
         heat.tick(0);
         heat.add(0, 0, 1.0);

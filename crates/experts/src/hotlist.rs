@@ -13,13 +13,10 @@
 //! The file is a stranger: what is not exactly a list of this model's experts is refused with its line, and nothing is
 //! allocated by what it says.
 
-use crate::Places;
+use crate::{Places, heat::HEAT_MAX};
 
 /// Observations that the past counts for at most.
 const N_SEEN_MAX: u32 = 360;
-
-/// Hotter than experts can get: what is more is damage.
-const HEAT_MAX: f32 = 1e6;
 
 /// Of the hottest one's heat, the part below which an expert is not worth a line.
 const COLD: f32 = 1e-4;
@@ -206,7 +203,7 @@ mod tests {
         check(&whole[..whole.find('\n').unwrap_or(0)], "line 2: the names of the columns are others");
         let damaged = "line 4: no expert of this model with its heat";
         for line in
-            ["3,0,1", "0,4,1", "0,0,0", "0,0,-1", "0,0,NaN", "0,0,inf", "0,0,1e7", "0,0", "0,0,1,1", "2,1,1", "\n"]
+            ["3,0,1", "0,4,1", "0,0,0", "0,0,-1", "0,0,NaN", "0,0,inf", "0,0,51", "0,0", "0,0,1,1", "2,1,1", "\n"]
         {
             check(&with(&format!("{line}\n")), damaged);
         }

@@ -188,10 +188,11 @@ impl Store {
         let _ = keys.iter().all(|&key| self.expect(&mut table, key, foresight, Score::HOTTEST));
     }
 
-    /// Every expert with any heat, hottest first: its layer, its number there and its heat now.
+    /// Every expert that choices have made hot, hottest first: its layer, its number there and its heat now. What [`Store::warm`]
+    /// gave is left out, so that what is known confirms nothing.
     pub fn heat(&self) -> Vec<(usize, usize, f32)> {
         let (table, n_expert) = (self.shared.lock(), self.places.n_expert);
-        let of = |key: usize| (key / n_expert, key % n_expert, table.heat.of(key) as f32);
+        let of = |key: usize| (key / n_expert, key % n_expert, table.heat.earned(key) as f32);
         let mut all: Vec<_> = (0..self.places.n_experts()).map(of).filter(|e| e.2 > 0.0).collect();
         all.sort_by(|a, b| b.2.total_cmp(&a.2));
         all
@@ -203,7 +204,7 @@ impl Store {
         let mut table = self.shared.lock();
         for &(layer, e, heat) in list.iter().filter(|l| l.0 < self.places.layers.len() && l.1 < self.places.n_expert) {
             let key = self.key(layer, e);
-            table.heat.set(key, f64::from(heat));
+            table.heat.give(key, f64::from(heat));
             if matches!(table.states[key], State::Absent)
                 && let Some(slot) = table.free.pop()
             {

@@ -153,8 +153,7 @@ impl Store {
         let mut keys = self.keys(layer, choices);
         keys.sort_unstable();
         let mut table = self.shared.lock();
-        let more = if layer == 0 { table.token(n_rows) } else { None };
-        more.into_iter().for_each(|n| self.grow(n));
+        table.token(layer, n_rows).into_iter().for_each(|n| self.grow(n));
         table.heat.tick(layer);
         let first = self.key(layer, 0);
         for same in keys.chunk_by(|a, b| a == b) {

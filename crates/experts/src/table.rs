@@ -21,11 +21,9 @@ use crate::{
     trial::Trial,
 };
 
-/// The longest that a token may take, to be compared with others: else somebody paused between them.
-const TOKEN_MAX: Duration = Duration::from_secs(10);
-
 /// All that changes about experts; keys are `layer * n_expert + expert`.
 pub(crate) struct Table {
+    n_layer: usize,
     pub(crate) states: Vec<State>,
     pub(crate) free: Vec<Slot>,
     /// Slots, free or not.
@@ -41,8 +39,17 @@ pub(crate) struct Table {
     pub(crate) stats: Stats,
     pub(crate) trial: Trial,
     pub(crate) growth: Growth,
-    /// When the token that is computed now began, and how long all before it had waited.
-    token_began: Option<(Instant, Duration)>,
+    /// The token that is computed now, if nobody computes another one beside it.
+    token: Option<Token>,
+}
+
+/// A token that is decoded.
+struct Token {
+    began: Instant,
+    /// How long all before it had waited.
+    stalled: Duration,
+    /// Layers that have chosen for it.
+    n_layers: usize,
 }
 
 /// Why an expert that its layer has not yet chosen stays.
@@ -66,6 +73,7 @@ impl Table {
     pub(crate) fn new(n_layer: usize, n_expert: usize, free: Vec<Slot>, growth: Growth) -> Table {
         let n = n_layer * n_expert;
         Table {
+            n_layer,
             states: (0..n).map(|_| State::Absent).collect(),
             n_slots: free.len(),
             free,
@@ -77,7 +85,7 @@ impl Table {
             stats: Stats::default(),
             trial: Trial::new(),
             growth,
-            token_began: None,
+            token: None,
         }
     }
 
@@ -184,18 +192,23 @@ impl Table {
         wrong
     }
 
-    /// A batch of so many rows begins; tokens that are decoded one by one are timed. How many slots to add.
-    pub(crate) fn token(&mut self, n_rows: usize) -> Option<usize> {
-        let began = self.token_began.take();
-        if n_rows != 1 {
+    /// A batch of so many rows meets a layer; tokens that are decoded one by one are timed. How many slots to add.
+    pub(crate) fn token(&mut self, layer: usize, n_rows: usize) -> Option<usize> {
+        // Of batches that are computed at once, each meets layers between those of the others: then nobody is timed.
+        let token = self
+            .token
+            .take()
+            .filter(|token| n_rows == 1 && token.n_layers == if layer > 0 { layer } else { self.n_layer });
+        if layer > 0 {
+            self.token = token.map(|token| Token { n_layers: layer + 1, ..token });
             return None;
         }
         let (now, stalled) = (Instant::now(), self.stats.stalled);
-        self.token_began = Some((now, stalled));
-        let (began, stalled_before) = began?;
-        let took = Some(now - began).filter(|&took| took < TOKEN_MAX)?.as_secs_f64();
+        self.token = (n_rows == 1).then_some(Token { began: now, stalled, n_layers: 1 });
+        let before = token?;
+        let took = (now - before.began).as_secs_f64();
         self.trial.token(took);
-        self.growth.token(took, (stalled - stalled_before).as_secs_f64())
+        self.growth.token(took, (stalled - before.stalled).as_secs_f64())
     }
 
     /// The arena has grown, or cannot.
@@ -321,5 +334,20 @@ mod tests {
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(ahead)).expect_err("it does not exist");
         }
         assert!(store.heat().is_empty() && store.shared.lock().free.len() == 4);
+    }
+
+    #[test]
+    fn tokens_that_are_computed_at_once_are_not_timed() {
+        let mut table = Table::new(3, N_EXPERT, Vec::new(), Growth::new(0, 1));
+        // Whether the trial saw a token, after these layers were met.
+        let mut sees = |layers: &[usize]| {
+            let before = table.trial.n_tokens();
+            layers.iter().for_each(|&layer| _ = table.token(layer, 1));
+            table.trial.n_tokens() > before
+        };
+        assert!(sees(&[0, 1, 2, 0]), "one after the other");
+        assert!(!sees(&[0, 1, 1, 2, 2, 0]), "two that take turns");
+        assert!(!sees(&[1, 0, 2, 1, 2, 0]), "two of which one is ahead");
+        assert!(sees(&[1, 2, 0]), "one again");
     }
 }

@@ -56,6 +56,14 @@ pub(crate) fn median(values: &mut [f64]) -> f64 {
 }
 
 #[cfg(test)]
+impl Trial {
+    /// Tokens of this trial so far.
+    pub(crate) fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

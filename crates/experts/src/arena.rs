@@ -88,8 +88,9 @@ fn touch(map: &mut MmapMut) {
 
 impl Slot {
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: inside the mapping, which lives as long as the slot; only `bytes_mut` of this very slot writes here,
-        // since slots do not overlap and are not cloned.
+        // SAFETY: inside the mapping, which lives as long as the slot. Slots do not overlap and are not cloned, so only
+        // `bytes_mut` of this very slot writes here, or the kernel, for a read into it: `io/uring.rs` owns the slot for as
+        // long as that may be, whether the mapping is registered as a buffer or not.
         unsafe { std::slice::from_raw_parts(self.segment.0.as_ptr().add(self.start), self.len) }
     }
 

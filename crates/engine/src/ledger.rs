@@ -95,8 +95,7 @@ impl Ledger {
     }
 
     fn to_text(&self) -> String {
-        let line = |(day, t): (&Date, &Traffic)| format!("{day},{},{}\n", t.read_bytes, t.written_bytes);
-        format!("{COLUMNS}\n{}", self.0.iter().map(line).collect::<String>())
+        format!("{COLUMNS}\n{}", self.0.iter().map(|(day, traffic)| line(*day, *traffic)).collect::<String>())
     }
 }
 
@@ -122,27 +121,33 @@ fn first_of(n: u32, last: Date) -> Date {
     last.saturating_sub((i64::from(n) - 1).days())
 }
 
+fn line(day: Date, traffic: Traffic) -> String {
+    format!("{day},{},{}\n", traffic.read_bytes, traffic.written_bytes)
+}
+
+/// Takes nothing but what `to_text` writes, so that no line is read as something else than whoever wrote it meant.
 fn parse(bytes: Option<Vec<u8>>) -> Result<Ledger, Unkept> {
     let Some(bytes) = bytes else { return Ok(Ledger::default()) };
     let text = String::from_utf8_lossy(&bytes);
-    let mut lines = (1..).zip(text.lines());
-    if lines.next().is_none_or(|(_, line)| line != COLUMNS) {
+    let mut lines = (1..).zip(text.split_inclusive('\n'));
+    if lines.next().is_none_or(|(_, line)| line.strip_suffix('\n') != Some(COLUMNS)) {
         return Err(Unkept::Line { line: 1 });
     }
     let mut ledger = Ledger::default();
     for (line, entry) in lines {
-        let (day, traffic) = parse_line(entry).ok_or(Unkept::Line { line })?;
-        *ledger.0.entry(day).or_default() += traffic;
+        let last = ledger.0.keys().next_back().copied();
+        let (day, traffic) = parse_line(entry).filter(|&(day, _)| Some(day) > last).ok_or(Unkept::Line { line })?;
+        ledger.0.insert(day, traffic);
     }
     Ok(ledger)
 }
 
-fn parse_line(line: &str) -> Option<(Date, Traffic)> {
-    let mut fields = line.split(',');
+fn parse_line(entry: &str) -> Option<(Date, Traffic)> {
+    let mut fields = entry.trim_end_matches('\n').split(',');
     let day = fields.next()?.parse().ok()?;
     let mut number = || fields.next()?.parse().ok();
     let traffic = Traffic { read_bytes: number()?, written_bytes: number()? };
-    fields.next().is_none().then_some((day, traffic))
+    (line(day, traffic) == entry).then_some((day, traffic))
 }
 
 #[cfg(test)]
@@ -213,6 +218,14 @@ mod tests {
             ("day,read_bytes,written_bytes\n2026-12-01,1,1,1\n", 2),
             ("day,read_bytes,written_bytes\n2026-12-01,1\n", 2),
             ("day,read_bytes,written_bytes\n\n", 2),
+            ("day,read_bytes,written_bytes\n20261201,1,1\n", 2),
+            ("day,read_bytes,written_bytes\n2026-12-01T10:00,1,1\n", 2),
+            ("day,read_bytes,written_bytes\n2026-12-01,+1,1\n", 2),
+            ("day,read_bytes,written_bytes\n2026-12-01,01,1\n", 2),
+            ("day,read_bytes,written_bytes\n2026-12-01,1,1\r\n", 2),
+            ("day,read_bytes,written_bytes\n2026-12-01,1,1\n2026-12-02,12,1", 3),
+            ("day,read_bytes,written_bytes\n2026-12-01,1,1\n2026-12-01,2,1\n", 3),
+            ("day,read_bytes,written_bytes\n2026-12-02,1,1\n2026-12-01,2,1\n", 3),
         ] {
             let root = temporary();
             let folder = Folder::new(root.path());

@@ -17,7 +17,7 @@ use tokenizer::{Special, TokenId, Tokenizer};
 
 use crate::{
     Error, Plan, Session, devices,
-    identity::identity,
+    identity::{fingerprint, identity},
     keeper::Keeper,
     machine,
     pieces::{Layout, Pieces},
@@ -205,7 +205,7 @@ impl Engine {
             vocab_bytes: tokenizer.as_ref().map_or(0, |t| Tokenizer::memory_bytes(t.n_vocab(), t.n_vocab()) as u64),
             info: info(&gguf, &*model, kv(options))?,
             n_batch: n_batch(options),
-            kept_bytes: options.kept.as_ref().map_or(0, |kept| kept.ram_bytes),
+            kept_bytes: kept_bytes(options),
             gguf,
             dev,
             model,
@@ -543,7 +543,7 @@ impl Inner {
             written_today_bytes: written.as_ref().map_or(0, |w| w.1),
             warn: options.warn,
         };
-        let root = kv::Name::root(identity(&self.gguf).as_bytes(), layout.text.as_bytes());
+        let root = kv::Name::root(fingerprint(&self.gguf).as_bytes(), layout.text.as_bytes());
         Ok(Pieces::new(kv::Store::open(root, store), &layout, written.map(|w| w.0)))
     }
 
@@ -582,6 +582,7 @@ fn open_model(
     let outline = models::open(gguf, &Meter::default(), Residency::WithoutExperts)?;
     let state = state_options(1, usual_n_ctx(&*outline), n_batch(options), kv(options));
     let whole = Plan::new(&*outline, &state, n_threads, gguf.file_bytes(), None, 0)?;
+    let whole = Plan { kept_bytes: kept_bytes(options), ..whole };
     let budget = match options.experts {
         Experts::Auto if whole.fits() => return Ok((models::open(gguf, dev, Residency::All)?, None)),
         Experts::Auto => Budget::Auto,
@@ -599,6 +600,11 @@ fn check_streamed(gguf: &Gguf, outline: &dyn Model, budget: Budget, session_byte
         return Err(Error::WeightsMemory { needed_bytes, available_bytes });
     }
     n_slots(budget, places, session_bytes, available.map(|bytes| bytes - needed_bytes)).map(|_| ())
+}
+
+/// What sessions leave may take in memory.
+fn kept_bytes(options: &Options) -> u64 {
+    options.kept.as_ref().map_or(0, |kept| kept.ram_bytes)
 }
 
 fn kv(options: &Options) -> KvType {

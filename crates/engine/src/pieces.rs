@@ -12,12 +12,16 @@
 
 use compute::{Device, DeviceError, Kind};
 use kv::{BLOCK, Blob, Lasting, Name, Piece, Store};
-use models::{CachePart, Model, State, StateOptions};
+use models::{CachePart, Model, StateOptions};
 
 use crate::{Error, engine::Inner, runner::Runner, written::Written};
 
 /// Rows' bytes per byte of the tails on the way.
 const TAIL_PART: usize = 8;
+
+/// Counts up whenever kernels, or what is kept, change so that another number comes out: what was kept before is then not
+/// what an uninterrupted session holds. The goldens of `tests/golden.rs` that change tell when.
+const VERSION: u32 = 1;
 
 const LOGITS: &str = "logits";
 
@@ -47,10 +51,10 @@ impl Layout {
         let options = StateOptions { n_ctx: PER_LAYOUT, n_slot: 1, ..*options };
         let state = model.state(&compute::Meter::default(), &options, &experts::Routing::default())?;
         let (rows, frontier) = (state.rows(0, 0..BLOCK), state.frontier(0, PER_LAYOUT));
-        let bytes = |parts: &[CachePart]| parts.iter().map(CachePart::n_bytes).sum::<usize>();
-        let n_blocks = (TAIL_PART * bytes(&frontier)).div_ceil(bytes(&rows)).max(1);
+        // A model without full attention has no rows that grow.
+        let n_blocks = (TAIL_PART * n_bytes(&frontier)).div_ceil(n_bytes(&rows).max(1)).max(1);
         let names = rows.iter().chain(&frontier).map(|part| format!("{}x{}", label(part.kind()), part.cols()));
-        let text = format!("1 {isa} {}", names.collect::<Vec<_>>().join(" "));
+        let text = format!("{VERSION} {isa} {}", names.collect::<Vec<_>>().join(" "));
         Ok(Layout { has_frontier: !frontier.is_empty(), n_between: n_blocks * BLOCK, text })
     }
 }
@@ -68,22 +72,26 @@ impl Pieces {
         self.store.keep(piece, lasting);
         self.written.iter().for_each(|written| written.count(self.store.stats().written_bytes));
     }
+}
 
+/// A slot of the runner's memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) engine: &'a Inner,
+    pub(crate) slot: u32,
+}
+
+impl Place<'_> {
     /// The rows of the block that ends `ids`.
     ///
     /// # Errors
     /// [`Error::Device`].
-    pub(crate) fn cut_rows(
-        &self,
-        engine: &Inner,
-        runner: &Runner,
-        slot: u32,
-        parent: Name,
-        ids: &[u32],
-    ) -> Result<Piece, Error> {
+    pub(crate) fn cut_rows(self, runner: &Runner, parent: Name, ids: &[u32]) -> Result<Piece, Error> {
         let (n, first) = (ids.len(), ids.len() - BLOCK);
         let mut piece = Piece::rows(parent, n, &ids[first..]);
-        cut(&*engine.dev, &mut piece, &runner.state.rows(slot as usize, first..n))?;
+        let parts = runner.state.rows(self.slot as usize, first..n);
+        piece.reserve(n_bytes(&parts));
+        cut(&*self.engine.dev, &mut piece, &parts)?;
         Ok(piece)
     }
 
@@ -91,53 +99,49 @@ impl Pieces {
     ///
     /// # Errors
     /// [`Error::Device`].
-    pub(crate) fn cut_tail(
-        &self,
-        engine: &Inner,
-        runner: &Runner,
-        slot: u32,
-        parent: Name,
-        ids: &[u32],
-        logits: &[f32],
-    ) -> Result<Piece, Error> {
-        let (n, first) = (ids.len(), ids.len() / BLOCK * BLOCK);
-        let mut piece = Piece::tail(parent, n, &ids[first..]);
-        cut(&*engine.dev, &mut piece, &tail_parts(&*runner.state, slot, first, n))?;
+    pub(crate) fn cut_tail(self, runner: &Runner, parent: Name, ids: &[u32], logits: &[f32]) -> Result<Piece, Error> {
+        let n = ids.len();
+        let mut piece = Piece::tail(parent, n, &ids[n / BLOCK * BLOCK..]);
+        let parts = self.tail_parts(runner, n);
+        piece.reserve(n_bytes(&parts) + size_of_val(logits));
+        cut(&*self.engine.dev, &mut piece, &parts)?;
         if logits.is_empty() {
             return Ok(piece);
         }
-        piece.push(LOGITS, 1, logits.len(), &logits.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+        piece.push_with(LOGITS, 1, logits.len(), size_of_val(logits), |to| {
+            to.as_chunks_mut().0.iter_mut().zip(logits).for_each(|(to, v)| *to = v.to_le_bytes());
+        });
         Ok(piece.with_logits())
     }
 
-    /// Puts the rows of a block back; false if they are not what this memory holds.
-    pub(crate) fn put_rows(&self, engine: &Inner, runner: &Runner, slot: u32, piece: &Piece) -> bool {
-        let n = piece.n_tokens();
-        let parts = runner.state.rows(slot as usize, n - BLOCK..n);
-        put(&*engine.dev, &parts, &piece.blobs().collect::<Vec<_>>())
+    /// Puts the rows of the block back that begins at position `first`; false if they are not what this memory holds.
+    pub(crate) fn put_rows(self, runner: &Runner, first: usize, piece: &Piece) -> bool {
+        let parts = runner.state.rows(self.slot as usize, first..first + BLOCK);
+        put(&*self.engine.dev, &parts, &piece.blobs().collect::<Vec<_>>())
     }
 
-    /// Puts a tail back, and its logits if it has them into `logits`; false if it is not what this memory holds.
-    pub(crate) fn put_tail(
-        &self,
-        engine: &Inner,
-        runner: &Runner,
-        slot: u32,
-        piece: &Piece,
-        logits: &mut Vec<f32>,
-    ) -> bool {
-        let (n, n_vocab) = (piece.n_tokens(), engine.model.shape().n_vocab);
+    /// Puts the tail behind `n` tokens back, and its logits if it has them into `logits`; false if it is not what this
+    /// memory holds.
+    pub(crate) fn put_tail(self, runner: &Runner, n: usize, piece: &Piece, logits: &mut Vec<f32>) -> bool {
         let mut blobs: Vec<Blob> = piece.blobs().collect();
         logits.clear();
         if piece.has_logits() {
+            let n_bytes = self.engine.model.shape().n_vocab * size_of::<f32>();
             match blobs.pop() {
-                Some(b) if b.label == LOGITS && b.bytes.len() == n_vocab * size_of::<f32>() => {
+                Some(b) if b.label == LOGITS && b.bytes.len() == n_bytes => {
                     logits.extend(b.bytes.as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)));
                 }
                 _ => return false,
             }
         }
-        put(&*engine.dev, &tail_parts(&*runner.state, slot, n / BLOCK * BLOCK, n), &blobs)
+        put(&*self.engine.dev, &self.tail_parts(runner, n), &blobs)
+    }
+
+    /// What a tail behind `n` tokens holds: rows since the last whole block, and the frontier.
+    fn tail_parts(self, runner: &Runner, n: usize) -> Vec<CachePart> {
+        let mut parts = runner.state.rows(self.slot as usize, n / BLOCK * BLOCK..n);
+        parts.extend(runner.state.frontier(self.slot as usize, n));
+        parts
     }
 }
 
@@ -148,16 +152,12 @@ impl Drop for Pieces {
     }
 }
 
-/// What a tail behind `n` tokens holds, of which `first` end the last whole block.
-fn tail_parts(state: &dyn State, slot: u32, first: usize, n: usize) -> Vec<CachePart> {
-    let mut parts = state.rows(slot as usize, first..n);
-    parts.extend(state.frontier(slot as usize, n));
-    parts
+fn n_bytes(parts: &[CachePart]) -> usize {
+    parts.iter().map(CachePart::n_bytes).sum()
 }
 
 /// Copies parts of the memory into a piece.
 fn cut(dev: &dyn Device, piece: &mut Piece, parts: &[CachePart]) -> Result<(), DeviceError> {
-    piece.reserve(parts.iter().map(CachePart::n_bytes).sum());
     for part in parts {
         let mut done = Ok(());
         piece.push_with(&label(part.kind()), part.rows(), part.cols(), part.n_bytes(), |mut to| {

@@ -47,20 +47,17 @@ impl Seats {
 
     /// A session that is to hold `ids`, when all who came before have one; `None` if `given_up` says so meanwhile.
     pub fn take(&self, ids: &[TokenId], given_up: &dyn Fn() -> bool) -> Option<Seat<'_>> {
-        let mut line = self.line();
-        let ticket = line.n_tickets;
-        line.n_tickets += 1;
-        line.waiting.push_back(ticket);
-        loop {
-            let stays = !given_up();
-            if !stays || line.waiting.front() == Some(&ticket) && !line.free.is_empty() {
-                line.waiting.retain(|&t| t != ticket);
-                self.changed.notify_all(); // somebody else is the first
-                let session = if stays { line.take(ids) } else { None };
-                return session.map(|session| Seat { seats: self, session: Some(session) });
+        let ticket = Ticket::draw(self);
+        while !given_up() {
+            let mut line = self.line();
+            if line.waiting.front() == Some(&ticket.number)
+                && let Some(session) = line.take(ids)
+            {
+                return Some(Seat { seats: self, session: Some(session) });
             }
-            line = self.changed.wait_timeout(line, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
+            drop(self.changed.wait_timeout(line, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner));
         }
+        None
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
@@ -68,11 +65,38 @@ impl Seats {
     }
 }
 
+/// A place in the line, until it is dropped.
+struct Ticket<'a> {
+    seats: &'a Seats,
+    number: u64,
+}
+
+impl Ticket<'_> {
+    fn draw(seats: &Seats) -> Ticket<'_> {
+        let mut line = seats.line();
+        let number = line.n_tickets;
+        line.n_tickets += 1;
+        line.waiting.push_back(number);
+        Ticket { seats, number }
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.seats.line().waiting.retain(|&number| number != self.number);
+        self.seats.changed.notify_all(); // somebody else may be the first
+    }
+}
+
 impl Line {
-    /// The free session that has the most of `ids`; of those alike, the one that was free for the longest time.
+    /// The free session that has the most of `ids` beyond what it would lose; of those alike, the one that was free for the
+    /// longest time.
     fn take(&mut self, ids: &[TokenId]) -> Option<Session> {
-        let alike = |i: &usize| self.free[*i].n_alike(ids);
-        let best = (0..self.free.len()).rev().max_by_key(alike)?;
+        let gain = |i: &usize| {
+            let n_alike = self.free[*i].n_alike(ids) as i64;
+            n_alike - (self.free[*i].tokens().len() as i64 - n_alike)
+        };
+        let best = (0..self.free.len()).rev().max_by_key(gain)?;
         self.free.remove(best)
     }
 }

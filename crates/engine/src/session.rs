@@ -11,7 +11,7 @@ use kv::{BLOCK, Lasting, Name};
 use tokenizer::TokenId;
 
 use self::start::{From, start};
-use crate::{Error, Load, engine::Inner, turns::Turns};
+use crate::{Error, Load, engine::Inner, runner::Runner, turns::Turns};
 
 mod kept;
 mod start;
@@ -105,7 +105,8 @@ impl Session {
     }
 
     /// As [`Session::sync`], telling `progress` after every layer how far it is. Breaking off keeps the batches that are
-    /// complete; where the model's memory could not drop the one that is not, it is completed first.
+    /// complete; where the model's memory could not drop the one that is not, it is completed first. Other sessions wait while
+    /// `progress` runs, so it must not wait for anybody.
     ///
     /// # Errors
     /// As [`Session::sync`].
@@ -164,11 +165,15 @@ impl Session {
     /// [`Error::Device`].
     pub fn rewind(&mut self, n_keep: usize) -> Result<(), Error> {
         let kept = self.tokens[..n_keep.min(self.tokens.len())].to_vec();
+        let n_live = kept.len().saturating_sub(1); // the last is computed again, for its logits
+        if self.can_keep(n_live) {
+            self.truncate(n_live);
+        }
         self.sync(&kept).map(|_| ())
     }
 
     /// Appends tokens, at most `n_chunk` in a forward pass, and tells `each` the logits after every one, until that
-    /// breaks off.
+    /// breaks off. Other sessions wait while `each` runs.
     ///
     /// # Errors
     /// As [`Session::sync`].
@@ -196,17 +201,19 @@ impl Session {
     ) -> Result<ControlFlow<()>, Error> {
         let (engine, turns, rows) = (self.engine.clone(), self.turns.clone(), self.rows(ids));
         self.wrote(ids.len());
-        let mut flow = ControlFlow::Continue(());
-        turns.alone(self.slot, ids.len(), |runner| {
-            runner.forward(&engine, &rows, &mut |_, logits, i, pos| {
+        let (mut flow, mut own) = (ControlFlow::Continue(()), std::mem::take(&mut self.logits));
+        turns.prefill(self.slot, |runner| {
+            let done = runner.forward(&engine, &rows, &mut |_, logits, i, pos| {
                 if flow.is_continue() {
-                    logits.copy(&engine, i, pos, &mut self.logits)?;
-                    flow = each(&self.logits);
+                    logits.copy(&engine, i, pos, &mut own)?;
+                    flow = each(&own);
                 }
                 Ok(())
-            })
+            });
+            (done, ids.len())
         })?;
         self.append(ids);
+        self.logits = own;
         self.keep_rows()?;
         Ok(flow)
     }
@@ -245,14 +252,14 @@ impl Session {
                 From::Live => self.truncate(start.n_tokens),
                 From::Nothing => self.clear(),
                 From::Stored { blocks, tail } => {
-                    if !self.put_back(&ids[..start.n_tokens], &blocks, tail)? {
-                        self.clear();
+                    if !self.put_back(&ids[..start.n_tokens], &blocks, tail) {
                         continue; // the store has dropped what it could not load
                     }
                 }
             }
             return Ok(());
         }
+        self.clear();
         Ok(())
     }
 
@@ -303,25 +310,28 @@ impl Session {
         let may_drop = self.may_drop(ids.len());
         let n_layer = engine.model.shape().n_layer;
         let (turns, logits) = (self.turns.clone(), &mut self.logits);
-        let (more, done) = turns.alone(self.slot, ids.len(), |runner| -> Result<_, Error> {
+        let mut more = ControlFlow::Continue(());
+        let mut run = |runner: &mut Runner| -> Result<usize, Error> {
             let step = runner.place(&engine, &rows);
-            let mut more = ControlFlow::Continue(());
             for layer in 0..n_layer {
                 runner.run(&engine, &step, layer..layer + 1)?;
                 more = progress(ids.len() * (layer + 1) / n_layer);
                 if more.is_break() && layer + 1 < n_layer && may_drop {
-                    return Ok((more, false));
+                    return Ok(0);
                 }
             }
             if let Some(row) = rows.last().filter(|_| last) {
                 let of_last = runner.logits(&engine, rows.len() - 1..rows.len())?;
                 of_last.copy(&engine, 0, row.pos as usize, logits)?;
             }
-            Ok((more, true))
+            Ok(rows.len())
+        };
+        let n_done = turns.prefill(self.slot, |runner| {
+            let done = run(runner);
+            let n_done = *done.as_ref().unwrap_or(&0);
+            (done, n_done)
         })?;
-        if done {
-            self.append(ids);
-        }
+        self.append(&ids[..n_done]);
         Ok(more)
     }
 
@@ -355,7 +365,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Whoever could be told is gone.
-        let _ = self.keep_tail(Lasting::AtEnd);
+        // Whoever could be told is gone; and after a panic, nobody knows what is in the caches.
+        if !std::thread::panicking() {
+            let _ = self.keep_tail(Lasting::AtEnd);
+        }
     }
 }

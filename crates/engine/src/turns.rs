@@ -138,12 +138,27 @@ impl Turns {
         if !waits && !decoded {
             return self.n_batch;
         }
-        let n_rows = (line.rows_per_second * CHUNK_TIME.as_secs_f64()) as usize;
+        let n_rows = (line.rows_per_second * CHUNK_TIME.as_secs_f64()).min(self.n_batch as f64) as usize;
         n_rows.next_multiple_of(16).clamp(CHUNK_ROWS.min(self.n_batch), self.n_batch)
     }
 
-    /// Has the runner compute for the session of a slot: `n_rows` rows of its prompt, if it is that.
-    pub(crate) fn alone<R>(&self, slot: u32, n_rows: usize, work: impl FnOnce(&mut Runner) -> R) -> R {
+    /// Has the runner compute rows of a prompt for the session of a slot; `work` also returns how many it was.
+    pub(crate) fn prefill<R>(&self, slot: u32, work: impl FnOnce(&mut Runner) -> (R, usize)) -> R {
+        let mut took = Duration::ZERO;
+        let (done, n_rows) = self.alone(slot, |runner| {
+            let began = Instant::now();
+            let done = work(runner);
+            took = began.elapsed();
+            done
+        });
+        if n_rows > 0 {
+            self.line().prefilled(n_rows, took);
+        }
+        done
+    }
+
+    /// Has the runner work for the session of a slot, and nobody else meanwhile.
+    pub(crate) fn alone<R>(&self, slot: u32, work: impl FnOnce(&mut Runner) -> R) -> R {
         let mut line = self.line();
         let ticket = line.n_tickets;
         line.n_tickets += 1;
@@ -160,12 +175,7 @@ impl Turns {
             line = self.wait(line, None);
         };
         drop(line);
-        let began = Instant::now();
-        let done = work(borrowed.runner());
-        if n_rows > 0 {
-            self.line().prefilled(n_rows, began.elapsed());
-        }
-        done
+        work(borrowed.runner())
     }
 
     /// Runs the next token of a session through all layers, with those of others; its logits go to `logits`.
@@ -197,7 +207,7 @@ impl Turns {
         match decoded {
             Decoded::Logits(found) => *logits = found,
             Decoded::Failed(e) => return Err(e),
-            Decoded::Again => self.alone(row.slot, 0, |runner| {
+            Decoded::Again => self.alone(row.slot, |runner| {
                 runner.forward(&self.engine, &[row], &mut |_, found, i, pos| found.copy(&self.engine, i, pos, logits))
             })?,
         }
@@ -209,15 +219,15 @@ impl Turns {
         let (began, engine) = (Instant::now(), &*self.engine);
         wanted.sort_by_key(|w| w.row.slot);
         let rows: Vec<Row> = wanted.iter().map(|w| w.row).collect();
+        let mut answers = Answers { turns: self, rows: &rows, decoded: Vec::new() };
         let mut each = |k: usize, found: &Logits, i: usize, pos| found.copy(engine, i, pos, &mut wanted[k].logits);
         let done = borrowed.runner().forward(engine, &rows, &mut each);
-        let mut line = self.line();
-        line.batch(&rows, began.elapsed());
-        match done {
-            Ok(()) => line.decoded.extend(wanted.into_iter().map(|w| (w.row.slot, Decoded::Logits(w.logits)))),
-            Err(e) if rows.len() == 1 => line.decoded.push((rows[0].slot, Decoded::Failed(e))),
-            Err(_) => line.decoded.extend(rows.iter().map(|row| (row.slot, Decoded::Again))),
-        }
+        self.line().batch(&rows, began.elapsed());
+        answers.decoded = match done {
+            Ok(()) => wanted.into_iter().map(|w| Decoded::Logits(w.logits)).collect(),
+            Err(e) if rows.len() == 1 => vec![Decoded::Failed(e)],
+            Err(_) => Vec::new(),
+        };
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
@@ -229,6 +239,21 @@ impl Turns {
             None => self.changed.wait(line).unwrap_or_else(PoisonError::into_inner),
             Some(time) => self.changed.wait_timeout(line, time).unwrap_or_else(PoisonError::into_inner).0,
         }
+    }
+}
+
+/// What became of the rows of a batch; it is told whatever happens, so that nobody waits for ever.
+struct Answers<'a> {
+    turns: &'a Turns,
+    rows: &'a [Row],
+    /// In their order; where there is none, each tries alone.
+    decoded: Vec<Decoded>,
+}
+
+impl Drop for Answers<'_> {
+    fn drop(&mut self) {
+        let answers = self.decoded.drain(..).chain(std::iter::repeat_with(|| Decoded::Again));
+        self.turns.line().decoded.extend(self.rows.iter().map(|row| row.slot).zip(answers));
     }
 }
 
@@ -284,5 +309,92 @@ impl Line {
         self.rows_per_second = n_rows as f64 / took.as_secs_f64();
         self.load.n_prefilled += n_rows as u64;
         self.load.prefill_seconds += took.as_secs_f64();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        ops::Range,
+        panic::{AssertUnwindSafe, catch_unwind},
+        path::PathBuf,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use compute::{Device, DeviceError, Step, Tensor};
+    use models::{CachePart, State};
+
+    use super::*;
+    use crate::{Engine, Options};
+
+    /// A model's state that panics, or fails, in the step of more than one row that comes after so many.
+    struct Faulty {
+        state: Box<dyn State>,
+        n_left: AtomicUsize,
+        panics: bool,
+    }
+
+    impl State for Faulty {
+        fn forward(&self, dev: &dyn Device, step: &Step, layers: Range<usize>) -> Result<(), models::Error> {
+            assert!(!step.is_empty());
+            if step.len() > 1 && self.n_left.fetch_sub(1, Ordering::Relaxed) == 0 {
+                assert!(!self.panics, "as it was to");
+                return Err(DeviceError::OutOfMemory { device: "test".into(), bytes: 1 }.into());
+            }
+            self.state.forward(dev, step, layers)
+        }
+
+        fn logits(&self, dev: &dyn Device, rows: Range<usize>) -> Tensor {
+            self.state.logits(dev, rows)
+        }
+
+        fn n_rewind(&self, n: usize) -> usize {
+            self.state.n_rewind(n)
+        }
+
+        fn rows(&self, slot: usize, tokens: Range<usize>) -> Vec<CachePart> {
+            self.state.rows(slot, tokens)
+        }
+
+        fn frontier(&self, slot: usize, n: usize) -> Vec<CachePart> {
+            self.state.frontier(slot, n)
+        }
+    }
+
+    /// The logits of twelve tokens of each of three sequences at once, where one step goes wrong.
+    fn logits(panics: Option<bool>) -> Vec<Vec<f32>> {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/llama/micro.gguf");
+        let engine = Engine::open(&Options::new(path)).unwrap_or_else(|e| panic!("{e}"));
+        let options = engine.0.state_options(3, 32);
+        let mut runner = Runner::new(&engine.0, &options).unwrap_or_else(|e| panic!("{e}"));
+        if let Some(panics) = panics {
+            runner.state = Box::new(Faulty { state: runner.state, n_left: AtomicUsize::new(3), panics });
+        }
+        let turns = Turns::new(engine.0.clone(), runner, options.n_batch);
+        let sequence = |slot: u32| {
+            let mut logits = Vec::new();
+            for pos in 0..12 {
+                let row = Row { id: slot * 50 + pos, pos, slot };
+                // Who led the batch hears of the panic; the token can be tried again.
+                let decode = |logits: &mut Vec<f32>| turns.decode(row, logits).unwrap_or_else(|e| panic!("{e}"));
+                if catch_unwind(AssertUnwindSafe(|| decode(&mut logits))).is_err() {
+                    turns.line().take(slot);
+                    decode(&mut logits);
+                }
+            }
+            logits
+        };
+        std::thread::scope(|scope| {
+            let sequence = &sequence;
+            let all: Vec<_> = (0..3).map(|slot| scope.spawn(move || sequence(slot))).collect();
+            all.into_iter().map(|one| one.join().expect("it ends")).collect()
+        })
+    }
+
+    #[test]
+    fn what_goes_wrong_in_a_batch_is_tried_again_by_each_alone() {
+        let expected = logits(None);
+        assert!(logits(Some(false)) == expected, "an error");
+        assert!(logits(Some(true)) == expected, "a panic");
     }
 }

@@ -48,7 +48,7 @@ impl Written {
     /// What is new, if it is time to add it.
     fn take(&self, total_bytes: u64, every: Duration) -> Option<u64> {
         let mut counted = self.counted.lock().unwrap_or_else(|e| e.into_inner());
-        let new_bytes = total_bytes - counted.0;
+        let new_bytes = total_bytes.saturating_sub(counted.0); // somebody else may have been faster
         if new_bytes == 0 || counted.1.elapsed() < every {
             return None;
         }

@@ -6,13 +6,13 @@ use kv::{BLOCK, Lasting, Name};
 use tokenizer::TokenId;
 
 use super::Session;
-use crate::{Error, runner::Runner};
+use crate::{Error, pieces::Place, runner::Runner};
 
 /// What reading a prompt again may cost where its rows alone are not enough.
 const TAIL_TIME: Duration = Duration::from_secs(60);
 
 /// Blocks that are in memory at once while they are put back.
-const BLOCKS_AT_ONCE: usize = 16;
+const BLOCKS_AT_ONCE: usize = 4;
 
 impl Session {
     /// Keeps the rows of blocks that have become complete, and a tail behind them.
@@ -61,9 +61,9 @@ impl Session {
             return Ok(());
         }
         self.keep_blocks(0)?;
-        let (ids, logits, slot) = (&self.tokens, &self.logits, self.slot);
-        let cut = |runner: &mut Runner| pieces.cut_tail(&engine, runner, slot, parent, ids, logits);
-        pieces.keep(self.turns.alone(slot, 0, cut)?, lasting);
+        let at = Place { engine: &engine, slot: self.slot };
+        let cut = |runner: &mut Runner| at.cut_tail(runner, parent, &self.tokens, &self.logits);
+        pieces.keep(self.turns.alone(self.slot, cut)?, lasting);
         Ok(())
     }
 
@@ -74,42 +74,49 @@ impl Session {
         for (k, name) in self.names.iter().enumerate().skip(first).filter(|(_, name)| !pieces.store.has(name)) {
             let parent = if k == 0 { pieces.store.root() } else { self.names[k - 1] };
             let ids = &self.tokens[..(k + 1) * BLOCK];
-            let cut = |runner: &mut Runner| pieces.cut_rows(engine, runner, self.slot, parent, ids);
-            debug_assert_eq!(parent.then(&ids[k * BLOCK..]), *name);
-            pieces.keep(self.turns.alone(self.slot, 0, cut)?, Lasting::Soon);
+            let at = Place { engine, slot: self.slot };
+            pieces.keep(self.turns.alone(self.slot, |runner| at.cut_rows(runner, parent, ids))?, Lasting::Soon);
+            if !pieces.store.has(name) {
+                return Ok(()); // there is no room for it, nor for what hangs from it
+            }
         }
         Ok(())
     }
 
-    /// Puts back what was kept of `ids`; false if it cannot be loaded, or is not what this memory holds.
-    pub(super) fn put_back(&mut self, ids: &[TokenId], blocks: &[Name], tail: Option<Name>) -> Result<bool, Error> {
+    /// Puts back what was kept of `ids`; false if it cannot be loaded, or is not what this memory holds. Then there are no
+    /// tokens.
+    pub(super) fn put_back(&mut self, ids: &[TokenId], blocks: &[Name], tail: Option<Name>) -> bool {
         let engine = self.engine.clone();
-        let Some(pieces) = &engine.pieces else { return Ok(false) };
-        let slot = self.slot;
-        // Rows of tokens that are ours, too, are where they belong.
-        let n_here = self.n_alike(ids) / BLOCK;
-        for names in blocks.get(n_here..).unwrap_or_default().chunks(BLOCKS_AT_ONCE) {
-            let Some(rows) = names.iter().map(|name| pieces.store.load(name)).collect::<Option<Vec<_>>>() else {
-                return Ok(false);
-            };
-            let put = |runner: &mut Runner| rows.iter().all(|piece| pieces.put_rows(&engine, runner, slot, piece));
-            if !self.turns.alone(slot, 0, put) {
-                return Ok(false);
+        let Some(pieces) = &engine.pieces else { return false };
+        let tail = match tail.map(|name| pieces.store.load(&name)) {
+            Some(None) => return false,
+            loaded => loaded.flatten(),
+        };
+        // Rows of tokens that are ours, too, are where they belong; others are not ours any more.
+        let n_here = (self.n_alike(ids) / BLOCK).min(blocks.len());
+        self.clear();
+        let at = Place { engine: &engine, slot: self.slot };
+        let starts = blocks.iter().enumerate().skip(n_here).collect::<Vec<_>>();
+        for some in starts.chunks(BLOCKS_AT_ONCE) {
+            let load = |&(k, name): &(usize, &Name)| Some((k * BLOCK, pieces.store.load(name)?));
+            let Some(rows) = some.iter().map(load).collect::<Option<Vec<_>>>() else { return false };
+            let put = |runner: &mut Runner| rows.iter().all(|(first, piece)| at.put_rows(runner, *first, piece));
+            if !self.turns.alone(self.slot, put) {
+                return false;
             }
         }
-        self.truncate(0);
-        if let Some(tail) = tail {
-            let Some(tail) = pieces.store.load(&tail) else { return Ok(false) };
-            let logits = &mut self.logits;
-            if !self.turns.alone(slot, 0, |runner| pieces.put_tail(&engine, runner, slot, &tail, logits)) {
-                return Ok(false);
-            }
+        let mut logits = std::mem::take(&mut self.logits);
+        if let Some(tail) = tail
+            && !self.turns.alone(self.slot, |runner| at.put_tail(runner, ids.len(), &tail, &mut logits))
+        {
+            return false;
         }
+        self.logits = logits;
         self.tokens.extend_from_slice(ids);
         self.names.extend_from_slice(&blocks[..ids.len() / BLOCK]);
         self.n_written = ids.len();
         self.n_fixed = if pieces.has_frontier { ids.len() } else { 0 };
         self.tail_kept.0 = ids.len();
-        Ok(true)
+        true
     }
 }

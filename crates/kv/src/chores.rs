@@ -71,11 +71,22 @@ pub struct About {
     pub model: String,
     /// Milliseconds since it was made.
     pub age_ms: u64,
+    /// Milliseconds since it was used, at least.
+    pub unused_ms: u64,
     /// Its uses, of which each counts half of what it did six hours before.
     pub heat: f64,
 }
 
-/// What is in a folder of pieces, those of the longest prefixes last.
+/// Whether a folder is one of pieces: a store has written there.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn is_store(dir: &Path) -> Result<bool, Error> {
+    let files = Machine.list(dir).map_err(|source| Error::Io { path: dir.to_owned(), source })?;
+    Ok(files.iter().any(|file| file.is_file && (file.file_name == LOCK || name_of(&file.file_name).is_some())))
+}
+
+/// What is in a folder of pieces, those of the longest prefixes last, and what hangs from a piece behind it.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -93,14 +104,28 @@ pub fn list(dir: &Path) -> Result<Vec<Listed>, Error> {
         let about = Head::read(&intro, n_bytes, &name).map(|head| about(head, Heat::of_file(file.modified_ms)));
         all.push(Listed { path, name, n_bytes, about });
     }
-    all.sort_by_key(|listed| (listed.about.as_ref().map_or(0, |about| about.n_tokens), listed.name));
+    all.sort_by_key(place);
     Ok(all)
+}
+
+/// Where it is in a list. A tail without tokens of its own ends where the rows do that it hangs from.
+fn place(listed: &Listed) -> (usize, bool, Name) {
+    let (n_tokens, is_tail) = listed.about.as_ref().map_or((0, false), |a| (a.n_tokens, a.kind == Kind::Tail));
+    (n_tokens, is_tail, listed.name)
 }
 
 fn about(head: Head, heat: Heat) -> About {
     let now_ms = Machine.now_ms();
-    let (n_tokens, age_ms, heat) = (head.n_tokens as usize, now_ms.saturating_sub(head.created_ms), heat.at(now_ms));
-    About { kind: head.kind, parent: head.parent, n_tokens, root: head.root, model: head.model, age_ms, heat }
+    About {
+        kind: head.kind,
+        parent: head.parent,
+        n_tokens: head.n_tokens as usize,
+        root: head.root,
+        model: head.model,
+        age_ms: now_ms.saturating_sub(head.created_ms),
+        unused_ms: now_ms.saturating_sub(heat.modified_ms()),
+        heat: heat.at(now_ms),
+    }
 }
 
 /// Reads a file in full. Why nothing of it would be used, if so.
@@ -207,6 +232,36 @@ mod tests {
         assert_eq!(names(dir.path()), HashSet::from([a, c]));
         remove(dir.path(), |_| true).unwrap_or_else(|e| panic!("{e}"));
         assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn a_tail_without_tokens_of_its_own_is_listed_behind_its_rows_and_goes_with_them() {
+        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let root = Name::root(b"model", b"1");
+        let store = open(dir.path(), root);
+        let blocks: [Name; 8] = std::array::from_fn(|i| root.then(&[i as u32; BLOCK]));
+        for (i, block) in blocks.iter().enumerate() {
+            store.keep(Piece::rows(root, BLOCK, &[i as u32; BLOCK]), Lasting::Soon);
+            store.keep(Piece::tail(*block, BLOCK, &[]), Lasting::Soon);
+        }
+        drop(store);
+        let all = list(dir.path()).unwrap_or_else(|e| panic!("{e}"));
+        let place = |name: Name| all.iter().position(|listed| listed.name == name);
+        assert!(blocks.iter().all(|block| place(*block) < place(block.tail(&[]))));
+        remove(dir.path(), |listed| blocks.contains(&listed.name)).unwrap_or_else(|e| panic!("{e}"));
+        assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn a_folder_is_one_of_pieces_once_a_store_has_been_there() {
+        let (dir, _) = folder();
+        let is_one = |dir: &Path| is_store(dir).unwrap_or_else(|e| panic!("{e}"));
+        assert!(is_one(dir.path()));
+        remove(dir.path(), |_| true).unwrap_or_else(|e| panic!("{e}"));
+        assert!(is_one(dir.path()), "an empty one");
+        fs::remove_file(dir.path().join(LOCK)).unwrap_or_else(|e| panic!("{e}"));
+        assert!(!is_one(dir.path()));
+        assert!(is_store(&dir.path().join("none")).is_err());
     }
 
     #[test]

@@ -44,7 +44,7 @@ mod store;
 mod tests;
 mod writer;
 
-pub use chores::{About, Error, Listed, list, remove, verify};
+pub use chores::{About, Error, Listed, is_store, list, remove, verify};
 pub use file::Refused;
 pub use name::Name;
 pub use piece::{Blob, Kind, Piece};

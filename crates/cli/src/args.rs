@@ -22,6 +22,10 @@ use crate::{
     thinking::{self, EFFORTS},
 };
 
+mod kept;
+
+pub(crate) use self::kept::KeptArgs;
+
 const AFTER_HELP: &str = "Answers go to stdout, everything else to stderr; ds4 --help tells more.";
 
 const AFTER_LONG_HELP: &str = "\
@@ -155,6 +159,8 @@ pub(crate) struct ChatArgs {
     pub(crate) thinking: ThinkingArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) kept: KeptArgs,
 }
 
 #[derive(Debug, Args)]

@@ -25,10 +25,9 @@ use crate::{
     error::{Error, reason},
     folders,
     interrupt::Work,
-    oneshot::opening,
+    oneshot,
     speaker::{Local, Speaker},
     terminal::{self, Screen},
-    thinking,
 };
 
 /// What is left of a line that was refused in its middle arrives within this time, or was typed afterwards.
@@ -38,16 +37,17 @@ type Console = Editor<Backslash, FileHistory>;
 
 /// Talks until the user leaves.
 pub(crate) fn run(args: &ChatArgs) -> Result<(), Error> {
-    let sampling = args.sampling.options()?;
-    let mut model = Local::open(&args.model, args.prompt.ctx, args.prompt.tokens, sampling)?;
-    let options = thinking::grant(model.chat()?, args.thinking.wanted(), args.thinking.effort())?;
+    let held = args.kept.held(&args.model.cache)?;
+    let mut model = Local::open(args)?;
     for line in model.status().iter().take(1) {
         terminal::aside(line);
     }
+    let mut note = terminal::aside;
+    let dialogue = oneshot::begin(args, held, &mut model, &mut note)?;
     terminal::aside("/help lists commands, Ctrl+D leaves");
     let screen = Screen::stdout(true);
-    let mut note = terminal::aside;
-    talk(&mut Conversation::new(&mut model, screen, &mut note, opening(args), options))?;
+    let sessions = if args.model.no_cache { None } else { args.kept.sessions(&args.model.cache) };
+    talk(&mut Conversation::new(&mut model, screen, &mut note, dialogue, sessions))?;
     model.finish()
 }
 

@@ -1,15 +1,19 @@
 //! A conversation: lines go in, answers and notes come out. Knows no keyboard, so tests can talk to it.
 
+mod named;
+
 use std::{fs, io::Write, path::Path};
 
 use engine::Stop;
-use models::{ChatOptions, Effort, Event, Message};
+use models::Effort;
 
 use crate::{
+    dialogue::Dialogue,
     error::Error,
     interrupt::Work,
     prompt,
-    speaker::{Ask, Speaker, show},
+    sessions::{SessionName, Sessions},
+    speaker::Speaker,
     terminal::Screen,
     thinking::{self, effort_named},
 };
@@ -22,6 +26,10 @@ pub(crate) const HELP: &str = "\
 /read FILE    ask what a text file says
 /ctx N        make room for N tokens; the conversation goes on
 /clear        forget the conversation
+/save NAME    keep the conversation under a name from now on
+/list         the conversations that have one
+/switch NAME  go on with another
+/del NAME     delete one
 /quit         leave, as does Ctrl+D
 
 A backslash at the end of a line continues on the next; a pasted block is one message.
@@ -40,6 +48,10 @@ enum Line<'a> {
     Read(&'a str),
     Ctx(usize),
     Clear,
+    Save(SessionName),
+    List,
+    Switch(SessionName),
+    Delete(SessionName),
     Quit,
     /// Cannot be done, and why.
     Wrong(String),
@@ -52,27 +64,27 @@ pub(crate) enum Next {
     Quit,
 }
 
-/// All that was said, and how the next answer is to be.
+/// A dialogue, line by line.
 pub(crate) struct Conversation<'a, W> {
     speaker: &'a mut dyn Speaker,
     screen: Screen<W>,
     /// Where notes go, line by line.
     note: &'a mut dyn FnMut(&str),
-    opening: Vec<Message>,
-    messages: Vec<Message>,
-    options: ChatOptions,
+    dialogue: Dialogue,
+    /// Where conversations with a name are; `None` if nothing is to be kept, or nobody knows where.
+    sessions: Option<Sessions>,
 }
 
 impl<'a, W: Write> Conversation<'a, W> {
-    /// Begins after `opening`, which is never forgotten.
+    /// Goes on with `dialogue`.
     pub(crate) fn new(
         speaker: &'a mut dyn Speaker,
         screen: Screen<W>,
         note: &'a mut dyn FnMut(&str),
-        opening: Vec<Message>,
-        options: ChatOptions,
+        dialogue: Dialogue,
+        sessions: Option<Sessions>,
     ) -> Conversation<'a, W> {
-        Conversation { speaker, screen, note, messages: opening.clone(), opening, options }
+        Conversation { speaker, screen, note, dialogue, sessions }
     }
 
     /// Does what a line asks for.
@@ -90,9 +102,14 @@ impl<'a, W: Write> Conversation<'a, W> {
             Line::Read(path) => return self.read(path),
             Line::Ctx(n) => self.resize(n),
             Line::Clear => {
-                self.messages = self.opening.clone();
+                self.dialogue.clear(self.speaker);
                 self.tell("the conversation is forgotten");
+                self.keep();
             }
+            Line::Save(name) => self.save(name),
+            Line::List => self.list(),
+            Line::Switch(name) => self.switch(name),
+            Line::Delete(name) => self.delete(name),
             Line::Quit => return Ok(Next::Quit),
             Line::Wrong(why) => self.tell(&why),
         }
@@ -107,31 +124,26 @@ impl<'a, W: Write> Conversation<'a, W> {
         self.tell(&error.report_in_chat());
     }
 
-    /// Puts a question, and keeps it with the answer if there was one.
     fn ask(&mut self, text: String) -> Result<Next, Error> {
-        self.messages.push(Message::user(text));
-        let (mut reasoning, mut answer) = (String::new(), String::new());
-        let ask = Ask::Turn(&self.messages, &self.options);
-        let reply = show(self.speaker, ask, &mut self.screen, |event| match event {
-            Event::Thinking(text) => reasoning.push_str(text),
-            Event::Text(text) => answer.push_str(text),
-        });
-        let kept = reply.is_ok() && !answer.is_empty();
-        if kept {
-            let message = Message::assistant(answer);
-            self.messages.push(if reasoning.is_empty() { message } else { message.with_reasoning(reasoning) });
-        } else {
-            self.messages.pop();
-        }
-        match reply {
-            Ok(reply) => {
+        match self.dialogue.ask(self.speaker, &mut self.screen, text) {
+            Ok((reply, kept)) => {
                 self.tell_stop(reply.stop, kept);
                 self.tell(&reply.speed());
+                if kept {
+                    self.keep();
+                }
             }
             Err(e @ Error::Closed) => return Err(e),
             Err(e) => self.tell_error(&e),
         }
         Ok(Next::Line)
+    }
+
+    /// Saves the conversation, if it has a name.
+    fn keep(&mut self) {
+        if let Err(e) = self.dialogue.save(self.speaker) {
+            self.tell_error(&e);
+        }
     }
 
     fn tell_stop(&mut self, stop: Stop, kept: bool) {
@@ -149,8 +161,7 @@ impl<'a, W: Write> Conversation<'a, W> {
     }
 
     fn status(&mut self) {
-        let said = self.messages.len() - self.opening.len();
-        let thinking = match (self.options.thinking, self.options.effort) {
+        let thinking = match (self.dialogue.options.thinking, self.dialogue.options.effort) {
             (false, _) => "off",
             (true, None) => "on",
             (true, Some(effort)) => effort.name(),
@@ -158,7 +169,11 @@ impl<'a, W: Write> Conversation<'a, W> {
         let lines = self.speaker.status();
         lines.iter().for_each(|line| self.tell(line));
         self.tell(&format!("thinking  {thinking}"));
-        self.tell(&format!("messages  {said}"));
+        self.tell(&format!("messages  {}", self.dialogue.n_said()));
+        if let Some(held) = &self.dialogue.held {
+            let line = format!("session   {}, {}", held.name, held.path().display());
+            self.tell(&line);
+        }
     }
 
     /// Reason from now on, or do not.
@@ -166,12 +181,13 @@ impl<'a, W: Write> Conversation<'a, W> {
         let granted = self.speaker.chat().and_then(|chat| thinking::grant(chat, Some(thinking), effort));
         match granted {
             Ok(options) => {
-                self.options = options;
+                self.dialogue.options = options;
                 self.tell(&match effort {
                     Some(effort) => format!("the model reasons before it answers, effort {}", effort.name()),
                     None if thinking => "the model reasons before it answers".into(),
                     None => "answers come at once".into(),
                 });
+                self.keep();
             }
             Err(e) => self.tell(&e.to_string()),
         }
@@ -236,10 +252,21 @@ fn command<'a>(name: &str, rest: &'a str) -> Line<'a> {
             _ => Line::Wrong("/ctx N: N is a number of tokens, such as 8192".into()),
         },
         "clear" => bare(Line::Clear),
+        "save" => named(name, rest, Line::Save),
+        "list" => bare(Line::List),
+        "switch" => named(name, rest, Line::Switch),
+        "del" => named(name, rest, Line::Delete),
         "quit" | "exit" => bare(Line::Quit),
         "power" => Line::Wrong("/power is not in this version: it always computes at full speed".into()),
         "steer" => Line::Wrong("/steer is not in this version: activations are not steered yet".into()),
         _ => Line::Wrong(format!("unknown command /{name}; /help lists them")),
+    }
+}
+
+fn named<'a>(command: &str, name: &str, line: fn(SessionName) -> Line<'a>) -> Line<'a> {
+    match name.parse() {
+        Ok(name) => line(name),
+        Err(why) => Line::Wrong(format!("/{command} NAME: {why}")),
     }
 }
 
@@ -256,18 +283,23 @@ mod tests {
     use std::ops::ControlFlow;
 
     use expect_test::{Expect, expect};
-    use models::{Chat, Template};
+    use models::{Chat, ChatOptions, Event, Message, Template};
+    use tokenizer::TokenId;
 
     use super::*;
     use crate::{
-        speaker::{Pace, Reply},
+        sessions::ModelId,
+        speaker::{Ask, Pace, Reply},
         terminal::Reasoning,
     };
 
     /// Says what it was asked, in words that show the whole conversation.
-    struct Script {
+    pub(super) struct Script {
         chat: Template,
+        name: &'static str,
         n_ctx: usize,
+        /// A token per message.
+        tokens: Vec<TokenId>,
         /// Reasoning and answers, in turn; an answer that ends in `^C` is interrupted there.
         answers: Vec<(&'static str, &'static str)>,
         heard: Vec<String>,
@@ -291,6 +323,7 @@ mod tests {
                 let _ = on(Event::Text(said.unwrap_or(answer).into()));
             }
             let stop = if said.is_some() { Stop::Cancelled } else { Stop::EndOfTurn };
+            self.tokens = (0..=n as TokenId).collect();
             let pace = Pace { n, seconds: 1.0 };
             Ok(Reply { stop, reused: n - 1, prefill: pace, decode: pace, streamed: None })
         }
@@ -307,23 +340,48 @@ mod tests {
         fn status(&self) -> Vec<String> {
             vec![format!("context   {} tokens", self.n_ctx)]
         }
+
+        fn model(&self) -> ModelId {
+            ModelId { name: self.name.into(), family: "script".into(), file_bytes: 1 }
+        }
+
+        fn tokens(&self) -> &[TokenId] {
+            &self.tokens
+        }
+
+        fn recall(&mut self, tokens: Vec<TokenId>) {
+            self.tokens = tokens;
+        }
+    }
+
+    impl Script {
+        pub(super) fn new(name: &'static str, answers: &[(&'static str, &'static str)]) -> Script {
+            let source = "{{ messages[0].content }}{% if enable_thinking %}<think>{% endif %}";
+            let chat = Template::new(source, "", "", []).unwrap();
+            Script { chat, name, n_ctx: 8, tokens: Vec::new(), answers: answers.to_vec(), heard: Vec::new() }
+        }
+    }
+
+    /// What a conversation begins with.
+    pub(super) fn dialogue() -> Dialogue {
+        Dialogue::new(vec![Message::system("Be brief.")], ChatOptions { thinking: true, ..ChatOptions::default() })
     }
 
     /// Types `lines`; shows what came to the screen, what was noted and what the model heard.
     fn check(answers: &[(&'static str, &'static str)], lines: &[&str], expect: Expect) {
-        let source = "{{ messages[0].content }}{% if enable_thinking %}<think>{% endif %}";
-        let chat = Template::new(source, "", "", []).unwrap();
-        let mut script = Script { chat, n_ctx: 8, answers: answers.to_vec(), heard: Vec::new() };
+        expect.assert_eq(&talk(Script::new("script", answers), None, lines));
+    }
+
+    pub(super) fn talk(mut script: Script, sessions: Option<Sessions>, lines: &[&str]) -> String {
         let (mut out, mut notes) = (Vec::new(), String::new());
         let mut note = |line: &str| notes += &format!("* {line}\n");
         let screen = Screen::new(&mut out, true, Reasoning::Tagged);
-        let options = ChatOptions { thinking: true, ..ChatOptions::default() };
-        let opening = vec![Message::system("Be brief.")];
-        let mut conversation = Conversation::new(&mut script, screen, &mut note, opening, options);
+        let mut conversation = Conversation::new(&mut script, screen, &mut note, dialogue(), sessions);
         let ended = lines.iter().any(|line| conversation.line(line).unwrap() == Next::Quit);
+        drop(conversation);
         let ended = if ended { "bye\n" } else { "" };
         let heard = script.heard.join("\n");
-        expect.assert_eq(&format!("{}--\n{notes}--\n{heard}\n{ended}", String::from_utf8(out).unwrap()));
+        format!("{}--\n{notes}--\n{heard}\n{ended}", String::from_utf8(out).unwrap())
     }
 
     #[test]
@@ -487,5 +545,9 @@ mod tests {
         assert_eq!(wrong("/hepl"), "unknown command /hepl; /help lists them");
         assert_eq!(wrong("/ctx 8K5"), "/ctx N: N is a number of tokens, such as 8192");
         assert_eq!(wrong("/quit now"), "/quit takes nothing behind it");
+        assert_eq!(parse("/save work"), Line::Save("work".parse().unwrap()));
+        for line in ["/save", "/switch a/b", "/del .."] {
+            assert!(wrong(line).contains(" NAME: a name is 1 to 64 letters"), "{line}");
+        }
     }
 }

@@ -100,6 +100,14 @@ pub(crate) enum Error {
     #[error("{}: {source}", path.display())]
     Trace { path: PathBuf, source: experts::trace::Error },
 
+    /// Two processes, one conversation.
+    #[error("session {name}: another process goes on with it")]
+    SessionInUse { name: String },
+
+    /// The file of a conversation is none.
+    #[error("{}: {why}", path.display())]
+    BrokenSession { path: PathBuf, why: String },
+
     /// A result cannot be written.
     #[error("{}: {}", path.display(), reason(source))]
     Write { path: PathBuf, source: io::Error },
@@ -181,6 +189,8 @@ impl Error {
             Error::NotText { .. } => "convert it to UTF-8 first".into(),
             Error::Tokens { .. } => "write decimal ids separated by spaces, or raw little-endian u32".into(),
             Error::Trace { .. } => "write one with --route-trace; docs/formats/routes.md describes them".into(),
+            Error::SessionInUse { .. } => "end it first, or give another name".into(),
+            Error::BrokenSession { .. } => "docs/formats/session.md says what it should be".into(),
             Error::Engine(e) => engine_hint(e),
             Error::NoRoom { help, .. } => (*help).into(),
             Error::Gguf(e) => gguf_hint(e),
@@ -216,6 +226,7 @@ impl Error {
             Error::Closed => 0,
             Error::Interrupted => 130,
             Error::Stream { .. } | Error::Write { .. } | Error::NoContext => 1,
+            Error::SessionInUse { .. } => 1,
             Error::Engine(e) | Error::NoRoom { source: e, .. } => engine_status(e),
             _ => 2,
         }

@@ -12,6 +12,7 @@ mod args;
 mod bench;
 mod chat;
 mod conversation;
+mod dialogue;
 mod error;
 mod folders;
 mod ids;
@@ -26,6 +27,7 @@ mod progress;
 mod prompt;
 mod refused;
 mod routes;
+mod sessions;
 mod speaker;
 mod ssd;
 mod svg;
@@ -84,6 +86,7 @@ fn run(cli: Cli) -> Result<(), Error> {
 fn answer(args: &ChatArgs) -> Result<(), Error> {
     args.model.options()?;
     args.sampling.options()?;
+    args.kept.kept(&args.model.cache)?;
     model::spare(&args.model, [args.prompt.prompt_file.as_deref()])?;
     match prompt::gather(&args.prompt)? {
         Some(prompt) => oneshot::run(args, &prompt),

@@ -5,7 +5,9 @@ use models::Message;
 
 use crate::{
     args::ChatArgs,
+    dialogue::{Dialogue, Wishes},
     error::Error,
+    sessions::{Held, Saved},
     speaker::{Ask, Local, Reply, Speaker, show},
     terminal::{self, Screen},
     thinking,
@@ -13,19 +15,53 @@ use crate::{
 
 /// Answers `prompt` with the model and the settings of `args`.
 pub(crate) fn run(args: &ChatArgs, prompt: &str) -> Result<(), Error> {
-    let sampling = args.sampling.options()?;
-    let mut model = Local::open(&args.model, args.prompt.ctx, args.prompt.tokens, sampling)?;
+    let held = args.kept.held(&args.model.cache)?;
+    let mut model = Local::open(args)?;
     let mut screen = Screen::stdout(args.thinking.show_thinking);
-    let reply = if args.prompt.raw {
-        show(&mut model, Ask::Raw(prompt), &mut screen, |_| ())?
+    let (reply, saved) = if args.prompt.raw {
+        (show(&mut model, Ask::Raw(prompt), &mut screen, |_| ())?, Ok(()))
     } else {
-        let options = thinking::grant(model.chat()?, args.thinking.wanted(), args.thinking.effort())?;
-        let messages = [opening(args), vec![Message::user(prompt)]].concat();
-        show(&mut model, Ask::Turn(&messages, &options), &mut screen, |_| ())?
+        let mut dialogue = begin(args, held, &mut model, &mut terminal::note)?;
+        let (reply, kept) = dialogue.ask(&mut model, &mut screen, prompt.into())?;
+        (reply, keep(&dialogue, &model, kept))
     };
     terminal::note(&reply.speed());
     model.finish()?;
-    conclude(&reply)
+    conclude(&reply).and(saved)
+}
+
+/// The conversation that `args` ask for: a new one, or one that is gone on with.
+///
+/// # Errors
+/// What the model cannot do.
+pub(crate) fn begin(
+    args: &ChatArgs,
+    held: Option<(Held, Option<Saved>)>,
+    speaker: &mut dyn Speaker,
+    note: &mut dyn FnMut(&str),
+) -> Result<Dialogue, Error> {
+    let opening: Vec<_> = args.prompt.system.iter().filter(|text| !text.is_empty()).map(Message::system).collect();
+    let options = thinking::grant(speaker.chat()?, args.thinking.wanted(), args.thinking.effort())?;
+    let wishes = Wishes {
+        opening: args.prompt.system.is_some().then(|| opening.clone()),
+        options: args.thinking.wanted().is_some().then(|| options.clone()),
+    };
+    let mut dialogue = Dialogue::new(opening, options);
+    if let Some((held, saved)) = held {
+        dialogue.resume(held, saved, wishes, speaker, note);
+    }
+    Ok(dialogue)
+}
+
+/// Saves a conversation that has a name, or tells that there is nothing new to save.
+fn keep(dialogue: &Dialogue, speaker: &dyn Speaker, kept: bool) -> Result<(), Error> {
+    match &dialogue.held {
+        Some(held) if !kept => {
+            terminal::note(&format!("session {}: there was no answer, so nothing is added", held.name))
+        }
+        _ => dialogue.save(speaker)?,
+    }
+    Ok(())
 }
 
 /// What the answer's end means for the program's.
@@ -37,10 +73,4 @@ fn conclude(reply: &Reply) -> Result<(), Error> {
         Stop::EndOfTurn | Stop::StopString(_) => {}
     }
     Ok(())
-}
-
-/// The messages before the first question.
-pub(crate) fn opening(args: &ChatArgs) -> Vec<Message> {
-    let system = args.prompt.system.iter().filter(|text| !text.is_empty());
-    system.map(Message::system).collect()
 }

@@ -5,7 +5,8 @@ use crate::error::Error;
 
 const STREAMING: &str = "the cache of experts fills by itself, beginning with those that were used most before";
 const MEMORY: &str = "free memory is measured, and the cache of experts can be given a size";
-const DISK_KV: &str = "conversations are not kept on disk yet";
+const KV_BLOCKS: &str = "what is computed is kept as it comes, in blocks of 256 tokens";
+const KV_MODELS: &str = "what another model or format has left is never used";
 const DRAFTS: &str = "tokens are not drafted ahead yet";
 const GPU: &str = "it computes on the CPU";
 const MACHINES: &str = "it runs on one machine";
@@ -17,10 +18,11 @@ const AGENT: &str = "there is no coding agent yet";
 const PACE: &str = "it always computes at full speed, by exact kernels, in the folder it was started in";
 
 /// Flags and commands by reason. A name that ends in `-` stands for all flags that begin like it.
-const REFUSED: [(&str, &[&str]); 13] = [
+const REFUSED: [(&str, &[&str]); 14] = [
     (STREAMING, &["--ssd-streaming-full-layers", "--ssd-streaming-preload-experts", "--expert-profile"]),
     (MEMORY, &["--simulate-used-memory"]),
-    (DISK_KV, &["--kv-disk-", "--kv-cache-"]),
+    (KV_MODELS, &["--kv-cache-reject-different-quant"]),
+    (KV_BLOCKS, &["--kv-cache-"]),
     (DRAFTS, &["--mtp", "--mtp-", "--glm-mtp", "--glm-mtp-timing", "--dspark", "--dspark-"]),
     (GPU, &["--metal", "--cuda", "--rocm", "--gpu-vram", "--gpu-devices", "--cuda-tensor-parallel"]),
     (

@@ -2,16 +2,17 @@
 
 use std::{ops::ControlFlow, time::Instant};
 
-use engine::{AnswerOptions, Engine, Sampler, SamplerOptions, Session, Stats, Stop};
+use engine::{AnswerOptions, Engine, Options, Sampler, SamplerOptions, Session, Stats, Stop};
 use models::{Chat, ChatOptions, Event, Message};
 use tokenizer::{Special, TokenId};
 
 use crate::{
-    args::ModelArgs,
+    args::ChatArgs,
     error::Error,
     interrupt::Work,
     model,
     progress::{Pondering, Progress},
+    sessions::ModelId,
     terminal, units,
 };
 
@@ -111,6 +112,15 @@ pub(crate) trait Speaker {
 
     /// What there is to say about itself, in lines.
     fn status(&self) -> Vec<String>;
+
+    /// Which model answers.
+    fn model(&self) -> ModelId;
+
+    /// The tokens that the conversation was said in, as far as they are known.
+    fn tokens(&self) -> &[TokenId];
+
+    /// The conversation is another one, which was said in these tokens.
+    fn recall(&mut self, tokens: Vec<TokenId>);
 }
 
 /// A model in this process and its one timeline.
@@ -118,6 +128,8 @@ pub(crate) struct Local {
     engine: Engine,
     /// `None` when memory was short while it was being replaced.
     session: Option<Session>,
+    /// Of a conversation that was taken up: its tokens, until the session holds them.
+    recalled: Option<Vec<TokenId>>,
     sampler: Sampler,
     sampling: SamplerOptions,
     /// Longest answer.
@@ -126,19 +138,17 @@ pub(crate) struct Local {
 
 impl Local {
     /// Loads the model and tells what memory it takes, before it is taken.
-    pub(crate) fn open(
-        model: &ModelArgs,
-        n_ctx: Option<usize>,
-        n_max: Option<usize>,
-        sampling: SamplerOptions,
-    ) -> Result<Local, Error> {
-        let engine = model::open(model, &model.options()?)?;
+    pub(crate) fn open(args: &ChatArgs) -> Result<Local, Error> {
+        let sampling = args.sampling.options()?;
+        let options = Options { kept: args.kept.kept(&args.model.cache)?, ..args.model.options()? };
+        let engine = model::open(&args.model, &options)?;
         if engine.tokenizer().is_none() {
             return Err(Error::NoVocabulary { path: engine.path().to_path_buf() });
         }
-        let session = open_session(&engine, n_ctx.unwrap_or_else(|| engine.n_ctx_default()))?;
+        let session = open_session(&engine, args.prompt.ctx.unwrap_or_else(|| engine.n_ctx_default()))?;
         let sampler = Sampler::new(sampling.clone());
-        Ok(Local { engine, session: Some(session), sampler, sampling, n_max: n_max.unwrap_or(usize::MAX) })
+        let n_max = args.prompt.tokens.unwrap_or(usize::MAX);
+        Ok(Local { engine, session: Some(session), recalled: None, sampler, sampling, n_max })
     }
 
     /// Completes what is written beside answers.
@@ -153,7 +163,7 @@ impl Local {
                 let parts = chat(&self.engine)?.render(messages, options)?;
                 match parts.iter().all(|part| part.as_str().is_empty()) {
                     true => Err(Error::SilentTemplate),
-                    false => Ok(self.engine.encode(&parts)?),
+                    false => Ok(self.engine.encode_after(self.tokens(), &parts)?),
                 }
             }
             Ask::Raw(text) => {
@@ -172,7 +182,7 @@ impl Speaker for Local {
         let n_ctx = self.session.as_ref().ok_or(Error::NoContext)?.n_ctx();
         check_bytes(ask, n_ctx)?;
         let ids = self.prompt(ask)?;
-        let Local { engine, session, sampler, n_max, .. } = self;
+        let Local { engine, session, recalled, sampler, n_max, .. } = self;
         let session = session.as_mut().ok_or(Error::NoContext)?;
         if ids.len() >= session.n_ctx() {
             return Err(Error::PromptTooLong { n: ids.len(), n_ctx: session.n_ctx() });
@@ -189,6 +199,7 @@ impl Speaker for Local {
             let (reused, decode) = (synced.reused, Pace::default());
             return Ok(Reply { stop: Stop::Cancelled, reused, prefill, decode, streamed: None });
         }
+        *recalled = None;
         let chat = match ask {
             Ask::Turn(_, options) => Some((chat(engine)?, options)),
             Ask::Raw(_) => None,
@@ -212,6 +223,7 @@ impl Speaker for Local {
     }
 
     fn resize(&mut self, n_ctx: usize) -> Result<(), Error> {
+        self.recalled = Some(self.tokens().to_vec());
         // Both at once might not fit: the old one goes first.
         let old = self.session.take().map(|s| s.n_ctx());
         let (session, result) = match open_session(&self.engine, n_ctx) {
@@ -231,6 +243,20 @@ impl Speaker for Local {
             format!("context   {used} of {n_ctx} tokens, trained for {}", info.n_ctx_train),
             format!("sampling  temperature {}, seed {}", self.sampling.temperature, self.sampling.seed),
         ]
+    }
+
+    fn model(&self) -> ModelId {
+        self.engine.info().into()
+    }
+
+    fn tokens(&self) -> &[TokenId] {
+        let held = self.session.as_ref().map_or(&[][..], |session| session.tokens());
+        self.recalled.as_deref().unwrap_or(held)
+    }
+
+    fn recall(&mut self, tokens: Vec<TokenId>) {
+        let n_vocab = self.engine.info().n_vocab;
+        self.recalled = Some(tokens.into_iter().take_while(|&id| (id as usize) < n_vocab).collect());
     }
 }
 

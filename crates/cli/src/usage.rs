@@ -352,9 +352,16 @@ mod tests {
             "#]],
         );
         check(
-            &["--kv-disk-dir=/tmp"],
+            &["--kv-disk-dir=/tmp", "--kv-cache-min-tokens=512"],
             expect![[r#"
-            error: --kv-disk-dir is not in this version: conversations are not kept on disk yet
+            error: --kv-cache-min-tokens is not in this version: what is computed is kept as it comes, in blocks of 256 tokens
+            help: leave the flag out
+        "#]],
+        );
+        check(
+            &["--kv-disk-dir=/tmp", "--kv-cache-reject-different-quant"],
+            expect![[r#"
+            error: --kv-cache-reject-different-quant is not in this version: what another model or format has left is never used
             help: leave the flag out
         "#]],
         );

@@ -87,6 +87,15 @@ fn help_is_short_with_one_dash() {
                                            [default: 0]
                   --seed <N>               The same seed gives the same answer [default: a new one each time]
 
+            Memory:
+                  --session <NAME>           Go on with the conversation of this name, or begin it
+                  --kv-disk-dir <DIR>        Folder for what conversations compute, so that no token is computed
+                                             twice [default: nothing is kept]
+                  --kv-disk-space-mb <N>     The most that is kept there, in MB (2^20 bytes) [default: 4096]
+                  --kv-ram-mb <N>            The most of it that is in memory, in MB [default: 256]
+                  --kv-write-gb-per-day <N>  The most that is written there in a day, in GB (2^30 bytes)
+                                             [default: 64]
+
             Answers go to stdout, everything else to stderr; ds4 --help tells more.
             exit 0
         "#]],

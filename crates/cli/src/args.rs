@@ -23,8 +23,12 @@ use crate::{
 };
 
 mod kept;
+mod kv;
 
-pub(crate) use self::kept::KeptArgs;
+pub(crate) use self::{
+    kept::KeptArgs,
+    kv::{KvArgs, KvCommand, KvRm},
+};
 
 const AFTER_HELP: &str = "Answers go to stdout, everything else to stderr; ds4 --help tells more.";
 
@@ -69,6 +73,8 @@ pub(crate) enum Command {
     Ssd(SsdArgs),
     /// Tell which experts a cache would have kept, by several rules.
     Routes(RoutesArgs),
+    /// Look after a folder of what conversations computed.
+    Kv(KvArgs),
     /// Print a completion script for a shell.
     Completions(CompletionsArgs),
 }

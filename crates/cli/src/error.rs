@@ -84,6 +84,18 @@ pub(crate) enum Error {
     #[error("{}: is no folder", path.display())]
     NotAFolder { path: PathBuf },
 
+    /// A folder of something else, or none.
+    #[error("{}: is no folder of what conversations computed", path.display())]
+    NotAStore { path: PathBuf },
+
+    /// Such a folder cannot be listed or changed.
+    #[error(transparent)]
+    Kv(kv::Error),
+
+    /// Some pieces in it are not what they were.
+    #[error("{n} of {n_all} pieces are broken")]
+    BrokenPieces { n: usize, n_all: usize },
+
     /// A result would take the place of what it is made of.
     #[error("{}: the result would overwrite what it is made from", path.display())]
     SameFile { path: PathBuf },
@@ -145,6 +157,18 @@ pub(crate) enum Error {
     Interrupted,
 }
 
+impl From<kv::Error> for Error {
+    fn from(error: kv::Error) -> Error {
+        use io::ErrorKind::{NotADirectory, NotFound};
+        match error {
+            kv::Error::Io { path, source } if matches!(source.kind(), NotFound | NotADirectory) => {
+                Error::NotAStore { path }
+            }
+            other => Error::Kv(other),
+        }
+    }
+}
+
 impl Error {
     /// Writing to stdout failed.
     pub(crate) fn stdout(source: io::Error) -> Error {
@@ -185,6 +209,11 @@ impl Error {
             Error::TooMuch { .. } => "give less, or a file that ends".into(),
             Error::NotAFile { .. } => "give a text file".into(),
             Error::NotAFolder { .. } => "name a folder with --cache-dir".into(),
+            Error::NotAStore { .. } => "name the one that --kv-disk-dir named".into(),
+            Error::Kv(e) => e.hint().unwrap_or_default().into(),
+            Error::BrokenPieces { .. } => {
+                "what they remember is computed again; ds4 kv rm DIR --all begins afresh".into()
+            }
             Error::SameFile { .. } => "choose another name for the result".into(),
             Error::NotText { .. } => "convert it to UTF-8 first".into(),
             Error::Tokens { .. } => "write decimal ids separated by spaces, or raw little-endian u32".into(),
@@ -226,7 +255,7 @@ impl Error {
             Error::Closed => 0,
             Error::Interrupted => 130,
             Error::Stream { .. } | Error::Write { .. } | Error::NoContext => 1,
-            Error::SessionInUse { .. } => 1,
+            Error::SessionInUse { .. } | Error::BrokenPieces { .. } | Error::Kv(_) => 1,
             Error::Engine(e) | Error::NoRoom { source: e, .. } => engine_status(e),
             _ => 2,
         }

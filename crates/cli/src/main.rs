@@ -18,6 +18,7 @@ mod folders;
 mod ids;
 mod inspect;
 mod interrupt;
+mod kept;
 mod logits;
 mod machine;
 mod model;
@@ -78,6 +79,7 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Ssd(args)) => ssd::run(&args),
         Some(Command::Routes(args)) => routes::run(&args),
+        Some(Command::Kv(args)) => kept::run(&args.command),
         Some(Command::Completions(args)) => completions(args.shell),
     }
 }

@@ -135,3 +135,72 @@ fn without_a_name_texts_share_what_they_begin_with() {
     assert!(!dir.join("sessions").exists());
 }
 
+#[test]
+fn a_folder_is_looked_after() {
+    let dir = folder("kv");
+    counts(&turn(&dir, &"What is this? ".repeat(60), &["--nothink", "--session", "a"]));
+    let name = dir.to_str().unwrap();
+    let kv = |args: &[&str]| run(&[&["kv"], args].concat());
+    let json = |args: &[&str]| serde_json::from_slice::<serde_json::Value>(&kv(args).out).unwrap();
+
+    let listed = json(&["ls", name, "--json"]);
+    let n = listed.as_array().unwrap().len();
+    let text = kv(&["ls", name]);
+    assert!(n >= 2 && text.out_str().lines().count() == n + 1, "{}", text.show());
+    let columns: Vec<_> = text.out_str().lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(columns, ["piece", "kind", "tokens", "size", "age", "heat", "model"]);
+    assert!(listed.as_array().unwrap().iter().any(|piece| piece["kind"] == "rows" && piece["tokens"] == 256));
+
+    let stats = json(&["stats", name, "--json"]);
+    assert_eq!(stats["all"]["rows"].as_u64().unwrap() + stats["all"]["tails"].as_u64().unwrap(), n as u64);
+    let model = stats["models"][0]["model"].as_str().unwrap().to_owned();
+    let text = kv(&["stats", name]);
+    assert!(text.out_str().contains(&model) && text.out_str().lines().count() == 3, "{}", text.show());
+
+    let whole = kv(&["verify", name]);
+    assert!(whole.status == Some(0) && whole.out_str().starts_with(&format!("{n} of {n} pieces are whole")));
+    let file = format!("{}.kv", listed[0]["name"].as_str().unwrap());
+    let mut bytes = fs::read(dir.join(&file)).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(dir.join(&file), bytes).unwrap();
+    let broken = kv(&["verify", name]);
+    assert_eq!((broken.status, broken.out_str().lines().count()), (Some(1), 2), "{}", broken.show());
+    assert!(broken.out_str().starts_with(&file), "{}", broken.show());
+    assert!(broken.err.starts_with(&format!("error: 1 of {n} pieces are broken\n")), "{}", broken.err);
+    assert_eq!(json(&["verify", name, "--json"])["broken"][0]["name"], listed[0]["name"]);
+
+    assert_eq!(kv(&["rm", name, "--model", "no such"]).status, Some(2));
+    assert_eq!(kv(&["rm", name, "--older-than", "1"]).out_str(), "removed 0 pieces, 0 B\n");
+    let removed = kv(&["rm", name, "--model", &model]);
+    assert!(removed.out_str().starts_with(&format!("removed {n} pieces, ")), "{}", removed.show());
+    assert_eq!(json(&["ls", name, "--json"]), serde_json::json!([]));
+    assert_eq!(saved(&dir, "a")["messages"].as_array().unwrap().len(), 2, "the conversation stays");
+}
+
+#[test]
+fn what_is_no_folder_of_pieces_is_left_alone() {
+    let dir = folder("other");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("file"), "").unwrap();
+    for path in [dir.clone(), dir.join("none"), dir.join("file"), dir.join("file/below")] {
+        let name = path.to_str().unwrap();
+        for args in [&["ls", name][..], &["verify", name], &["stats", name], &["rm", name, "--all"]] {
+            let ran = run(&[&["kv"], args].concat());
+            let line = format!("error: {name}: is no folder of what conversations computed\n");
+            assert!(ran.status == Some(2) && ran.err.starts_with(&line), "{}", ran.show());
+        }
+    }
+    let ran = run(&["kv", "rm", dir.to_str().unwrap()]);
+    assert!(ran.status == Some(2) && ran.err.contains("--older-than"), "{}", ran.err);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+}
+
+#[test]
+fn nothing_is_removed_while_somebody_writes() {
+    let dir = folder("busy");
+    counts(&turn(&dir, "Hi", &["--nothink"]));
+    let lock = fs::File::options().write(true).open(dir.join("writer.lock")).unwrap();
+    lock.lock().unwrap();
+    let ran = run(&["kv", "rm", dir.to_str().unwrap(), "--all"]);
+    assert!(ran.status == Some(1) && ran.err.contains("another process writes there"), "{}", ran.show());
+}

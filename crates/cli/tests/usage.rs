@@ -26,6 +26,7 @@ fn help_is_short_with_one_dash() {
               bench        Measure prefill and decode in tokens per second
               ssd          Show what was read from the SSD and written to it, day by day
               routes       Tell which experts a cache would have kept, by several rules
+              kv           Look after a folder of what conversations computed
               completions  Print a completion script for a shell
 
             Options:

@@ -346,6 +346,11 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "LENGTHS", conflicts_with_all = ["n_prompt", "n_depth", "reps"])]
     pub(crate) sweep: Option<Sweep>,
 
+    /// Decode in N contexts side by side, against one alone in the same run
+    #[arg(long, value_name = "N", value_parser = sessions, allow_negative_numbers = true)]
+    #[arg(conflicts_with_all = ["n_prompt", "sweep", "plot"])]
+    pub(crate) sessions: Option<usize>,
+
     /// Draw the sweep: t/s against context, as SVG
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "sweep")]
     pub(crate) plot: Option<PathBuf>,
@@ -372,7 +377,9 @@ pub(crate) struct BenchArgs {
     /// kv_bytes_per_token, what a token of context takes. Of experts that are streamed: expert_hit_rate, the part that
     /// was in memory when chosen; expert_bytes_per_token; stalled_share, the part of the time spent waiting; ssd_share, of
     /// what the SSD delivers; guesses_per_token, experts read before their layer had chosen; guesses_right, the part that
-    /// it then chose.
+    /// it then chose. With --sessions: n_sessions, n_depth, n, runs; alone_tps of one session alone, each_tps of each side by
+    /// side, total_tps of all together with min_total_tps and max_total_tps; ratio of all together and one alone, with
+    /// min_ratio and max_ratio.
     #[arg(long)]
     pub(crate) csv: bool,
 
@@ -647,6 +654,11 @@ fn threads(text: &str) -> Result<usize, String> {
 /// The engine computes no more at a time.
 fn batch(text: &str) -> Result<usize, String> {
     between(text, 1..=65536)
+}
+
+/// Contexts side by side: more would take more memory than they are worth.
+fn sessions(text: &str) -> Result<usize, String> {
+    between(text, 1..=64)
 }
 
 fn percent(text: &str) -> Result<u8, String> {

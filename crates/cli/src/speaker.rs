@@ -280,7 +280,12 @@ fn chat(engine: &Engine) -> Result<&dyn Chat, Error> {
 
 /// Tells what a session of `n_ctx` tokens takes, reads the weights into memory and opens it.
 pub(crate) fn open_session(engine: &Engine, n_ctx: usize) -> Result<Session, Error> {
-    let plan = engine.plan(n_ctx)?;
+    Ok(open_sessions(engine, 1, n_ctx)?.pop().expect("one was opened"))
+}
+
+/// The same for `n` sessions side by side.
+pub(crate) fn open_sessions(engine: &Engine, n: usize, n_ctx: usize) -> Result<Vec<Session>, Error> {
+    let plan = engine.plan_sessions(n, n_ctx)?;
     terminal::note(&plan.to_string());
     if !plan.fits() {
         terminal::note(
@@ -293,13 +298,13 @@ pub(crate) fn open_session(engine: &Engine, n_ctx: usize) -> Result<Session, Err
             "the model was trained for {n_ctx_train} tokens: what it says behind them may be nonsense"
         ));
     }
-    let session = engine.session(n_ctx)?;
+    let sessions = engine.sessions(n, n_ctx)?;
     let mut progress = Progress::loading();
     engine.read_ahead(&mut |loading| {
         progress.set(loading.done_bytes, loading.total_bytes);
         ControlFlow::Continue(())
     });
-    Ok(session)
+    Ok(sessions)
 }
 
 /// A model in a few words.

@@ -262,12 +262,51 @@ fn a_sweep_becomes_rows_and_a_picture() {
 }
 
 #[test]
+fn sessions_side_by_side_are_measured_against_one_alone() {
+    let args = ["--sessions", "3", "-n", "6,0,4", "-d", "8", "-r", "3"];
+    let figures = json(&bench(&[&args[..], &["--json"]].concat()));
+    let all = figures["tests"].as_array().unwrap();
+    assert_eq!(all.iter().map(|t| t["n"].as_u64().unwrap()).collect::<Vec<_>>(), [6, 4]);
+    for test in all {
+        let of = |key: &str| ["min", "median", "max"].map(|which| test[key][which].as_f64().unwrap());
+        for key in ["alone_tps", "each_tps", "total_tps", "ratio"] {
+            let [min, median, max] = of(key);
+            assert!(0.0 < min && min <= median && median <= max, "{test}");
+        }
+        assert_eq!((&test["n_sessions"], &test["n_depth"]), (&3.into(), &8.into()));
+        let runs = test["runs"].as_array().unwrap();
+        assert!(runs.len() == 3 && runs.iter().all(|run| run["each_seconds"].as_array().unwrap().len() == 3));
+    }
+    let csv = bench(&[&args[..], &["--csv"]].concat());
+    let rows: Vec<Vec<&str>> = csv.out_str().lines().map(|line| line.split(',').collect()).collect();
+    assert!(rows.len() == 3 && rows.iter().all(|row| row.len() == 12), "{}", csv.show());
+    assert_eq!((rows[0][0], &rows[1][..4]), ("n_sessions", &["3", "8", "6", "3"][..]));
+    let text = bench(&args);
+    for line in ["1 session, decode 6 behind 8 ", "each of 3 sessions ", "all 3 together ", "times one session "] {
+        assert!(text.out_str().lines().any(|l| l.starts_with(line)), "{}", text.show());
+    }
+    let refused = |args: &[&str], why: &str| {
+        let ran = bench(args);
+        assert!(ran.status == Some(2) && ran.err.contains(why), "{}", ran.err);
+    };
+    refused(&["--sessions", "0"], "must be a whole number, 1 to 64");
+    refused(&["--sessions", "2", "-n", "0"], "nothing to measure");
+    for other in [["--sweep", "1..2"], ["--plot", "x.svg"], ["-p", "2"]] {
+        refused(&[&["--sessions", "2"], &other[..]].concat(), "cannot be used with");
+    }
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused_with_the_range() {
     let most = "1073741824";
     let ran = bench(&["-p", most, "-d", most]);
     assert_eq!(ran.status, Some(2), "{}", ran.err);
     assert!(ran.err.contains("a context of 2147483648 tokens"), "{}", ran.err);
-    assert!(ran.err.contains("help: measure fewer tokens: lower -p, -n and -d, or --sweep\n"), "{}", ran.err);
+    assert!(
+        ran.err.contains("help: measure fewer tokens: lower -p, -n and -d, --sweep or --sessions\n"),
+        "{}",
+        ran.err
+    );
     let line = |args: &[&str]| {
         let ran = bench(args);
         assert_eq!((ran.status, &ran.out[..]), (Some(2), &[][..]), "{}", ran.err);

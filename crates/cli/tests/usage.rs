@@ -138,6 +138,8 @@ fn every_command_has_help() {
               -r, --reps <N>                 How often to measure [default: 5]
                   --sweep <LENGTHS>          Let one context grow: START..MAX doubles it, START..MAX:STEP adds,
                                              START..MAX:xFACTOR multiplies
+                  --sessions <N>             Decode in N contexts side by side, against one alone in the same
+                                             run
                   --plot <FILE>              Draw the sweep: t/s against context, as SVG
                   --follow-routes <FILE>     Choose experts as a trace of routes says, not as the model does, to
                                              measure reads and caches

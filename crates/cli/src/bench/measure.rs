@@ -176,10 +176,14 @@ impl<'a> Bench<'a> {
         Ok((result, (seconds, experts)))
     }
 
-    /// Arbitrary tokens (Knuth's multiplicative hash), always the same.
     fn ids(&self, n: usize) -> Vec<TokenId> {
-        let n_vocab = self.engine.info().n_vocab as u64;
-        let id = |i: u64| ((i.wrapping_mul(2_654_435_761) as u32 as u64 * n_vocab) >> 32) as TokenId;
-        (1..=n as u64).map(id).collect()
+        arbitrary(self.engine, 0).take(n).collect()
     }
+}
+
+/// Arbitrary tokens (Knuth's multiplicative hash), always the same, from some place on.
+pub(super) fn arbitrary(engine: &Engine, first: u64) -> impl Iterator<Item = TokenId> {
+    let n_vocab = engine.info().n_vocab as u64;
+    let id = move |i: u64| ((i.wrapping_mul(2_654_435_761) as u32 as u64 * n_vocab) >> 32) as TokenId;
+    (first + 1..).map(id)
 }

@@ -14,12 +14,14 @@
 //! |---|---|
 //! | `measure.rs` | what is timed |
 //! | `sweep.rs` | the lengths of a growing context |
+//! | `sessions.rs` | several contexts side by side |
 //! | `report.rs` | the figures as text, CSV and JSON |
 //! | `plot.rs` | a sweep as a picture |
 
 mod measure;
 mod plot;
 mod report;
+mod sessions;
 mod sweep;
 
 use engine::{Engine, Learning, Options};
@@ -31,7 +33,7 @@ use crate::{
     output::{self, NewFile},
     progress::Progress,
     routes,
-    speaker::{describe, open_session},
+    speaker::{describe, open_sessions},
     terminal,
 };
 use measure::{Bench, Kind, Test};
@@ -40,7 +42,7 @@ pub(crate) use sweep::Sweep;
 
 /// Measures, and prints every figure as soon as it is known.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
-    let jobs = Jobs::new(args)?;
+    let what = What::new(args)?;
     args.plot.as_deref().map_or(Ok(()), output::check_name)?;
     model::spare(&args.model, [args.follow_routes.as_deref(), args.plot.as_deref()])?;
     let routes = args.follow_routes.as_deref().map(routes::read).transpose()?;
@@ -53,9 +55,17 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
         NewFile::create(path)
     });
     let picture = picture.transpose()?;
-    let session = open_session(&engine, jobs.n_ctx().max(1))
-        .map_err(|e| e.advise("measure fewer tokens: lower -p, -n and -d, or --sweep"))?;
-    let about = about(&engine, args, session.n_ctx())?;
+    let mut sessions = open_sessions(&engine, args.sessions.unwrap_or(1), what.n_ctx().max(1))
+        .map_err(|e| e.advise("measure fewer tokens: lower -p, -n and -d, --sweep or --sessions"))?;
+    let about = about(&engine, args, sessions[0].n_ctx())?;
+    let jobs = match what {
+        What::SideBySide(jobs) => {
+            sessions::run(&engine, sessions, &jobs, Form::of(args), &about)?;
+            return Ok(engine.finish_trace()?);
+        }
+        What::Alone(jobs) => jobs,
+    };
+    let session = sessions.pop().expect("one was opened");
     let mut bench = Bench::new(&engine, session, jobs.n_ctx().min(args.model.batch))?;
     let form = Form::of(args);
     output::print(&report::head(form, &about))?;
@@ -89,7 +99,29 @@ fn about(engine: &Engine, args: &BenchArgs, n_ctx: usize) -> Result<About, Error
     })
 }
 
-/// What there is to measure.
+/// Contexts that are measured on.
+enum What {
+    Alone(Jobs),
+    SideBySide(sessions::Jobs),
+}
+
+impl What {
+    fn new(args: &BenchArgs) -> Result<What, Error> {
+        match args.sessions {
+            None => Jobs::new(args).map(What::Alone),
+            Some(_) => sessions::Jobs::new(args).map(What::SideBySide),
+        }
+    }
+
+    fn n_ctx(&self) -> usize {
+        match self {
+            What::Alone(jobs) => jobs.n_ctx(),
+            What::SideBySide(jobs) => jobs.n_ctx(),
+        }
+    }
+}
+
+/// What there is to measure on one of them.
 enum Jobs {
     /// Each length of each kind, behind `n_depth` tokens.
     Lengths { tests: Vec<(Kind, usize)>, n_depth: usize, reps: usize },

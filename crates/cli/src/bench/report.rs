@@ -108,7 +108,7 @@ pub(crate) fn tail(form: Form, about: &About, tests: &[Test]) -> String {
     }
 }
 
-fn introduction(about: &About) -> String {
+pub(super) fn introduction(about: &About) -> String {
     let limits = match &about.limits {
         None => "unknown".into(),
         Some(l) => format!(
@@ -225,6 +225,13 @@ fn csv_row(about: &About, test: &Test) -> String {
 }
 
 fn as_json(about: &About, tests: &[Test]) -> Value {
+    let mut value = json_head(about);
+    value["tests"] = tests.iter().map(|t| test_json(about, t)).collect();
+    value
+}
+
+/// What the figures hold for.
+pub(super) fn json_head(about: &About) -> Value {
     let limits = about.limits.as_ref();
     let cost = &about.cost;
     json!({
@@ -238,7 +245,6 @@ fn as_json(about: &About, tests: &[Test]) -> Value {
             "logits_macs": cost.logits.n_mac, "kv_bytes": about.kv_bytes,
         },
         "ssd_bytes_per_second": about.ssd,
-        "tests": tests.iter().map(|t| test_json(about, t)).collect::<Vec<_>>(),
     })
 }
 

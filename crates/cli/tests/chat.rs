@@ -153,6 +153,33 @@ fn reasoning_is_faint_or_between_marks() {
 }
 
 #[test]
+fn a_conversation_with_a_name_is_held_by_one_process() {
+    let dir = scratch().join("chat-named");
+    let _ = std::fs::remove_dir_all(&dir);
+    let flags = format!("--ctx 256 -n 8 --nothink --temp 0 --kv-disk-dir '{}'", dir.display());
+    let Some(mut terminal) = Terminal::open("chat-name", &format!("{flags} --session work"), &[]) else { return };
+    terminal.wait("session work: new").line("Hi").wait("decode ");
+    terminal.wait("> ");
+    let model = testdata("deepseek_v4/micro-flash.gguf");
+    let again =
+        ["-m", model.to_str().unwrap(), "-p", "Hi", "--session", "work", "--kv-disk-dir", dir.to_str().unwrap()];
+    let ran = common::run(&again);
+    let told = "error: session work: another process goes on with it\nhelp: end it first, or give another name\n";
+    assert_eq!((ran.status, ran.err.as_str()), (Some(1), told));
+    terminal.press("/save more\r").wait("kept as more").line("/list").wait("* more").wait("  work").line("/quit");
+    assert_eq!(terminal.status(), Some(0));
+    let mut terminal = Terminal::open("chat-name", &format!("{flags} --session more"), &[]).unwrap();
+    terminal
+        .wait("session more: 2 messages, ")
+        .line("So?")
+        .wait("known), decode ")
+        .line("/del work")
+        .wait("is deleted");
+    terminal.line("/quit");
+    assert_eq!(terminal.status(), Some(0));
+}
+
+#[test]
 fn results_cannot_speak_to_the_terminal() {
     let model = testdata("llama/micro.gguf");
     let escape = common::run(&["tokenize", "-m", model.to_str().unwrap(), "--ids", "\x1b[31m"]);

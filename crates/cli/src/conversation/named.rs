@@ -137,7 +137,7 @@ mod tests {
         let answers = [("", "A"), ("hm", "B"), ("", "C"), ("", "D")];
         let told = talk(Script::new(model, &answers), Some(Sessions::beside(dir)), lines);
         let told = told.split_once("--\n").unwrap().1.replace(&*dir.to_string_lossy(), "DIR");
-        let told: Vec<_> = told.lines().filter(|line| !line.starts_with("* prefill")).map(|l| seconds(l)).collect();
+        let told: Vec<_> = told.lines().filter(|line| !line.starts_with("* prefill")).map(seconds).collect();
         expect.assert_eq(&(told.join("\n") + "\n"));
     }
 

@@ -141,10 +141,10 @@ fn role_name(role: Role) -> &'static str {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+pub(super) mod tests {
     use super::*;
 
-    pub(crate) fn example() -> Saved {
+    pub(in super::super) fn example() -> Saved {
         Saved {
             used_s: 1_795_000_000,
             model: ModelId { name: "tiny".into(), family: "llama".into(), file_bytes: 1024 },

@@ -18,8 +18,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-#[cfg(test)]
-pub(crate) use self::file::tests;
 pub(crate) use self::{
     file::{ModelId, Saved},
     name::SessionName,
@@ -250,8 +248,8 @@ fn private() -> OpenOptions {
 }
 
 #[cfg(test)]
-mod folder_tests {
-    use super::{tests::example, *};
+mod tests {
+    use super::{file::tests::example, *};
 
     fn sessions() -> (tempfile::TempDir, Sessions) {
         let dir = tempfile::tempdir().unwrap();

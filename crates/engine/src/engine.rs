@@ -388,7 +388,7 @@ impl Engine {
         self.0.pieces.iter().for_each(|pieces| pieces.store.flush());
     }
 
-    /// What the memory of a session of `n` tokens takes when it is kept.
+    /// What the memory of a session of `n` tokens takes when it is kept, its logits included.
     ///
     /// # Errors
     /// [`Error::Device`].
@@ -396,7 +396,8 @@ impl Engine {
         let options = self.0.state_options(1, n.max(1));
         let state = self.0.model.state(&compute::Meter::default(), &options, &Routing::default())?;
         let parts = [state.rows(0, 0..n), state.frontier(0, n)].concat();
-        Ok(parts.iter().map(|part| part.n_bytes() as u64).sum())
+        let n_bytes = parts.iter().map(|part| part.n_bytes()).sum::<usize>();
+        Ok((n_bytes + self.0.model.shape().n_vocab * size_of::<f32>()) as u64)
     }
 
     /// What the SSD delivers to readers of experts, where that was measured.

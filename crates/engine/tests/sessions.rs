@@ -38,14 +38,14 @@ fn ids(c: u32, n: usize) -> Vec<u32> {
     (0..n).map(|i| id(c, i)).collect()
 }
 
-/// The logits after each of `n` tokens of conversation 0.
-fn expected(engine: &Engine, n: usize) -> Vec<Vec<f32>> {
+/// The logits after each of `n` tokens of conversation `c`.
+fn all_logits(engine: &Engine, c: u32, n: usize) -> Vec<Vec<f32>> {
     let mut all = Vec::new();
     let mut each = |logits: &[f32]| {
         all.push(logits.to_vec());
         ControlFlow::Continue(())
     };
-    session(engine).score(&ids(0, n), 64, &mut each).unwrap_or_else(|e| panic!("{e}"));
+    session(engine).score(&ids(c, n), 64, &mut each).unwrap_or_else(|e| panic!("{e}"));
     all
 }
 
@@ -60,7 +60,7 @@ fn sync(session: &mut Session, expected: &[Vec<f32>], n: usize) -> usize {
 fn what_another_session_left_is_gone_on_from() {
     for model in MODELS {
         let engine = open(model, Some(kept(None)));
-        let expected = expected(&open(model, None), 700);
+        let expected = all_logits(&open(model, None), 0, 700);
         for n in [1, 2, 31, 128, 255, 256, 257, 300, 511, 512, 600] {
             let mut first = session(&engine);
             sync(&mut first, &expected, n);
@@ -81,7 +81,7 @@ fn what_another_session_left_is_gone_on_from() {
 fn two_conversations_in_one_session_compute_no_token_twice() {
     for model in MODELS {
         let engine = open(model, Some(kept(None)));
-        let expected = expected(&open(model, None), 900);
+        let expected = all_logits(&open(model, None), 0, 900);
         let mut one = session(&engine);
         let mut n_before = 0;
         for n in (20..900).step_by(97) {
@@ -99,7 +99,7 @@ fn two_conversations_in_one_session_compute_no_token_twice() {
 fn another_run_of_the_program_goes_on() {
     for model in MODELS {
         let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
-        let expected = expected(&open(model, None), 700);
+        let expected = all_logits(&open(model, None), 0, 700);
         let mut n_before = 0;
         for n in [300, 301, 512, 690] {
             let engine = open(model, Some(kept(Some(folder.path()))));
@@ -268,4 +268,109 @@ fn a_conversation_that_comes_back_as_text_is_known_by_its_tokens() {
     assert_eq!(after(&again, &[]), expected, "another run kept it");
     let done = session(&again).sync(&expected).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(done.reused, sampled.len());
+}
+
+/// A generator of numbers: a stream per seed.
+struct Random(u64);
+
+impl Random {
+    /// A number below `n`.
+    fn below(&mut self, n: usize) -> usize {
+        // Knuth's constants (MMIX).
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+}
+
+/// A file of the folder, if there is one, with a byte flipped or its end cut off.
+fn break_one(dir: &Path, random: &mut Random) {
+    let pieces = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|file| file.path());
+    let mut pieces: Vec<PathBuf> = pieces.filter(|path| path.extension().is_some_and(|e| e == "kv")).collect();
+    pieces.sort();
+    if pieces.is_empty() {
+        return;
+    }
+    let path = &pieces[random.below(pieces.len())];
+    let mut bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{e}"));
+    let at = random.below(bytes.len());
+    match random.below(2) {
+        0 => bytes[at] ^= 1 << random.below(8),
+        _ => bytes.truncate(at),
+    }
+    std::fs::write(path, bytes).unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Does whatever one can do with two conversations in two sessions, and compares the logits with those of an uninterrupted
+/// one.
+fn live(model: &str, expected: &[Vec<Vec<f32>>; 2], seed: u64) {
+    let random = &mut Random(seed);
+    let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let size = |random: &mut Random| [40 << 10, 400 << 10, 64 << 20][random.below(3)];
+    let kept = Kept {
+        dir: (random.below(3) > 0).then(|| folder.path().to_owned()),
+        ram_bytes: size(random),
+        disk_bytes: size(random),
+        written_bytes_per_day: [size(random), 1 << 40][random.below(2)],
+    };
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(model);
+    let open = |random: &mut Random| {
+        let n_batch = [7, 32, 300][random.below(3)];
+        let options = Options { threads: Some(1), n_batch, kept: Some(kept.clone()), ..Options::new(&path) };
+        let engine = Engine::open(&options).unwrap_or_else(|e| panic!("{e}"));
+        let sessions = engine.sessions(2, 700).unwrap_or_else(|e| panic!("{e}"));
+        (engine, sessions)
+    };
+    let (mut engine, mut sessions) = open(random);
+    let mut said = [0, 1];
+    for step in 0..24 {
+        let (s, c) = (random.below(2), random.below(2));
+        let session = &mut sessions[s];
+        match random.below(10) {
+            0 => {
+                sessions.clear();
+                drop(engine);
+                break_one(folder.path(), random);
+                (engine, sessions) = open(random);
+                continue;
+            }
+            1 => break_one(folder.path(), random),
+            2 if !session.tokens().is_empty() => {
+                let n_keep = random.below(session.tokens().len()) + 1;
+                session.rewind(n_keep).unwrap_or_else(|e| panic!("{e}"));
+            }
+            3 => {
+                let n_stop = random.below(500);
+                let mut stop = |prefill: engine::Prefill| match prefill.done > n_stop {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                };
+                said[s] = c as u32;
+                session.sync_with(&ids(c as u32, 640), &mut stop).unwrap_or_else(|e| panic!("{e}"));
+            }
+            4..7 if !session.tokens().is_empty() => {
+                for i in session.tokens().len()..(session.tokens().len() + random.below(40)).min(690) {
+                    session.push(id(said[s], i)).unwrap_or_else(|e| panic!("{e}"));
+                }
+            }
+            _ => {
+                let n = random.below(640) + 1;
+                said[s] = c as u32;
+                session.sync(&ids(c as u32, n)).unwrap_or_else(|e| panic!("{e}"));
+            }
+        }
+        let (c, n) = (said[s], session.tokens().len());
+        assert_eq!(session.tokens(), ids(c, n), "{model}, seed {seed}, step {step}");
+        if !session.logits().is_empty() {
+            assert!(session.logits() == expected[c as usize][n - 1], "{model}, seed {seed}, step {step}: {n} tokens");
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_logits_are_those_of_an_uninterrupted_session() {
+    for model in MODELS {
+        let engine = open(model, None);
+        let expected = [0, 1].map(|c| all_logits(&engine, c, 700));
+        (0..3).for_each(|seed| live(model, &expected, seed));
+    }
 }

@@ -3,7 +3,10 @@
 
 use std::{
     io::{self, Write as _},
-    sync::atomic::{AtomicU8, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 use crate::{error::Error, output, terminal};
@@ -16,6 +19,11 @@ const WORKING: u8 = 1;
 const ASKED: u8 = 2;
 
 static STATE: AtomicU8 = AtomicU8::new(IDLE);
+
+/// What is done before the program ends in the middle.
+type Last = Box<dyn Fn() + Send>;
+
+static LAST: Mutex<Option<Last>> = Mutex::new(None);
 
 /// Exit status of a program that Ctrl+C ended: 128 + SIGINT.
 pub(crate) const STATUS: u8 = 130;
@@ -37,9 +45,20 @@ pub(crate) fn listen() -> Result<(), Error> {
     }
 }
 
+/// Has something done before a signal ends the program while nobody is at work.
+pub(crate) fn before_end(last: impl Fn() + Send + 'static) {
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(last));
+}
+
 /// Leaves the terminal and the folder as they were found, and the program.
 fn end() -> ! {
     output::abandon();
+    // Who asks a second time while work is going on does not wait for anything.
+    if STATE.load(Ordering::SeqCst) == IDLE
+        && let Some(last) = LAST.lock().unwrap_or_else(PoisonError::into_inner).take()
+    {
+        last();
+    }
     if terminal::stderr_is_terminal() {
         let _ = io::stderr().write_all(b"\x1b[0m\n");
     }

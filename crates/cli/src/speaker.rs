@@ -9,7 +9,7 @@ use tokenizer::{Special, TokenId};
 use crate::{
     args::ChatArgs,
     error::Error,
-    interrupt::Work,
+    interrupt::{self, Work},
     model,
     progress::{Pondering, Progress},
     sessions::ModelId,
@@ -146,6 +146,7 @@ impl Local {
             return Err(Error::NoVocabulary { path: engine.path().to_path_buf() });
         }
         let session = open_session(&engine, args.prompt.ctx.unwrap_or_else(|| engine.n_ctx_default()))?;
+        interrupt::before_end(engine.flusher());
         let sampler = Sampler::new(sampling.clone());
         let n_max = args.prompt.tokens.unwrap_or(usize::MAX);
         Ok(Local { engine, session: Some(session), recalled: None, sampler, sampling, n_max })
@@ -210,6 +211,8 @@ impl Speaker for Local {
             true => ControlFlow::Break(()),
             false => on(event),
         })?;
+        // Whoever ends the program at the next prompt, by a signal, has its memory all the same.
+        session.keep()?;
         let decode = Pace { n: answer.n_computed, seconds: answer.seconds };
         let streamed = engine.expert_stats().zip(before).map(|(after, before)| Streamed {
             stats: after - before,

@@ -385,7 +385,13 @@ impl Engine {
 
     /// Waits until all that sessions left is safe on the disk, or cannot be.
     pub fn flush(&self) {
-        self.0.pieces.iter().for_each(|pieces| pieces.store.flush());
+        self.0.flush();
+    }
+
+    /// Does as [`Engine::flush`] if there still is an engine then.
+    pub fn flusher(&self) -> impl Fn() + Send + 'static {
+        let inner = Arc::downgrade(&self.0);
+        move || inner.upgrade().iter().for_each(|inner| inner.flush())
     }
 
     /// What the memory of a session of `n` tokens takes when it is kept, its logits included.
@@ -528,6 +534,10 @@ impl Inner {
         let (store, places) = self.routing.store.as_ref().zip(self.model.places())?;
         let (folder, model) = (options.cache_dir.as_deref()?, identity(&self.gguf));
         Keeper::open(folder, options.learning, model, places, store.clone(), options.warn)
+    }
+
+    fn flush(&self) {
+        self.pieces.iter().for_each(|pieces| pieces.store.flush());
     }
 
     /// The store of what sessions leave.

@@ -152,6 +152,14 @@ impl Session {
         self.keep_rows()
     }
 
+    /// Keeps what is needed to go on behind the last token, as dropping the session does, if anything is kept.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn keep(&self) -> Result<(), Error> {
+        self.keep_tail(Lasting::AtEnd)
+    }
+
     /// Of `n` tokens to come, how many [`Session::rewind`] will be able to drop at the cost of one.
     pub fn n_rewind(&self, n: usize) -> usize {
         let n_drop = self.n_rewind.min(self.tokens.len() + n - self.n_fixed);

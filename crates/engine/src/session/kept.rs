@@ -40,7 +40,7 @@ impl Session {
     }
 
     /// Keeps what is needed to go on behind a prompt, where that cannot be had by dropping the answer.
-    pub(super) fn keep_turn(&mut self) -> Result<(), Error> {
+    pub(super) fn keep_turn(&self) -> Result<(), Error> {
         match &self.engine.pieces {
             Some(pieces) if pieces.has_frontier => self.keep_tail(Lasting::AtEnd),
             _ => Ok(()),
@@ -48,7 +48,7 @@ impl Session {
     }
 
     /// Keeps what is needed to go on behind the last token.
-    pub(super) fn keep_tail(&mut self, lasting: Lasting) -> Result<(), Error> {
+    pub(super) fn keep_tail(&self, lasting: Lasting) -> Result<(), Error> {
         let engine = self.engine.clone();
         let Some(pieces) = &engine.pieces else { return Ok(()) };
         let n_whole = self.tokens.len() / BLOCK * BLOCK;

@@ -257,6 +257,15 @@ pub(crate) fn read(bytes: Vec<u8>, name: &Name) -> Result<(Head, Piece), Refused
     Ok((head, Piece { kind, parent, n_tokens, ids, has_logits, table, bytes }))
 }
 
+/// Makes the checksums of a file's bytes what they should be.
+#[cfg(test)]
+pub(crate) fn seal(bytes: &mut [u8]) {
+    let sum = xxh3_64(&bytes[HEAD_BYTES..]);
+    bytes[HEAD_SUM - 8..HEAD_SUM].copy_from_slice(&sum.to_le_bytes());
+    let sum = xxh3_64(&bytes[..HEAD_SUM]);
+    bytes[HEAD_SUM..HEAD_BYTES].copy_from_slice(&sum.to_le_bytes());
+}
+
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
@@ -285,10 +294,7 @@ mod tests {
     fn forged(at: usize, with: &[u8]) -> Refused {
         let (name, mut bytes) = small();
         bytes[at..at + with.len()].copy_from_slice(with);
-        let sum = xxh3_64(&bytes[HEAD_BYTES..]);
-        bytes[HEAD_SUM - 8..HEAD_SUM].copy_from_slice(&sum.to_le_bytes());
-        let sum = xxh3_64(&bytes[..HEAD_SUM]);
-        bytes[HEAD_SUM..HEAD_BYTES].copy_from_slice(&sum.to_le_bytes());
+        seal(&mut bytes);
         read(bytes, &name).expect_err("forged")
     }
 

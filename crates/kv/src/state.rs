@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     Name, Options, Stats,
-    index::{Index, OnDisk, Place},
+    index::{Entry, Index, OnDisk, Place},
     outside::{Lock, Outside},
 };
 
@@ -96,6 +96,11 @@ impl Shared {
     /// Where a piece's file is. Only who has a folder asks.
     pub(crate) fn path(&self, name: &Name) -> PathBuf {
         self.options.dir.clone().unwrap_or_default().join(format!("{name}.kv"))
+    }
+
+    /// What is known of a piece, if it is one that this store may use.
+    pub(crate) fn ours<'a>(&self, state: &'a State, name: &Name) -> Option<&'a Entry> {
+        state.index.get(name).filter(|entry| entry.root == self.root)
     }
 
     /// Takes pieces out of memory until they fit: first those that have a file, then those that are worth least.

@@ -132,8 +132,7 @@ impl Store {
     pub fn load(&self, name: &Name) -> Option<Arc<Piece>> {
         let now_ms = self.shared.outside.now_ms();
         let mut state = self.shared.state();
-        let ours = state.index.get(name).filter(|entry| entry.root == self.shared.root)?;
-        let ram = ours.ram.clone();
+        let ram = self.shared.ours(&state, name)?.ram.clone();
         state.index.touch(name, now_ms);
         if ram.is_some() {
             state.counts.n_ram_hits += 1;
@@ -175,19 +174,23 @@ impl Store {
 
     /// Whether a piece is there, so that nobody cuts it out again.
     pub fn has(&self, name: &Name) -> bool {
-        self.shared.state().index.get(name).is_some_and(|entry| entry.root == self.shared.root)
+        self.shared.ours(&self.shared.state(), name).is_some()
     }
 
     /// Whether a piece is on the disk and stays there, whatever happens to this process or the machine.
     pub fn is_safe(&self, name: &Name) -> bool {
-        self.shared.state().index.get(name).is_some_and(|entry| entry.on_disk == OnDisk::Yes)
+        self.shared.ours(&self.shared.state(), name).is_some_and(|entry| entry.on_disk == OnDisk::Yes)
     }
 
-    /// Keeps a piece, and returns at once. What is there already stays, as long as anybody asked for; what does not fit,
-    /// and is worth less than the rest, is gone.
+    /// Keeps a piece, and returns at once. What is there already stays, as long as anybody asked for, unless it is another
+    /// model's; what does not fit, and is worth less than the rest, is gone.
     pub fn keep(&self, piece: Piece, lasting: Lasting) {
         let (name, now_ms) = (piece.name(), self.shared.outside.now_ms());
         let mut state = self.shared.state();
+        if self.shared.ours(&state, &name).is_none() {
+            // A stranger's file would keep the piece out for ever.
+            state.condemn(name);
+        }
         match state.index.get(&name).is_some() {
             true => {
                 state.index.touch(&name, now_ms);

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use proptest::prelude::*;
@@ -107,6 +107,14 @@ fn check_loaded(store: &Store, name: &Name, kind: Kind, ids: &[u32], text: &str)
     let said: Vec<_> = piece.blobs().next().expect("its text").bytes.to_vec();
     let said = String::from_utf8(said).expect("its text");
     assert!(text.starts_with(&said) && self::ids(&said) == ids, "{said} is not of {text}");
+}
+
+/// Changes a byte of a file, whose checksums are right nevertheless.
+fn forge(sim: &Sim, path: &Path, at: usize, change: impl FnOnce(u8) -> u8) {
+    let mut world = sim.world();
+    let (bytes, _) = world.files.get_mut(path).expect("a file");
+    bytes[at] = change(bytes[at]);
+    file::seal(bytes);
 }
 
 /// Makes sure that every file is whole and hangs from another, down to the root.
@@ -327,6 +335,24 @@ fn files_of_unknown_formats_are_left_alone_until_room_is_needed() {
     store.keep(rows("x"), Lasting::Soon);
     store.flush();
     assert!(!sim.world().files.contains_key(&path) && store.is_safe(&rows("x").name()));
+}
+
+#[test]
+fn a_strangers_file_gives_way_to_a_piece_of_its_name() {
+    for place in [8, 40] {
+        let sim = sim();
+        keep_all(&open(&sim, &options()), "a");
+        let path = PathBuf::from(format!("dir/{}.kv", rows("a").name()));
+        // Another format, or another root.
+        forge(&sim, &path, place, |byte| byte ^ 2);
+        let store = open(&sim, &options());
+        assert!(!store.is_safe(&rows("a").name()), "what is there is not ours");
+        store.keep(rows("a"), Lasting::Soon);
+        store.flush();
+        assert!(store.is_safe(&rows("a").name()) && store.stats().n_broken == 0);
+        drop(store);
+        assert_eq!(check(&open(&sim, &options()), "a1").0, 1, "byte {place}");
+    }
 }
 
 #[test]

@@ -172,13 +172,21 @@ impl Shared {
         0
     }
 
-    fn found(&self, name: Name, entry: Entry) {
+    /// Takes note of a piece in a file. Of two with the same name, the better one counts.
+    fn found(&self, name: Name, file: Entry) {
         let mut state = self.state();
-        match state.index.get(&name).is_some() {
-            true => state.index.change(&name, |known| {
-                (known.on_disk, known.file_bytes, known.heat) = (OnDisk::Yes, entry.file_bytes, entry.heat);
-            }),
-            false => state.index.insert(name, entry),
+        match state.index.get(&name) {
+            None => state.index.insert(name, file),
+            Some(known) if known.outdoes(&file) => state.remove_soon(name, file.file_bytes),
+            Some(known) => {
+                let is_better = file.outdoes(known);
+                state.index.change(&name, |known| {
+                    (known.on_disk, known.file_bytes, known.heat) = (OnDisk::Yes, file.file_bytes, file.heat);
+                    if is_better {
+                        (known.ram, known.has_logits) = (None, file.has_logits);
+                    }
+                });
+            }
         }
     }
 

@@ -57,6 +57,13 @@ pub(crate) struct Entry {
     pub(crate) file_bytes: u64,
 }
 
+impl Entry {
+    /// Whether it is of use where another of its name is not: that is a stranger's, or has no logits.
+    pub(crate) fn outdoes(&self, other: &Entry) -> bool {
+        self.root != other.root || self.has_logits && !other.has_logits
+    }
+}
+
 /// What all pieces add up to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {

@@ -46,6 +46,8 @@ pub(crate) struct World {
     /// Which operation fails, and how.
     pub(crate) fault: Option<(u64, Fault)>,
     pub(crate) bytes_max: u64,
+    /// What somebody else does after the next list was made, or before the next file is read or written.
+    pub(crate) meanwhile: Option<Box<dyn FnOnce() + Send>>,
     /// The most bytes that there ever were.
     pub(crate) peak_bytes: u64,
 }
@@ -77,6 +79,11 @@ impl Sim {
         *safe = files.clone();
         (world.is_locked, world.fault, world.peak_bytes) = (false, None, 0);
         world.n_crashes += 1;
+    }
+
+    fn let_others_work(&self) {
+        let work = self.world().meanwhile.take();
+        work.into_iter().for_each(|work| work());
     }
 
     /// One operation: the fault that is due, or nothing.
@@ -137,7 +144,7 @@ impl Outside for Sim {
     }
 
     fn list(&self, _: &Path) -> io::Result<Vec<Listed>> {
-        self.change(|world| {
+        let all = self.change(|world| {
             let file_name = |path: &Path| path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
             let listed = |(path, (bytes, modified_ms)): (&PathBuf, &(Vec<u8>, u64))| Listed {
                 file_name: file_name(path),
@@ -146,10 +153,13 @@ impl Outside for Sim {
                 modified_ms: *modified_ms,
             };
             Ok(world.files.iter().map(listed).collect())
-        })
+        });
+        self.let_others_work();
+        all
     }
 
     fn read(&self, path: &Path, bytes_max: u64) -> io::Result<(Vec<u8>, u64)> {
+        self.let_others_work();
         self.change(|world| {
             let (bytes, _) = world.files.get(path).ok_or(io::ErrorKind::NotFound)?;
             let n = bytes.len().min(usize::try_from(bytes_max).unwrap_or(usize::MAX));
@@ -158,6 +168,7 @@ impl Outside for Sim {
     }
 
     fn write(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+        self.let_others_work();
         let (mut world, fault) = self.op();
         let mut bytes = parts.concat();
         if fault.is_some_and(|fault| fault.extent == Extent::Nothing) {

@@ -34,6 +34,8 @@ pub(crate) struct State {
     pub(crate) index: Index,
     /// What is to be written next, parents first.
     pub(crate) queue: VecDeque<Name>,
+    /// Pieces that are better than those of the same names that are being written just now.
+    pub(crate) late: Vec<(Name, Entry)>,
     /// Files that nobody uses any more. Only the writer removes them.
     pub(crate) condemned: HashMap<Name, Condemned>,
     n_condemned: u64,

@@ -13,7 +13,7 @@ use crate::{
     heat::Heat,
     index::{Entry, OnDisk},
     outside::{Machine, Outside},
-    state::Shared,
+    state::{Shared, State},
 };
 
 /// Where a store keeps, and how much.
@@ -182,47 +182,25 @@ impl Store {
         self.shared.ours(&self.shared.state(), name).is_some_and(|entry| entry.on_disk == OnDisk::Yes)
     }
 
-    /// Keeps a piece, and returns at once. What is there already stays, as long as anybody asked for, unless it is another
-    /// model's; what does not fit, and is worth less than the rest, is gone.
-    pub fn keep(&self, piece: Piece, lasting: Lasting) {
-        let (name, now_ms) = (piece.name(), self.shared.outside.now_ms());
+    /// Asks that a piece lasts so long, so that nobody cuts it out again. Whether it has logits; `None` if it is not there.
+    pub fn promote(&self, name: &Name, lasting: Lasting) -> Option<bool> {
         let mut state = self.shared.state();
-        if self.shared.ours(&state, &name).is_none() {
-            // A stranger's file would keep the piece out for ever.
-            state.condemn(name);
-        }
-        match state.index.get(&name).is_some() {
-            true => {
-                state.index.touch(&name, now_ms);
-                state.index.change(&name, |entry| entry.lasting = lasting.max(entry.lasting));
-            }
-            false => state.index.insert(name, self.entry(piece, lasting, now_ms)),
-        }
-        let is_due = |entry: &Entry| entry.lasting == Lasting::Soon && entry.on_disk == OnDisk::No;
-        if state.lock.is_some() && state.index.get(&name).is_some_and(is_due) {
-            state.queue.push_back(name);
-        }
-        self.shared.shrink(&mut state);
+        let has_logits = self.shared.ours(&state, name)?.has_logits;
+        state.index.change(name, |entry| entry.lasting = lasting.max(entry.lasting));
+        self.shared.want(&mut state, name);
         self.shared.work.notify_all();
+        Some(has_logits)
     }
 
-    fn entry(&self, piece: Piece, lasting: Lasting, now_ms: u64) -> Entry {
-        Entry {
-            kind: piece.kind,
-            root: self.shared.root,
-            parent: piece.parent,
-            n_tokens: piece.n_tokens,
-            ids: piece.ids.clone(),
-            has_logits: piece.has_logits,
-            heat: Heat::once(now_ms),
-            used: 0,
-            touched: false,
-            lasting,
-            refused: false,
-            file_bytes: file::file_bytes(&piece),
-            ram: Some(Arc::new(piece)),
-            on_disk: OnDisk::No,
-        }
+    /// Keeps a piece, and returns at once. What is there already stays, as long as anybody asked for, unless it is another
+    /// model's or has no logits while the new one has; what does not fit, and is worth less than the rest, is gone.
+    pub fn keep(&self, piece: Piece, lasting: Lasting) {
+        let (name, now_ms) = (piece.name(), self.shared.outside.now_ms());
+        let entry = self.shared.entry(piece, lasting, now_ms);
+        let mut state = self.shared.state();
+        self.shared.put(&mut state, name, entry);
+        self.shared.shrink(&mut state);
+        self.shared.work.notify_all();
     }
 
     /// Writes all that is in memory only, but for tails that a longer one continues, and waits until it is safe on the disk
@@ -240,6 +218,59 @@ impl Store {
     /// What it holds, and what it did.
     pub fn stats(&self) -> Stats {
         self.shared.stats()
+    }
+}
+
+impl Shared {
+    /// Adds a piece that was just kept, or what it is better at to the one that is there.
+    pub(crate) fn put(&self, state: &mut State, name: Name, mut new: Entry) {
+        match state.index.get(&name) {
+            None => state.index.insert(name, new),
+            Some(old) if !new.outdoes(old) => {
+                state.index.touch(&name, self.outside.now_ms());
+                state.index.change(&name, |old| old.lasting = old.lasting.max(new.lasting));
+            }
+            Some(old) if old.on_disk == OnDisk::Writing => state.late.push((name, new)),
+            Some(old) => {
+                if old.root == new.root {
+                    // What had a file is to have one again.
+                    let lasting = if old.on_disk == OnDisk::Yes { Lasting::Soon } else { old.lasting };
+                    (new.heat, new.lasting) = (old.heat, lasting.max(new.lasting));
+                }
+                state.condemn(name);
+                state.index.forget(&name);
+                state.index.insert(name, new);
+            }
+        }
+        self.want(state, &name);
+    }
+
+    /// Queues a piece that is to be written as soon as there is time.
+    pub(crate) fn want(&self, state: &mut State, name: &Name) {
+        let is_due = |entry: &Entry| entry.lasting == Lasting::Soon && entry.on_disk == OnDisk::No;
+        if state.lock.is_some() && state.index.get(name).is_some_and(is_due) {
+            state.queue.push_back(*name);
+        }
+    }
+
+    /// What there is to know of a piece that was just kept.
+    pub(crate) fn entry(&self, piece: Piece, lasting: Lasting, now_ms: u64) -> Entry {
+        Entry {
+            kind: piece.kind,
+            root: self.root,
+            parent: piece.parent,
+            n_tokens: piece.n_tokens,
+            ids: piece.ids.clone(),
+            has_logits: piece.has_logits,
+            heat: Heat::once(now_ms),
+            used: 0,
+            touched: false,
+            lasting,
+            refused: false,
+            file_bytes: file::file_bytes(&piece),
+            ram: Some(Arc::new(piece)),
+            on_disk: OnDisk::No,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use proptest::prelude::*;
@@ -353,6 +354,75 @@ fn a_strangers_file_gives_way_to_a_piece_of_its_name() {
         drop(store);
         assert_eq!(check(&open(&sim, &options()), "a1").0, 1, "byte {place}");
     }
+}
+
+#[test]
+fn a_tail_with_logits_takes_the_place_of_one_without() {
+    for is_written in [false, true] {
+        let sim = sim();
+        let store = open(&sim, &options());
+        keep_all(&store, "a1");
+        if is_written {
+            store.flush();
+        }
+        store.keep(tail("a1").with_logits(), Lasting::AtEnd);
+        let has_logits = |store: &Store| {
+            let found = store.find(&ids("a1")).tails;
+            found[0].has_logits && store.load(&found[0].name).is_some_and(|piece| piece.has_logits())
+        };
+        assert!(has_logits(&store));
+        store.keep(tail("a1"), Lasting::AtEnd);
+        assert!(has_logits(&store), "and keeps it");
+        drop(store);
+        assert!(has_logits(&open(&sim, &options())), "written before: {is_written}");
+    }
+}
+
+#[test]
+fn a_file_without_logits_is_no_copy_of_a_tail_that_has_them() {
+    let sim = sim();
+    let [writer, reader] = [(); 2].map(|()| open(&sim, &options()));
+    reader.keep(tail("1").with_logits(), Lasting::Soon);
+    reader.keep(tail("2"), Lasting::Soon);
+    writer.keep(tail("1"), Lasting::Soon);
+    writer.keep(tail("2").with_logits(), Lasting::Soon);
+    writer.flush();
+    let has_logits = |text: &str| {
+        let found = reader.find(&ids(text)).tails;
+        found[0].has_logits && reader.load(&found[0].name).is_some_and(|piece| piece.has_logits())
+    };
+    assert!(has_logits("1") && has_logits("2"));
+    assert_eq!(["1", "2"].map(|text| reader.is_safe(&tail(text).name())), [false, true]);
+    drop(writer);
+    drop(reader);
+    let store = open(&sim, &options());
+    assert!(["1", "2"].iter().all(|text| store.find(&ids(text)).tails[0].has_logits));
+}
+
+#[test]
+fn a_tail_that_is_asked_for_again_lasts_as_long_as_the_longest_asked_for() {
+    let sim = sim();
+    let store = open(&sim, &options());
+    assert_eq!(store.promote(&tail("1").name(), Lasting::Soon), None);
+    store.keep(tail("1"), Lasting::AtEnd);
+    store.keep(tail("12").with_logits(), Lasting::Soon);
+    assert_eq!(store.promote(&tail("1").name(), Lasting::Soon), Some(false));
+    assert_eq!(store.promote(&tail("12").name(), Lasting::AtEnd), Some(true));
+    store.flush();
+    assert!(store.is_safe(&tail("1").name()), "though another continues it");
+}
+
+#[test]
+fn logits_that_come_while_a_tail_is_written_are_written_next() {
+    let sim = sim();
+    let store = Arc::new(open(&sim, &options()));
+    let keeps = store.clone();
+    sim.world().meanwhile = Some(Box::new(move || keeps.keep(tail("1").with_logits(), Lasting::AtEnd)));
+    store.keep(tail("1"), Lasting::Soon);
+    store.flush();
+    assert!(sim.world().meanwhile.is_none() && store.find(&ids("1")).tails[0].has_logits);
+    drop(store);
+    assert!(open(&sim, &options()).find(&ids("1")).tails[0].has_logits);
 }
 
 #[test]

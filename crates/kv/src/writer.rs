@@ -125,7 +125,7 @@ impl Shared {
             let mut state = self.state();
             state.queue = state.index.unsaved(Lasting::AtEnd).into();
             // Who keeps more and more must not keep others waiting.
-            let n_batches = 1 + state.queue.len() / BATCH;
+            let n_batches = 2 + state.queue.len() / BATCH;
             drop(state);
             let is_more = || !self.state().queue.is_empty();
             let _ = (0..n_batches).all(|_| self.try_batch() && is_more());
@@ -169,7 +169,18 @@ impl Shared {
                 Turn::Nothing => break,
             }
         }
-        self.sync(named).and(result)
+        let synced = self.sync(named);
+        self.put_late();
+        synced.and(result)
+    }
+
+    /// Now that it is known what became of those that were written, puts better ones in their place.
+    fn put_late(&self) {
+        let mut state = self.state();
+        for (name, entry) in std::mem::take(&mut state.late) {
+            self.put(&mut state, name, entry);
+        }
+        self.shrink(&mut state);
     }
 
     /// Condemns what is too much in the folder since somebody else wrote there, or since it may be less.

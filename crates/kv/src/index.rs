@@ -58,9 +58,11 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Whether it is of use where another of its name is not: that is a stranger's, or has no logits.
+    /// Whether a piece that was cut here is of use where another of its name is not: that is a stranger's, says that it is
+    /// elsewhere, or has no logits.
     pub(crate) fn outdoes(&self, other: &Entry) -> bool {
-        self.root != other.root || self.has_logits && !other.has_logits
+        let is_elsewhere = (self.root, self.n_tokens) != (other.root, other.n_tokens);
+        is_elsewhere || self.has_logits && !other.has_logits
     }
 }
 
@@ -97,6 +99,17 @@ impl Index {
 
     pub(crate) fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// Whether a piece ends where its tokens do, as far as it is known where they begin: no name says so.
+    pub(crate) fn fits(&self, entry: &Entry) -> bool {
+        let n_own = match entry.kind {
+            Kind::Rows => BLOCK as u32,
+            Kind::Tail => entry.n_tokens % BLOCK as u32,
+        };
+        let parent = || self.get(&entry.parent).map(|parent| parent.n_tokens);
+        let n_before = if entry.parent == entry.root { Some(0) } else { parent() };
+        n_before.is_none_or(|n| n.checked_add(n_own) == Some(entry.n_tokens))
     }
 
     /// Adds a piece that is not there yet.
@@ -167,7 +180,8 @@ impl Index {
             found.tails.extend(tails.filter_map(|name| self.tail(name, root, rest, k * BLOCK)));
             let Some(block) = rest.get(..BLOCK) else { break };
             prefix = prefix.then(block);
-            if self.entries.get(&prefix).is_none_or(|entry| entry.root != root) {
+            let is_there = |entry: &Entry| entry.root == root && entry.n_tokens as usize == (k + 1) * BLOCK;
+            if !self.entries.get(&prefix).is_some_and(is_there) {
                 break;
             }
             found.blocks.push(prefix);
@@ -335,7 +349,9 @@ impl Worth<'_> {
             // Tails further up count whether or not their own tokens are on this chain: most are.
             Kind::Tail => {
                 let above = self.index.get(&entry.parent).and_then(|rows| self.reached(rows.parent, entry.root));
-                entry.n_tokens - above.unwrap_or(0).max(self.longest_tail(&entry.parent, entry.n_tokens))
+                let known = above.unwrap_or(0).max(self.longest_tail(&entry.parent, entry.n_tokens));
+                // Where files say what cannot be.
+                entry.n_tokens.saturating_sub(known)
             }
         }
     }

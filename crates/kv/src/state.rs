@@ -102,7 +102,7 @@ impl Shared {
 
     /// What is known of a piece, if it is one that this store may use.
     pub(crate) fn ours<'a>(&self, state: &'a State, name: &Name) -> Option<&'a Entry> {
-        state.index.get(name).filter(|entry| entry.root == self.root)
+        state.index.get(name).filter(|entry| entry.root == self.root && state.index.fits(entry))
     }
 
     /// Takes pieces out of memory until they fit: first those that have a file, then those that are worth least.

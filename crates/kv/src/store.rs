@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Kind, Name, Piece, Stats,
+    Kind, Name, Piece, Refused, Stats,
     file::{self, Head, INTRO_BYTES},
     heat::Heat,
     index::{Entry, OnDisk},
@@ -132,21 +132,23 @@ impl Store {
     pub fn load(&self, name: &Name) -> Option<Arc<Piece>> {
         let now_ms = self.shared.outside.now_ms();
         let mut state = self.shared.state();
-        let ram = self.shared.ours(&state, name)?.ram.clone();
+        let Entry { ram, n_tokens, .. } = self.shared.ours(&state, name)?;
+        let (ram, n_tokens) = (ram.clone(), *n_tokens);
         state.index.touch(name, now_ms);
         if ram.is_some() {
             state.counts.n_ram_hits += 1;
             return ram;
         }
         drop(state);
-        self.load_file(name).map(|piece| self.cache(name, piece))
+        self.load_file(name, n_tokens).map(|piece| self.cache(name, piece))
     }
 
-    fn load_file(&self, name: &Name) -> Option<Piece> {
+    fn load_file(&self, name: &Name, n_tokens: u32) -> Option<Piece> {
         let path = self.shared.path(name);
         match self.shared.outside.read(&path, u64::MAX) {
             Ok((bytes, _)) => match file::read(bytes, name) {
-                Ok((_, piece)) => Some(piece),
+                Ok((head, piece)) if (head.root, piece.n_tokens) == (self.shared.root, n_tokens) => Some(piece),
+                Ok(_) => self.shared.refuse(name, &path, &Refused::Field { field: "place" }),
                 Err(refused) => self.shared.refuse(name, &path, &refused),
             },
             // The one who writes has removed it for a better one.

@@ -426,6 +426,41 @@ fn logits_that_come_while_a_tail_is_written_are_written_next() {
 }
 
 #[test]
+fn a_piece_at_another_place_than_its_tokens_is_not_used() {
+    let sim = sim();
+    keep_all(&open(&sim, &options()), "ab1");
+    let path = PathBuf::from(format!("dir/{}.kv", rows("ab").name()));
+    forge(&sim, &path, 17, |byte| 2 * byte); // 1024 tokens
+    let store = open(&sim, &options());
+    assert_eq!(check(&store, "ab1"), (1, vec![]));
+    assert!(!store.has(&rows("ab").name()) && store.load(&rows("ab").name()).is_none());
+    store.keep(rows("ab"), Lasting::Soon);
+    assert_eq!(check(&store, "ab1"), (2, vec![513]));
+    drop(store);
+    let store = open(&sim, &options());
+    forge(&sim, &PathBuf::from(format!("dir/{}.kv", tail("ab1").name())), 17, |byte| 2 * byte);
+    assert!(store.load(&tail("ab1").name()).is_none(), "it has changed since");
+}
+
+#[test]
+fn a_tail_that_ends_before_it_begins_is_worth_nothing() {
+    let sim = sim();
+    let store = open(&sim, &options());
+    keep_all(&store, "123");
+    keep_all(&store, "a1");
+    drop(store);
+    let path = PathBuf::from(format!("dir/{}.kv", tail("a1").name()));
+    forge(&sim, &path, 17, |_| 0); // one token
+    let disk_bytes: u64 = sim.world().files.values().map(|(bytes, _)| bytes.len() as u64).sum();
+    let store = open(&sim, &Options { disk_bytes, ..options() });
+    store.keep(tail("x1"), Lasting::Soon);
+    store.keep(tail("4"), Lasting::Soon);
+    store.flush();
+    assert!(!sim.world().files.contains_key(&path));
+    assert!(store.is_safe(&tail("4").name()) && store.stats().n_evicted == 1);
+}
+
+#[test]
 fn a_broken_file_is_removed_and_the_rest_goes_on() {
     let sim = sim();
     keep_all(&open(&sim, &options()), "ab1");

@@ -113,7 +113,7 @@ impl Shared {
     }
 
     /// Takes note of all files, and removes what earlier writers left half written if this one `writes`.
-    fn scan(&self, dir: &Path, writes: bool) -> io::Result<()> {
+    pub(crate) fn scan(&self, dir: &Path, writes: bool) -> io::Result<()> {
         let _one_at_a_time = match self.scanning.try_lock() {
             Err(TryLockError::WouldBlock) if !writes => return Ok(()),
             Err(TryLockError::WouldBlock) => self.scanning.lock().unwrap_or_else(PoisonError::into_inner),
@@ -136,6 +136,10 @@ impl Shared {
             }
         }
         let mut state = self.state();
+        if !writes && state.lock.is_some() {
+            // By now this store writes itself, and knows better than a list that was made before.
+            return Ok(());
+        }
         let gone =
             |(name, entry): (&Name, &Entry)| (entry.on_disk == OnDisk::Yes && !there.contains(name)).then_some(*name);
         let gone: Vec<Name> = state.index.iter().filter_map(gone).collect();
@@ -177,6 +181,8 @@ impl Shared {
         let mut state = self.state();
         match state.index.get(&name) {
             None => state.index.insert(name, file),
+            // It was written here meanwhile.
+            Some(known) if known.on_disk != OnDisk::No => {}
             Some(known) if known.outdoes(&file) => state.remove_soon(name, file.file_bytes),
             Some(known) => {
                 let is_better = file.outdoes(known);
@@ -206,8 +212,11 @@ impl Shared {
     /// No longer counts on a file that cannot be read; `n_bytes` of it are still there.
     pub(crate) fn lose<T>(&self, name: &Name, n_bytes: u64) -> Option<T> {
         let mut state = self.state();
-        state.index.change(name, |entry| entry.on_disk = OnDisk::No);
-        state.other_bytes += n_bytes;
+        // What is being written by now is another file.
+        if state.index.get(name).is_some_and(|entry| entry.on_disk == OnDisk::Yes) {
+            state.index.change(name, |entry| entry.on_disk = OnDisk::No);
+            state.other_bytes += n_bytes;
+        }
         None
     }
 }

@@ -68,7 +68,7 @@ pub struct Tail {
 ///
 /// No call waits for a file to be written, but for [`Store::flush`] and the end.
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
 }
 

@@ -14,6 +14,7 @@ use crate::{
     BLOCK, Kind, Lasting, Name, Options, Piece, Store,
     file::{self, Head},
     folder::name_of,
+    index::OnDisk,
     sim::{Extent, Fault, Sim},
 };
 
@@ -458,6 +459,40 @@ fn a_tail_that_ends_before_it_begins_is_worth_nothing() {
     store.flush();
     assert!(!sim.world().files.contains_key(&path));
     assert!(store.is_safe(&tail("4").name()) && store.stats().n_evicted == 1);
+}
+
+#[test]
+fn a_look_at_the_folder_does_not_undo_what_is_written_meanwhile() {
+    let sim = sim();
+    let store = open(&sim, &options());
+    let shared = store.shared.clone();
+    sim.world().meanwhile = Some(Box::new(move || {
+        let mut state = shared.state();
+        state.index.insert(rows("a").name(), shared.entry(rows("a"), Lasting::Soon, NOW_MS));
+        state.index.change(&rows("a").name(), |entry| entry.on_disk = OnDisk::Yes);
+    }));
+    store.shared.scan(Path::new("dir"), false).expect("no fault");
+    assert!(store.is_safe(&rows("a").name()));
+}
+
+#[test]
+fn a_file_that_went_while_it_was_read_does_not_stop_the_next() {
+    let sim = sim();
+    keep_all(&open(&sim, &options()), "a");
+    let store = open(&sim, &options());
+    let (shared, name) = (store.shared.clone(), rows("a").name());
+    let path = shared.path(&name);
+    let disk = sim.clone();
+    sim.world().meanwhile = Some(Box::new(move || {
+        disk.world().files.remove(&path);
+        let mut state = shared.state();
+        state.index.forget(&name);
+        state.index.insert(name, shared.entry(rows("a"), Lasting::Soon, NOW_MS));
+        state.index.change(&name, |entry| entry.on_disk = OnDisk::Writing);
+    }));
+    assert!(store.load(&name).is_none());
+    let on_disk = store.shared.state().index.get(&name).map(|entry| entry.on_disk);
+    assert_eq!(on_disk, Some(OnDisk::Writing));
 }
 
 #[test]

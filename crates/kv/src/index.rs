@@ -40,7 +40,7 @@ pub(crate) struct Entry {
     pub(crate) root: Name,
     pub(crate) parent: Name,
     pub(crate) n_tokens: u32,
-    /// Its own tokens. Of rows that were found in the folder, nobody asks for them.
+    /// Its own tokens. Those of rows that were found in the folder are not read until somebody asks for them.
     pub(crate) ids: Vec<u32>,
     pub(crate) has_logits: bool,
     pub(crate) heat: Heat,

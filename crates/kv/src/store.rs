@@ -107,9 +107,11 @@ impl Store {
     }
 
     /// What goes on from a prefix, blocks first: the names of its pieces, and their own tokens. For those who know a
-    /// conversation only as text.
+    /// conversation only as text. They begin at the root, where it is looked whether the folder has changed.
     pub fn behind(&self, prefix: &Name) -> Vec<(Name, Kind, Vec<u32>)> {
-        self.shared.refresh();
+        if *prefix == self.shared.root {
+            self.shared.refresh();
+        }
         let state = self.shared.state();
         let known = state.index.behind(self.shared.root, prefix);
         let all: Vec<_> = known.map(|(name, entry)| (*name, entry.kind, entry.ids.clone())).collect();
@@ -121,10 +123,11 @@ impl Store {
         all.into_iter().filter_map(with_ids).collect()
     }
 
-    /// The tokens of a block, from its file; nothing where that cannot be read, which loading it will tell.
+    /// The tokens of a block, from its file the first time; nothing where that cannot be read, which loading it will tell.
     fn ids_of(&self, name: &Name) -> Option<Vec<u32>> {
         let (intro, n_bytes) = self.shared.outside.read(&self.shared.path(name), INTRO_BYTES as u64).ok()?;
         let ids = Head::read(&intro, n_bytes, name).ok()?.ids;
+        self.shared.state().index.change(name, |entry| entry.ids.clone_from(&ids));
         Some(ids)
     }
 

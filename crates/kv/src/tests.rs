@@ -496,6 +496,23 @@ fn a_file_that_went_while_it_was_read_does_not_stop_the_next() {
 }
 
 #[test]
+fn whoever_walks_a_chain_again_reads_nothing() {
+    let sim = sim();
+    keep_all(&open(&sim, &options()), "abc1");
+    let [_writer, reader] = [(); 2].map(|()| open(&sim, &options()));
+    let walk = || {
+        let n_ops = sim.world().n_ops;
+        let behind = |name| reader.behind(&name).first().map(|(name, _, _)| *name);
+        assert_eq!(std::iter::successors(Some(root()), |name| behind(*name)).count(), 5);
+        sim.world().n_ops - n_ops
+    };
+    assert!(walk() > 1);
+    sim.world().now_ms += HOUR_MS;
+    walk();
+    assert_eq!(walk(), 1, "whether the folder has changed is looked at once");
+}
+
+#[test]
 fn a_broken_file_is_removed_and_the_rest_goes_on() {
     let sim = sim();
     keep_all(&open(&sim, &options()), "ab1");

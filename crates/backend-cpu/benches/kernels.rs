@@ -6,6 +6,7 @@
 //! cargo bench -p backend-cpu --bench kernels -- 'Q4_K AVX2'   one format on one instruction set
 //!
 //! decode              one row, weights read once from memory that caches do not hold    GB/s
+//! sessions            the same for 2, 4 and 8 rows                                      GB/s
 //! prefill             256 rows                                                          Gitem/s: GMAC/s
 //! attention           of one row to so many, 8 heads of 128 read by 32                  GB/s of cached rows
 //! latent_attention    DeepSeek V4's, of so many rows to 128 recent and 512 chosen ones  Gitem/s: GMAC/s
@@ -66,14 +67,23 @@ fn cases() -> impl Iterator<Item = Case> {
 }
 
 #[divan::bench(args = cases(), sample_size = 1, sample_count = 10_000, max_time = 0.25)]
-fn decode(bencher: Bencher, Case(format, isa): Case) {
+fn decode(bencher: Bencher, case: Case) {
+    read_once::<1>(bencher, case);
+}
+
+#[divan::bench(args = cases(), consts = [2, 4, 8], sample_size = 1, sample_count = 10_000, max_time = 0.25)]
+fn sessions<const N: usize>(bencher: Bencher, case: Case) {
+    read_once::<N>(bencher, case);
+}
+
+fn read_once<const N: usize>(bencher: Bencher, Case(format, isa): Case) {
     let dev = cpu(isa);
     let row_bytes = format.row_bytes(N_IN).expect("whole blocks");
     let n_out = STEP_BYTES / row_bytes;
     let n_step = WEIGHT_BYTES / STEP_BYTES;
     let w = dev.load(Kind::Packed(format), &[n_step * n_out, N_IN], gibibyte(format, n_step * n_out));
     let w = w.expect("read in place");
-    let (x, y) = (inputs(&dev, 1), f32s(&dev, &[1, n_out]));
+    let (x, y) = (inputs(&dev, N), f32s(&dev, &[N, n_out]));
     let mut steps = (0..n_step).cycle().map(|i| w.slice(i * n_out..(i + 1) * n_out));
     bencher.counter(BytesCount::new(n_out * row_bytes)).bench_local(|| {
         dev.matmul(&y, &steps.next().expect("without end"), &x);

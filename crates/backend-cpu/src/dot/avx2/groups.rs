@@ -204,18 +204,19 @@ pub(super) fn dot<const N: usize, const BYTES: usize, const FORM: usize>(
     for (i, w) in w.chunks(4).enumerate() {
         let mut sums = [[[_mm256_setzero_si256(); 4]; 2]; N];
         for (k, bytes) in w.iter().enumerate() {
-            if N == 1 {
-                prefetch(bytes);
+            prefetch(bytes);
+            // SAFETY: a column was cut to as many groups. Checks take time here.
+            let x = |c: usize| unsafe { x_groups[c].get_unchecked(4 * i + k) };
+            // No loop over the halves, so that what both unpack alike is computed once.
+            let (w, mut of_first) = (first(bytes), [[_mm256_setzero_si256(); 2]; N]);
+            for c in 0..N {
+                of_first[c] = half_group::<FORM>(&w, x(c), 0);
             }
-            for half in 0..2 {
-                let w = if half == 0 { first(bytes) } else { second(bytes) };
-                for c in 0..N {
-                    // SAFETY: a column was cut to as many groups. Checks take time here.
-                    let x = unsafe { x_groups[c].get_unchecked(4 * i + k) };
-                    let [products, mins] = half_group::<FORM>(&w, x, half);
-                    sums[c][0][k] = _mm256_add_epi32(sums[c][0][k], products);
-                    sums[c][1][k] = _mm256_add_epi32(sums[c][1][k], mins);
-                }
+            let w = second(bytes);
+            for c in 0..N {
+                let of_second = half_group::<FORM>(&w, x(c), 1);
+                sums[c][0][k] = _mm256_add_epi32(of_first[c][0], of_second[0]);
+                sums[c][1][k] = _mm256_add_epi32(of_first[c][1], of_second[1]);
             }
         }
         let (d, dmin) = (_mm_mul_ps(halves(w, factors.d), _mm_set1_ps(factors.unit)), halves(w, factors.dmin));
@@ -261,13 +262,14 @@ fn half_group<const FORM: usize>(w: &Parts, x: &Group, half: usize) -> [__m256i;
     let mut pairs = [_mm256_setzero_si256(); 4];
     for p in 0..4 {
         let x = load_i8(&x.q[p], half);
-        pairs[p] = match form.levels {
-            Levels::Signed => _mm256_maddubs_epi16(_mm256_abs_epi8(w.q[p]), _mm256_sign_epi8(x, w.q[p])),
-            _ => _mm256_maddubs_epi16(w.q[p], x),
-        };
+        let x = if form.levels == Levels::Signed { negate(x, w.negative[p]) } else { x };
+        pairs[p] = _mm256_maddubs_epi16(w.q[p], x);
     }
     let twice = twice(w.scales);
-    let (first, second) = (_mm256_shuffle_epi32::<0xa0>(twice), _mm256_shuffle_epi32::<0xf5>(twice));
+    let (first, second) = match form.by_16 {
+        true => (_mm256_shuffle_epi32::<0xa0>(twice), _mm256_shuffle_epi32::<0xf5>(twice)),
+        false => (twice, twice),
+    };
     let two = [_mm256_add_epi16(pairs[0], pairs[1]), _mm256_add_epi16(pairs[2], pairs[3])];
     let products = match form.all_at_once() {
         true => _mm256_madd_epi16(_mm256_add_epi16(two[0], two[1]), first),
@@ -284,6 +286,14 @@ fn half_group<const FORM: usize>(w: &Parts, x: &Group, half: usize) -> [__m256i;
         }
         _ => [products, _mm256_setzero_si256()],
     }
+}
+
+/// The bytes `x`, and `-x` where `negative` is 255.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn negate(x: __m256i, negative: __m256i) -> __m256i {
+    // -x is !x + 1.
+    _mm256_sub_epi8(_mm256_xor_si256(x, negative), negative)
 }
 
 /// Each number twice, in 16 bits.
@@ -316,7 +326,8 @@ pub(super) fn unpack<const BYTES: usize, const FORM: usize>(
             (out.d[r], out.dmin[r]) = (single(bytes, factors.d) * factors.unit, single(bytes, factors.dmin));
             for half in 0..2 {
                 let w = if half == 0 { first(bytes) } else { second(bytes) };
-                for (i, levels) in w.q.into_iter().enumerate() {
+                for (i, (levels, negative)) in w.q.into_iter().zip(w.negative).enumerate() {
+                    let levels = if signed { negate(levels, negative) } else { levels };
                     let levels = _mm256_add_epi8(levels, offset);
                     // SAFETY: 32 writable bytes; `storeu` has no alignment requirement.
                     unsafe { _mm256_storeu_si256(out.q[4 * half + i][r].as_mut_ptr().cast(), levels) };

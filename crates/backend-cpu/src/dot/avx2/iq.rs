@@ -3,7 +3,7 @@
 //! Rows of eight magnitudes come from memory, one load each, and land where they are wanted. Their signs come from a
 //! table of masks, and an offset makes the result unsigned; signs of `IQ2_XXS` are spread in registers.
 
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 use super::{PIECES, Parts, Weights, bytes_at, half_at, interleave, legacy::look_up, legacy::nibbles, load_32, twice};
 use crate::dot::{
@@ -21,44 +21,99 @@ pub(super) const MAX: usize = 64 + 62;
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 pub(super) fn iq2_xxs<const HALF: usize, const ORDER: u8>(w: &[u8; 66]) -> Parts {
-    // Of each block: an index per eight weights, then four times seven signs and a scale.
-    let (blocks, at) = (load_32(w, 2 + 32 * HALF), 2 + 32 * HALF);
-    let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_shuffle_epi32::<0xd8>(blocks));
-    let words = _mm256_extracti128_si256::<1>(words);
-    let signs = _mm256_broadcastsi128_si256(even_signs(words));
-    let mut q = [_mm256_setzero_si256(); 4];
+    // Of each block: an index per eight weights, then four times seven signs and a scale, of which this makes the words
+    // of blocks 0, 1, 4, 5 and 2, 3, 6, 7. Both halves do, and who unpacks both has it once.
+    let words = odd_words(w);
+    let (signs, scales) = (even_signs(words), _mm256_srli_epi32::<27>(words));
+    let at = 2 + 32 * HALF;
+    let (mut q, mut negative) = ([_mm256_setzero_si256(); 4], [_mm256_setzero_si256(); 4]);
     for i in 0..4 {
-        let row = |j: usize| {
-            let (p, b) = if ORDER == PIECES { (i, j) } else { (j, i) };
-            IQ2_XXS_GRID[usize::from(w[at + 8 * b + p])] as i64
+        q[i] = match ORDER {
+            PIECES => look_up_rows::<8>(&IQ2_XXS_GRID, &w[at + i..]),
+            _ => look_up_rows::<1>(&IQ2_XXS_GRID, &w[at + 8 * i..]),
         };
-        let magnitudes = _mm256_setr_epi64x(row(0), row(1), row(2), row(3));
         // The byte of signs of each eight weights, once per weight.
-        let (first, step) = if ORDER == PIECES { (i as i64, 4) } else { (4 * i as i64, 1) };
-        let byte = |j: i64| (first + step * j) * 0x0101_0101_0101_0101;
-        let signs = _mm256_shuffle_epi8(signs, _mm256_setr_epi64x(byte(0), byte(1), byte(2), byte(3)));
+        let byte = |i: usize| i as i64 * 0x0101_0101_0101_0101;
+        let signs = match (ORDER, HALF) {
+            (PIECES, _) => {
+                let [even, odd] = [8 * HALF + i, 8 * HALF + 4 + i].map(byte);
+                _mm256_shuffle_epi8(signs, _mm256_setr_epi64x(even, odd, even, odd))
+            }
+            _ => {
+                let pair = match (HALF, i / 2) {
+                    (0, 0) => _mm256_permute4x64_epi64::<0x00>(signs),
+                    (0, _) => _mm256_permute4x64_epi64::<0xaa>(signs),
+                    (_, 0) => _mm256_permute4x64_epi64::<0x55>(signs),
+                    (_, _) => _mm256_permute4x64_epi64::<0xff>(signs),
+                };
+                let [a, b, c, d] = [0, 1, 2, 3].map(|p| byte(i % 2 * 4 + p));
+                _mm256_shuffle_epi8(pair, _mm256_setr_epi64x(a, b, c, d))
+            }
+        };
         let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-        let negative = _mm256_cmpeq_epi8(_mm256_and_si256(signs, bit), bit);
-        // -x is !x + 1.
-        q[i] = _mm256_sub_epi8(_mm256_xor_si256(magnitudes, negative), negative);
+        negative[i] = _mm256_cmpeq_epi8(_mm256_and_si256(signs, bit), bit);
     }
-    let scales = _mm_or_si128(_mm_slli_epi32::<1>(_mm_srli_epi32::<28>(words)), _mm_set1_epi32(1));
-    let scales = _mm256_permutevar8x32_epi32(_mm256_castsi128_si256(scales), _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
-    Parts { q, scales, mins: _mm256_setzero_si256() }
+    let scales = _mm256_or_si256(scales, _mm256_set1_epi32(1));
+    let scales = match HALF {
+        0 => _mm256_shuffle_epi32::<0x50>(scales),
+        _ => _mm256_shuffle_epi32::<0xfa>(scales),
+    };
+    Parts { q, negative, scales, mins: _mm256_setzero_si256() }
+}
+
+/// Four rows of a codebook, their numbers `STEP` bytes apart.
+///
+/// The compiler would take the numbers one by one out of registers that hold them as well, all of a group's before the
+/// first row, which costs more than the rest of a product.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn look_up_rows<const STEP: usize>(grid: &[u64; 256], numbers: &[u8]) -> __m256i {
+    let numbers = &numbers[..3 * STEP + 1];
+    let (first, second): (__m128i, __m128i);
+    // SAFETY: reads the numbers and, as every byte is one of 256, rows of the codebook.
+    unsafe {
+        asm!(
+            "movzx {i:e}, byte ptr [{numbers}]",
+            "movzx {j:e}, byte ptr [{numbers} + {step}]",
+            "vmovq {first}, qword ptr [{grid} + 8 * {i}]",
+            "vmovhps {first}, {first}, qword ptr [{grid} + 8 * {j}]",
+            "movzx {i:e}, byte ptr [{numbers} + 2 * {step}]",
+            "movzx {j:e}, byte ptr [{numbers} + 3 * {step}]",
+            "vmovq {second}, qword ptr [{grid} + 8 * {i}]",
+            "vmovhps {second}, {second}, qword ptr [{grid} + 8 * {j}]",
+            numbers = in(reg) numbers.as_ptr(),
+            grid = in(reg) grid.as_ptr(),
+            step = const STEP,
+            i = out(reg) _,
+            j = out(reg) _,
+            first = out(xmm_reg) first,
+            second = out(xmm_reg) second,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    _mm256_set_m128i(second, first)
+}
+
+/// Every second of the 16 words behind `d`: in the lower half numbers 1, 3, 9, 11, in the upper one 5, 7, 13, 15.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn odd_words(w: &[u8; 66]) -> __m256i {
+    let [first, second] = [2, 34].map(|at| _mm256_castsi256_ps(load_32(w, at)));
+    _mm256_castps_si256(_mm256_shuffle_ps::<0xdd>(first, second))
 }
 
 /// Four times seven signs, from the lowest bits of each lane on, to bytes with an even number of ones.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn even_signs(words: __m128i) -> __m128i {
-    let part = |words, p: i32| _mm_and_si128(words, _mm_set1_epi32(0x7f << (8 * p)));
-    let low = _mm_or_si128(part(words, 0), part(_mm_slli_epi32::<1>(words), 1));
-    let high = _mm_or_si128(part(_mm_slli_epi32::<2>(words), 2), part(_mm_slli_epi32::<3>(words), 3));
-    let seven = _mm_or_si128(low, high);
-    let nibbles = _mm_and_si128(_mm_xor_si128(seven, _mm_srli_epi16::<4>(seven)), _mm_set1_epi8(15));
+fn even_signs(words: __m256i) -> __m256i {
+    let part = |words, p: i32| _mm256_and_si256(words, _mm256_set1_epi32(0x7f << (8 * p)));
+    let low = _mm256_or_si256(part(words, 0), part(_mm256_slli_epi32::<1>(words), 1));
+    let high = _mm256_or_si256(part(_mm256_slli_epi32::<2>(words), 2), part(_mm256_slli_epi32::<3>(words), 3));
+    let seven = _mm256_or_si256(low, high);
+    let nibbles = _mm256_and_si256(_mm256_xor_si256(seven, _mm256_srli_epi16::<4>(seven)), _mm256_set1_epi8(15));
     // 128 for what has an odd number of ones.
     let odd = _mm_set_epi64x(0x0080_8000_8000_0080_u64 as i64, 0x8000_0080_0080_8000_u64 as i64);
-    _mm_or_si128(seven, _mm_shuffle_epi8(odd, nibbles))
+    _mm256_or_si256(seven, _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(odd), nibbles))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -16,7 +16,7 @@ pub(super) const Q6_K: Factors = Factors::of(208);
 pub(super) fn q2_k<const HALF: usize, const ORDER: u8>(w: &[u8; 84]) -> Parts {
     let both = _mm256_cvtepu8_epi32(load_8(w, 8 * HALF));
     let q = two_bits::<ORDER>(w, 16 + 32 * HALF);
-    Parts { q, scales: _mm256_and_si256(both, _mm256_set1_epi32(15)), mins: _mm256_srli_epi32::<4>(both) }
+    unsigned(q, _mm256_and_si256(both, _mm256_set1_epi32(15)), _mm256_srli_epi32::<4>(both))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -43,7 +43,7 @@ pub(super) fn q3_k<const HALF: usize, const ORDER: u8>(w: &[u8; 110]) -> Parts {
     let high = u64::from(u32::from_le_bytes(bytes_at(w, 104))) >> (4 * HALF);
     let high = (high & 0x0303_0303) << 4 | (high >> 2 & 0x0303_0303) << 36;
     let scales = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((low | high) as i64));
-    Parts { q, scales: _mm256_sub_epi32(scales, _mm256_set1_epi32(32)), mins: _mm256_setzero_si256() }
+    unsigned(q, _mm256_sub_epi32(scales, _mm256_set1_epi32(32)), _mm256_setzero_si256())
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -77,7 +77,14 @@ pub(super) fn q6_k<const HALF: usize, const ORDER: u8>(w: &[u8; 210]) -> Parts {
     ];
     let q = q.map(|(low, high)| _mm256_or_si256(_mm256_and_si256(low, nibble), _mm256_and_si256(high, pair)));
     let scales = _mm256_cvtepi8_epi32(load_8(w, 192 + 8 * HALF));
-    Parts { q: ordered::<ORDER>(q), scales, mins: _mm256_setzero_si256() }
+    unsigned(ordered::<ORDER>(q), scales, _mm256_setzero_si256())
+}
+
+/// Levels without signs.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn unsigned(q: [__m256i; 4], scales: __m256i, mins: __m256i) -> Parts {
+    Parts { q, negative: [_mm256_setzero_si256(); 4], scales, mins }
 }
 
 /// Blocks in either order.
@@ -128,7 +135,7 @@ fn with_mins<const HALF: usize, const ORDER: u8>(w: &[u8], blocks: [__m256i; 4])
         let each = _mm_cvtsi32_si128(each as i32);
         _mm256_cvtepu8_epi32(_mm_unpacklo_epi8(each, each))
     };
-    Parts { q: ordered::<ORDER>(blocks), scales: all(scales), mins: all(mins) }
+    unsigned(ordered::<ORDER>(blocks), all(scales), all(mins))
 }
 
 /// The eight bytes from `at` on.

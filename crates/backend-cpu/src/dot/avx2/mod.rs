@@ -128,6 +128,8 @@ const BLOCKS: u8 = 1;
 /// `mins` belongs to weights `16 i .. 16 i + 16`.
 struct Parts {
     q: [__m256i; 4],
+    /// 255 where a level is `-q`, of formats whose levels have signs.
+    negative: [__m256i; 4],
     scales: __m256i,
     mins: __m256i,
 }

@@ -161,16 +161,17 @@ fn dot<const N: usize, const BYTES: usize, const MAX: usize, const FORM: u8>(
     let mut g = 0;
     for part in [whole, last] {
         for bytes in part {
-            if N == 1 {
-                prefetch(bytes);
+            prefetch(bytes);
+            // SAFETY: a column was cut to as many groups as the parts have together. Checks take time here.
+            let x = |c: usize| unsafe { x_groups[c].get_unchecked(g) };
+            // No loop over the halves, so that sums stay in registers.
+            let w = first(bytes);
+            for c in 0..N {
+                sums[c][0] = add_half::<MAX, FORM>(sums[c][0], &w, x(c), 0);
             }
-            for half in 0..2 {
-                let w = if half == 0 { first(bytes) } else { second(bytes) };
-                for c in 0..N {
-                    // SAFETY: a column was cut to as many groups as the parts have together. Checks take time here.
-                    let x = unsafe { x_groups[c].get_unchecked(g) };
-                    sums[c][half] = add_half::<MAX, FORM>(sums[c][half], &w, x, half);
-                }
+            let w = second(bytes);
+            for c in 0..N {
+                sums[c][1] = add_half::<MAX, FORM>(sums[c][1], &w, x(c), 1);
             }
             g += 1;
         }

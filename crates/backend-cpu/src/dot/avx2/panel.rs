@@ -17,6 +17,9 @@ use crate::{
 /// Rows whose sums and products have registers.
 const ROWS: usize = 2;
 
+/// Columns from which [`wide`] is faster than four at a time: a panel's price is that of sixteen, however few there are.
+const FROM_SIGNED: usize = SIDE;
+
 /// Panels, given what unpacks weights.
 pub(super) fn panels<const MAX: usize, const FORM: u8>(unpack: fn(&[u8], usize, &mut [WeightBlock])) -> Panels {
     Panels::Lanes(Lanes {
@@ -41,7 +44,7 @@ pub(super) fn panels<const MAX: usize, const FORM: u8>(unpack: fn(&[u8], usize, 
         sum: panel::sum,
         enter: || (),
         leave: || (),
-        from: 8,
+        from: if MAX == SIGNED { FROM_SIGNED } else { 8 },
     })
 }
 

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! 1 to 3 columns          one dot product after another
-//! from 4                  four columns at a time, so that weights are unpacked once for four
+//! from 4                  four columns at a time, so that weights are unpacked once for four; some rows, then the next four
 //! from `TILE_FROM`        floats: 4 x 4 products at a time, of rows unpacked into the second-level cache
 //! from `Panels::from`     where the kernel has panels: 16 rows and 16 columns at a time, weights unpacked once for all
 //! ```
@@ -30,6 +30,8 @@ use crate::{
 
 /// Bytes of packed rows that a task's weights meet before the next packed rows: part of the second-level cache.
 const BLOCK_BYTES: usize = 256 << 10;
+/// Bytes of weights that meet four packed rows before the next four: the first-level cache holds both.
+const NEAR_BYTES: usize = 8 << 10;
 /// Bytes of weights in a task without panels.
 const TILE_BYTES: usize = 64 << 10;
 /// Columns from which tiles are worth unpacking weights to memory.
@@ -124,19 +126,33 @@ impl<'a> Weights<'a> {
             return self.multiply_one(rows, x(0), emit);
         }
         let size = (BLOCK_BYTES / self.kernel.activation.row_bytes(self.n_in) / 4 * 4).max(4);
+        let n_near = (NEAR_BYTES / self.row_bytes).max(1);
         for block in (0..n).step_by(size) {
             let end = (block + size).min(n);
-            for o in rows.clone() {
-                let w = self.row(o);
-                let mut t = block;
-                while t + 4 <= end {
-                    let y = (self.kernel.dot4)(w, [x(t), x(t + 1), x(t + 2), x(t + 3)]);
-                    y.into_iter().enumerate().for_each(|(i, y)| emit(o, t + i, &[y]));
-                    t += 4;
+            for first in rows.clone().step_by(n_near) {
+                for t in (block..end).step_by(4) {
+                    for o in first..(first + n_near).min(rows.end) {
+                        self.multiply_four(o, t..(t + 4).min(end), &x, emit);
+                    }
                 }
-                (t..end).for_each(|t| emit(o, t, &[(self.kernel.dot)(w, x(t))]));
             }
         }
+    }
+
+    /// One row and up to four columns.
+    fn multiply_four<'x>(
+        &self,
+        o: usize,
+        columns: Range<usize>,
+        x: impl Fn(usize) -> &'x [u8],
+        emit: &mut dyn FnMut(usize, usize, &[f32]),
+    ) {
+        let (w, t) = (self.row(o), columns.start);
+        if columns.len() == 4 {
+            let y = (self.kernel.dot4)(w, [x(t), x(t + 1), x(t + 2), x(t + 3)]);
+            return y.into_iter().enumerate().for_each(|(i, y)| emit(o, t + i, &[y]));
+        }
+        columns.for_each(|t| emit(o, t, &[(self.kernel.dot)(w, x(t))]));
     }
 
     /// Some rows at a time: calls would cost as much as short rows.

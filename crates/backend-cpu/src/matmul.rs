@@ -4,8 +4,8 @@
 //! multiplies them with all packed rows:
 //!
 //! ```text
-//! 1 to 3 columns          one dot product after another
-//! from 4                  four columns at a time, so that weights are unpacked once for four; some rows, then the next four
+//! 1 or 2 columns          one dot product after another
+//! from 3                  four columns at a time: weights are unpacked once for four, some rows before the next four
 //! from `TILE_FROM`        floats: 4 x 4 products at a time, of rows unpacked into the second-level cache
 //! from `Panels::from`     where the kernel has panels: 16 rows and 16 columns at a time, weights unpacked once for all
 //! ```
@@ -147,12 +147,13 @@ impl<'a> Weights<'a> {
         x: impl Fn(usize) -> &'x [u8],
         emit: &mut dyn FnMut(usize, usize, &[f32]),
     ) {
-        let (w, t) = (self.row(o), columns.start);
-        if columns.len() == 4 {
-            let y = (self.kernel.dot4)(w, [x(t), x(t + 1), x(t + 2), x(t + 3)]);
-            return y.into_iter().enumerate().for_each(|(i, y)| emit(o, t + i, &[y]));
+        let w = self.row(o);
+        if columns.len() < 3 {
+            return columns.for_each(|t| emit(o, t, &[(self.kernel.dot)(w, x(t))]));
         }
-        columns.for_each(|t| emit(o, t, &[(self.kernel.dot)(w, x(t))]));
+        // A fourth that is missing is the third again: that costs less than to unpack the weights three times.
+        let y = (self.kernel.dot4)(w, [0, 1, 2, 3].map(|i| x((columns.start + i).min(columns.end - 1))));
+        columns.zip(y).for_each(|(t, y)| emit(o, t, &[y]));
     }
 
     /// Some rows at a time: calls would cost as much as short rows.

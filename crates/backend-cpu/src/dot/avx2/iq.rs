@@ -1,7 +1,8 @@
 //! Formats whose weights are entries of a codebook: `IQ2_*`, `IQ3_*`, `IQ4_XS`.
 //!
 //! Rows of eight magnitudes come from memory, one load each, and land where they are wanted. Their signs come from a
-//! table of masks, and an offset makes the result unsigned; signs of `IQ2_XXS` are spread in registers.
+//! table of masks, and an offset makes the result unsigned; signs of `IQ2_XXS` are spread in registers, and the activations
+//! take them.
 
 use std::arch::{asm, x86_64::*};
 

@@ -57,7 +57,8 @@ impl Session {
             return Ok(());
         }
         let parent = self.names.last().copied().unwrap_or(pieces.store.root());
-        if pieces.store.has(&parent.tail(&self.tokens[n_whole..])) {
+        let there = pieces.store.promote(&parent.tail(&self.tokens[n_whole..]), lasting);
+        if there.is_some_and(|has_logits| has_logits || self.logits.is_empty()) {
             return Ok(());
         }
         self.keep_blocks(0)?;

@@ -21,8 +21,9 @@ pub(crate) trait Outside: Send + Sync {
     fn list(&self, dir: &Path) -> io::Result<Vec<Listed>>;
     /// The first bytes of a file, at most so many, and how many it has.
     fn read(&self, path: &Path, bytes_max: u64) -> io::Result<(Vec<u8>, u64)>;
-    /// A new file, which only its owner can read: its bytes are on the disk, its name may not be.
-    fn write(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()>;
+    /// A new file, which only its owner can read. Until it is synced, the power can take its bytes; its name, until the
+    /// folder is.
+    fn write(&self, path: &Path, parts: &[&[u8]]) -> io::Result<SyncBytes>;
     /// Gives a file another name, and takes that from whoever had it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
@@ -32,6 +33,9 @@ pub(crate) trait Outside: Send + Sync {
     /// Says when a file was modified.
     fn touch(&self, path: &Path, modified_ms: u64) -> io::Result<()>;
 }
+
+/// Puts the bytes of a file on the disk that was just written.
+pub(crate) type SyncBytes = Box<dyn FnOnce() -> io::Result<()>>;
 
 /// What holds a lock until it is dropped.
 pub(crate) type Lock = Box<dyn Send>;
@@ -113,10 +117,10 @@ impl Outside for Machine {
         Ok((bytes, n_bytes))
     }
 
-    fn write(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    fn write(&self, path: &Path, parts: &[&[u8]]) -> io::Result<SyncBytes> {
         let mut file = private().write(true).create_new(true).open(path)?;
         parts.iter().try_for_each(|part| file.write_all(part))?;
-        file.sync_all()
+        Ok(Box::new(move || file.sync_all()))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -189,10 +193,10 @@ mod tests {
     fn reads_end_where_they_are_told_to() {
         let root = temporary();
         let path = root.path().join("file");
-        Machine.write(&path, &[b"abc", b"def"]).unwrap_or_else(|e| panic!("{e}"));
+        Machine.write(&path, &[b"abc", b"def"]).and_then(|sync| sync()).unwrap_or_else(|e| panic!("{e}"));
         assert!(Machine.read(&path, 4).is_ok_and(|(bytes, n)| bytes == b"abcd" && n == 6));
         assert!(Machine.read(&path, u64::MAX).is_ok_and(|(bytes, n)| bytes == b"abcdef" && n == 6));
-        let again = Machine.write(&path, &[]).expect_err("it is there");
+        let again = Machine.write(&path, &[]).map(|_| ()).expect_err("it is there");
         assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
         assert!(
             Machine.touch(&path, 1000).is_ok() && Machine.list(root.path()).is_ok_and(|l| l[0].modified_ms == 1000)
@@ -208,7 +212,7 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).map(|m| m.permissions().mode() & 0o777).unwrap_or_default();
         Machine.prepare(&dir).unwrap_or_else(|e| panic!("{e}"));
         let _lock = Machine.lock(&dir.join("lock")).unwrap_or_else(|e| panic!("{e}"));
-        Machine.write(&dir.join("file"), &[]).unwrap_or_else(|e| panic!("{e}"));
+        Machine.write(&dir.join("file"), &[]).and_then(|sync| sync()).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!([mode(&dir), mode(&dir.join("lock")), mode(&dir.join("file"))], [0o700, 0o600, 0o600]);
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o707)).unwrap_or_else(|e| panic!("{e}"));
         assert!(Machine.prepare(&dir).is_err());

@@ -1,13 +1,13 @@
 //! For tests: a disk that fails when it is told to, loses what was not synced when the power goes, and counts its bytes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::outside::{Listed, Lock, Outside};
+use crate::outside::{Listed, Lock, Outside, SyncBytes};
 
 /// What goes wrong, and how far it gets.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +38,8 @@ pub(crate) struct World {
     pub(crate) files: BTreeMap<PathBuf, (Vec<u8>, u64)>,
     /// What the power cannot take.
     safe: BTreeMap<PathBuf, (Vec<u8>, u64)>,
+    /// Files of whose bytes it can take half, whether or not their names are safe.
+    unsynced: BTreeSet<PathBuf>,
     changed_ms: u64,
     is_locked: bool,
     n_crashes: u64,
@@ -63,17 +65,24 @@ impl Sim {
         Sim { n_crashes, ..self.clone() }
     }
 
-    /// The power goes, which ends all processes, and comes back. Of each change of a name since the last sync, `kept` says whether it arrived.
+    /// The power goes, which ends all processes, and comes back. Of each change of a name since the last sync, and of the bytes
+    /// of each file that was not synced itself, `kept` says whether they arrived.
     pub(crate) fn crash(&self, mut kept: impl FnMut() -> bool) {
         let mut world = self.world();
-        let World { files, safe, .. } = &mut *world;
+        let World { files, safe, unsynced, .. } = &mut *world;
         let paths: Vec<_> = files.keys().chain(safe.keys()).cloned().collect();
         for path in paths {
             if files.get(&path) != safe.get(&path) && !kept() {
+                unsynced.remove(&path);
                 match safe.get(&path).cloned() {
                     Some(file) => _ = files.insert(path, file),
                     None => _ = files.remove(&path),
                 }
+            }
+        }
+        for path in std::mem::take(unsynced) {
+            if let Some((bytes, _)) = files.get_mut(&path).filter(|_| !kept()) {
+                bytes.truncate(bytes.len() / 2);
             }
         }
         *safe = files.clone();
@@ -167,7 +176,7 @@ impl Outside for Sim {
         })
     }
 
-    fn write(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    fn write(&self, path: &Path, parts: &[&[u8]]) -> io::Result<SyncBytes> {
         self.let_others_work();
         let (mut world, fault) = self.op();
         let mut bytes = parts.concat();
@@ -185,11 +194,20 @@ impl Outside for Sim {
         world.peak_bytes = world.peak_bytes.max((used + bytes.len()) as u64);
         let now_ms = world.now_ms;
         world.files.insert(path.to_owned(), (bytes, now_ms));
+        world.unsynced.insert(path.to_owned());
         world.changed_ms = now_ms;
         match fault {
             Some(fault) => Err(fault.kind.into()),
             None if is_full => Err(io::ErrorKind::StorageFull.into()),
-            None => Ok(()),
+            None => {
+                let (sim, path) = (self.clone(), path.to_owned());
+                Ok(Box::new(move || {
+                    sim.change(|world| {
+                        world.unsynced.remove(&path);
+                        Ok(())
+                    })
+                }))
+            }
         }
     }
 
@@ -197,6 +215,10 @@ impl Outside for Sim {
         self.change(|world| {
             let file = world.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
             world.files.insert(to.to_owned(), file);
+            world.unsynced.remove(to);
+            if world.unsynced.remove(from) {
+                world.unsynced.insert(to.to_owned());
+            }
             world.changed_ms = world.now_ms;
             Ok(())
         })
@@ -205,6 +227,7 @@ impl Outside for Sim {
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.change(|world| {
             world.changed_ms = world.now_ms;
+            world.unsynced.remove(path);
             world.files.remove(path).map(drop).ok_or(io::ErrorKind::NotFound.into())
         })
     }

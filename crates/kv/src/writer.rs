@@ -258,7 +258,7 @@ impl Shared {
         let path = self.path(&next.name);
         let partial = path.with_extension(&PARTIAL[1..]);
         let intro = file::intro(&next.piece, &self.root, &self.options.model, self.outside.now_ms());
-        let write = || self.outside.write(&partial, &[&intro, next.piece.data()]);
+        let write = || self.outside.write(&partial, &[&intro, next.piece.data()]).and_then(|sync| sync());
         let mut written = write();
         if written.as_ref().is_err_and(is_full) && self.has_less_to_lose(next) {
             self.remove_condemned()?;

@@ -64,7 +64,7 @@ impl Shared {
                 match self.scan(dir, true).and_then(|()| self.outside.sync(dir)) {
                     Ok(()) => {
                         let mut state = self.state();
-                        (state.lock, state.is_untrimmed) = (Some(lock), true);
+                        (state.lock, state.is_untrimmed, state.kept_bytes) = (Some(lock), true, self.options.ram_bytes);
                         state.queue = state.index.unsaved(Lasting::Soon).into();
                         return true;
                     }

@@ -14,7 +14,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, HashSet},
+    collections::{BTreeSet, BinaryHeap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -85,6 +85,8 @@ pub(crate) struct Index {
     tails: HashMap<Name, Vec<Name>>,
     blocks: HashMap<Name, Vec<Name>>,
     totals: Totals,
+    /// What is in memory and on disk, those used longest ago first.
+    copies: BTreeSet<(u64, Name)>,
     n_uses: u64,
 }
 
@@ -126,8 +128,12 @@ impl Index {
     pub(crate) fn change(&mut self, name: &Name, change: impl FnOnce(&mut Entry)) {
         let Some(entry) = self.entries.get_mut(name) else { return };
         self.totals.take(entry);
+        self.copies.remove(&(entry.used, *name));
         change(entry);
         self.totals.add(entry);
+        if entry.ram.is_some() && entry.on_disk == OnDisk::Yes {
+            self.copies.insert((entry.used, *name));
+        }
         if entry.ram.is_none() && entry.on_disk == OnDisk::No {
             self.remove(name);
         }
@@ -142,7 +148,9 @@ impl Index {
         let Some(Entry { kind, parent, .. }) = self.entries.remove(name) else { return };
         let behind = self.behind_mut(kind);
         if let Some(names) = behind.get_mut(&parent) {
-            names.retain(|other| other != name);
+            if let Some(at) = names.iter().position(|other| other == name) {
+                names.swap_remove(at);
+            }
             if names.is_empty() {
                 behind.remove(&parent);
             }
@@ -165,10 +173,11 @@ impl Index {
     /// Counts a use.
     pub(crate) fn touch(&mut self, name: &Name, now_ms: u64) {
         self.n_uses += 1;
-        if let Some(entry) = self.entries.get_mut(name) {
+        let used = self.n_uses;
+        self.change(name, |entry| {
             entry.heat.add(now_ms);
-            (entry.used, entry.touched) = (self.n_uses, true);
-        }
+            (entry.used, entry.touched) = (used, true);
+        });
     }
 
     /// What is there of the sequence `ids` behind `root`.
@@ -231,36 +240,47 @@ impl Index {
         entry.kind == Kind::Tail && others.any(goes_on)
     }
 
-    /// Who should leave a place for `need_bytes` there, and whether that is enough. Where it is for a piece's sake, nobody
+    /// Who should leave a place so that there is room, and whether that is enough. Where it is for a piece's sake, nobody
     /// leaves who is worth more than it.
-    pub(crate) fn victims(
-        &self,
-        place: Place,
-        need_bytes: u64,
-        favour: Option<&Name>,
-        now_ms: u64,
-    ) -> (Vec<Name>, bool) {
+    pub(crate) fn victims(&self, place: Place, need: Need, favour: Option<&Name>, now_ms: u64) -> (Vec<Name>, bool) {
         let (mut victims, mut bytes) = (Vec::new(), 0);
-        if need_bytes == 0 {
+        if need.is_nothing() {
             return (victims, true);
         }
         let mut leaving = Leaving::new(self, place, now_ms);
         let rank_max = favour.and_then(|name| self.get(name)).map(|entry| leaving.worth.of(entry));
-        while bytes < need_bytes {
-            let next = leaving.next().filter(|(_, rank)| rank_max.is_none_or(|max| *rank < max));
-            let Some((name, _)) = next else { return (victims, false) };
-            bytes += self.get(&name).map_or(0, |entry| place.bytes(entry));
+        while let Some((name, _)) = leaving.next().filter(|(_, rank)| rank_max.is_none_or(|max| *rank < max)) {
+            let with_it = bytes + self.get(&name).map_or(0, |entry| place.bytes(entry));
+            if bytes >= need.bytes && with_it > need.bytes_max {
+                break;
+            }
+            bytes = with_it;
             victims.push(name);
         }
-        (victims, true)
+        (victims, bytes >= need.bytes)
     }
 
-    /// Pieces that are in memory and on disk, those used longest ago first.
-    pub(crate) fn copies(&self) -> Vec<Name> {
-        let copies = self.entries.iter().filter(|(_, e)| e.ram.is_some() && e.on_disk == OnDisk::Yes);
-        let mut copies: Vec<_> = copies.map(|(name, entry)| (entry.used, *name)).collect();
-        copies.sort();
-        copies.into_iter().map(|(_, name)| name).collect()
+    /// The piece in memory and on disk that was used longest ago.
+    pub(crate) fn oldest_copy(&self) -> Option<Name> {
+        self.copies.first().map(|(_, name)| *name)
+    }
+}
+
+/// How many bytes have to leave, and how many may so that not every piece has victims looked for: that takes a look at all.
+pub(crate) struct Need {
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl Need {
+    /// The bytes of a place beyond its bound, and up to a sixteenth of this more.
+    pub(crate) fn beyond(bound_bytes: u64, bytes: u64) -> Need {
+        let bytes = bytes.saturating_sub(bound_bytes);
+        Need { bytes, bytes_max: bytes.saturating_add(bound_bytes / 16) }
+    }
+
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.bytes == 0
     }
 }
 
@@ -293,6 +313,7 @@ impl Place {
         }
     }
 }
+
 impl Totals {
     fn add(&mut self, entry: &Entry) {
         self.count(entry, u64::checked_add);

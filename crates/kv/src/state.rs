@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     Name, Options, Stats,
-    index::{Entry, Index, OnDisk, Place},
+    index::{Entry, Index, Need, OnDisk, Place},
     outside::{Lock, Outside},
 };
 
@@ -34,6 +34,8 @@ pub(crate) struct State {
     pub(crate) index: Index,
     /// What is to be written next, parents first.
     pub(crate) queue: VecDeque<Name>,
+    /// Bytes that were kept since it was looked for what should leave memory for the folder.
+    pub(crate) kept_bytes: u64,
     /// Pieces that are better than those of the same names that are being written just now.
     pub(crate) late: Vec<(Name, Entry)>,
     /// Files that nobody uses any more. Only the writer removes them.
@@ -111,13 +113,11 @@ impl Shared {
         if over(state) == 0 {
             return;
         }
-        for name in state.index.copies() {
-            if over(state) == 0 {
-                return;
-            }
+        while let Some(name) = state.index.oldest_copy().filter(|_| over(state) > 0) {
             state.index.change(&name, |entry| entry.ram = None);
         }
-        let (victims, _) = state.index.victims(Place::Ram, over(state), None, self.outside.now_ms());
+        let need = Need::beyond(self.options.ram_bytes, state.index.totals().ram_bytes);
+        let (victims, _) = state.index.victims(Place::Ram, need, None, self.outside.now_ms());
         state.counts.n_dropped += victims.len() as u64;
         victims.iter().for_each(|name| state.index.forget(name));
     }

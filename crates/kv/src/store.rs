@@ -203,6 +203,7 @@ impl Store {
         let (name, now_ms) = (piece.name(), self.shared.outside.now_ms());
         let entry = self.shared.entry(piece, lasting, now_ms);
         let mut state = self.shared.state();
+        state.kept_bytes += entry.file_bytes;
         self.shared.put(&mut state, name, entry);
         self.shared.shrink(&mut state);
         self.shared.work.notify_all();

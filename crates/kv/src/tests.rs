@@ -513,6 +513,28 @@ fn whoever_walks_a_chain_again_reads_nothing() {
 }
 
 #[test]
+fn room_is_made_for_some_pieces_at_once() {
+    let small = |id: u32| Piece::tail(root(), 1, &[id]);
+    let sim = sim();
+    let one = {
+        let store = open(&sim, &options());
+        store.keep(small(0), Lasting::AtEnd);
+        store.stats().ram_bytes
+    };
+    sim.world().files.clear();
+    let in_memory = Store::open(root(), Options { dir: None, ram_bytes: 64 * one, ..options() });
+    let options = Options { disk_bytes: 64 * file::file_bytes(&small(0)), ..options() };
+    let on_disk = open(&sim, &options);
+    let n_gone = [0..64, 64..65, 65..69].map(|some| {
+        some.for_each(|id| [&in_memory, &on_disk].iter().for_each(|store| store.keep(small(id), Lasting::Soon)));
+        on_disk.flush();
+        sim.world().now_ms += HOUR_MS;
+        (in_memory.stats().n_dropped, on_disk.stats().n_evicted)
+    });
+    assert_eq!(n_gone, [(0, 0), (5, 5), (5, 5)]);
+}
+
+#[test]
 fn a_broken_file_is_removed_and_the_rest_goes_on() {
     let sim = sim();
     keep_all(&open(&sim, &options()), "ab1");

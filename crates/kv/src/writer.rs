@@ -14,7 +14,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use crate::{
     Lasting, Name, Piece, file,
     folder::PARTIAL,
-    index::{OnDisk, Place},
+    index::{Need, OnDisk, Place},
     state::{Shared, State},
 };
 
@@ -110,9 +110,12 @@ impl Shared {
         }
     }
 
-    /// Queues what was to be written at the end if it fills half of the memory.
+    /// Queues what was to be written at the end if it fills half of the memory. That takes a look at all pieces, so some
+    /// have to come before the next one.
     fn squeeze(&self, state: &mut State) {
-        if state.queue.is_empty() && state.index.totals().unsaved_bytes > self.options.ram_bytes / 2 {
+        let is_scarce = state.index.totals().unsaved_bytes > self.options.ram_bytes / 2;
+        if state.queue.is_empty() && is_scarce && state.kept_bytes >= self.options.ram_bytes / 16 {
+            state.kept_bytes = 0;
             let mut unsaved = state.index.unsaved(Lasting::AtEnd);
             unsaved.retain(|name| state.index.get(name).is_some_and(|entry| !entry.refused));
             state.queue = unsaved.into();
@@ -187,8 +190,8 @@ impl Shared {
     fn trim(&self) {
         let mut state = self.state();
         if std::mem::take(&mut state.is_untrimmed) {
-            let need_bytes = state.disk_bytes().saturating_sub(self.options.disk_bytes);
-            let (victims, _) = state.index.victims(Place::Disk, need_bytes, None, self.outside.now_ms());
+            let need = Need::beyond(self.options.disk_bytes, state.disk_bytes());
+            let (victims, _) = state.index.victims(Place::Disk, need, None, self.outside.now_ms());
             state.evict(victims);
         }
     }
@@ -245,9 +248,11 @@ impl Shared {
         if !hangs || state.day_room(self.options.written_bytes_per_day, now_ms) < file_bytes {
             return Verdict::Refused;
         }
-        let need_bytes = (state.disk_bytes() + file_bytes).saturating_sub(disk_bytes);
-        match state.index.victims(Place::Disk, need_bytes, Some(name), now_ms) {
-            _ if need_bytes == 0 => Verdict::Admitted,
+        let need = Need::beyond(disk_bytes, state.disk_bytes() + file_bytes);
+        if need.is_nothing() {
+            return Verdict::Admitted;
+        }
+        match state.index.victims(Place::Disk, need, Some(name), now_ms) {
             (victims, true) => Verdict::Instead(victims),
             (_, false) => Verdict::Refused,
         }

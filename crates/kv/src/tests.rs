@@ -5,6 +5,8 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use proptest::prelude::*;
@@ -532,6 +534,22 @@ fn room_is_made_for_some_pieces_at_once() {
         (in_memory.stats().n_dropped, on_disk.stats().n_evicted)
     });
     assert_eq!(n_gone, [(0, 0), (5, 5), (5, 5)]);
+}
+
+#[test]
+fn what_hangs_from_a_piece_is_written_after_it_in_whatever_order_they_come() {
+    let sim = sim();
+    let store = open(&sim, &options());
+    store.keep(rows("abc"), Lasting::Soon);
+    store.keep(rows("ab"), Lasting::Soon);
+    store.flush();
+    assert_eq!((store.stats().n_disk, store.stats().n_refused), (0, 0));
+    store.keep(rows("a"), Lasting::Soon);
+    let until = Instant::now() + Duration::from_secs(10);
+    while !store.is_safe(&rows("abc").name()) && Instant::now() < until {
+        thread::yield_now();
+    }
+    assert_eq!(store.stats().n_disk, 3);
 }
 
 #[test]

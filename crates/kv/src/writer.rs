@@ -14,7 +14,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use crate::{
     Lasting, Name, Piece, file,
     folder::PARTIAL,
-    index::{Need, OnDisk, Place},
+    index::{Entry, Need, OnDisk, Place},
     state::{Shared, State},
 };
 
@@ -216,11 +216,18 @@ impl Shared {
             let Some(name) = state.queue.pop_front() else { return Turn::Nothing };
             let Some(entry) = state.index.get(&name).filter(|entry| entry.on_disk == OnDisk::No) else { continue };
             let Some(piece) = entry.ram.clone() else { continue };
-            let file_bytes = entry.file_bytes;
+            let (parent, file_bytes) = (entry.parent, entry.file_bytes);
+            // Without what it hangs from, nobody could use it: it comes again when that has a file.
+            let has_file = |parent: &Entry| parent.on_disk != OnDisk::No;
+            if parent != self.root && !state.index.get(&parent).is_some_and(has_file) {
+                continue;
+            }
             match self.verdict(&mut state, &name, self.options.disk_bytes) {
                 Verdict::Admitted => {
                     state.spend(file_bytes);
                     state.index.change(&name, |entry| (entry.on_disk, entry.refused) = (OnDisk::Writing, false));
+                    let behind: Vec<_> = state.index.behind(self.root, &name).map(|(name, _)| *name).collect();
+                    behind.iter().for_each(|name| self.want(&mut state, name));
                     return Turn::Piece(Next { name, piece, file_bytes });
                 }
                 Verdict::Instead(victims) => {
@@ -242,10 +249,8 @@ impl Shared {
     /// Whether a piece may be written to a folder of at most `disk_bytes`.
     fn verdict(&self, state: &mut State, name: &Name, disk_bytes: u64) -> Verdict {
         let Some(entry) = state.index.get(name) else { return Verdict::Refused };
-        let (parent, file_bytes, now_ms) = (entry.parent, entry.file_bytes, self.outside.now_ms());
-        // Without what it hangs from, nobody could use it.
-        let hangs = parent == self.root || state.index.get(&parent).is_some_and(|parent| parent.on_disk != OnDisk::No);
-        if !hangs || state.day_room(self.options.written_bytes_per_day, now_ms) < file_bytes {
+        let (file_bytes, now_ms) = (entry.file_bytes, self.outside.now_ms());
+        if state.day_room(self.options.written_bytes_per_day, now_ms) < file_bytes {
             return Verdict::Refused;
         }
         let need = Need::beyond(disk_bytes, state.disk_bytes() + file_bytes);

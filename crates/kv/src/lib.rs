@@ -4,6 +4,7 @@
 //! Store::find(ids)      which blocks are there without a gap, and behind which tokens one can go on
 //! Store::load(name)     a piece, whole and as it was kept, or nothing
 //! Store::keep(piece)    in memory at once; on disk soon, or at the end
+//! Store::promote(name)  the same for a piece that is there already, which need not be cut again
 //! ```
 //!
 //! A piece is bytes, named by the tokens that they belong to; what they mean is the business of who cuts them. A conversation

@@ -66,11 +66,11 @@ mod tests {
         let cache = Reference.alloc(F32, &[2, 5, 3]).unwrap_or_else(|e| panic!("{e}"));
         let start = |slot: usize, row: usize| (slot * 5 + row) * 12;
         for (positions, expected) in [
-            (0..5, vec![start(1, 0)..start(1, 5)]),
-            (7..9, vec![start(1, 2)..start(1, 4)]),
-            (8..12, vec![start(1, 3)..start(1, 5), start(1, 0)..start(1, 2)]),
-            (9..10, vec![start(1, 4)..start(1, 5)]),
-            (6..6, vec![]),
+            (0..5, &[start(1, 0)..start(1, 5)][..]),
+            (7..9, &[start(1, 2)..start(1, 4)]),
+            (8..12, &[start(1, 3)..start(1, 5), start(1, 0)..start(1, 2)]),
+            (9..10, &[start(1, 4)..start(1, 5)]),
+            (6..6, &[]),
         ] {
             let part = CachePart::new(&cache, 1, positions.clone());
             let found: Vec<_> = part.views().iter().map(Tensor::byte_range).collect();

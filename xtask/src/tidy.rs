@@ -6,17 +6,18 @@ use std::{
 };
 
 /// Who may know whom. ARCHITECTURE.md draws the same list.
-const MAP: [(&str, &[&str]); 11] = [
+const MAP: [(&str, &[&str]); 12] = [
     ("quant", &[]),
     ("gguf", &["quant"]),
     ("tokenizer", &["gguf"]),
     ("compute", &["quant"]),
     ("backend-cpu", &["compute", "quant"]),
     ("experts", &["compute", "gguf"]),
-    ("kv", &[]),
+    ("files", &[]),
+    ("kv", &["files"]),
     ("models", &["experts", "compute", "tokenizer", "gguf", "quant"]),
-    ("engine", &["models", "kv", "experts", "backend-cpu", "compute", "tokenizer", "gguf", "quant"]),
-    ("cli", &["engine", "models", "kv", "experts", "backend-cpu", "compute", "tokenizer", "gguf", "quant"]),
+    ("engine", &["models", "kv", "files", "experts", "backend-cpu", "compute", "tokenizer", "gguf", "quant"]),
+    ("cli", &["engine", "models", "kv", "files", "experts", "backend-cpu", "compute", "tokenizer", "gguf", "quant"]),
     ("xtask", &[]),
 ];
 

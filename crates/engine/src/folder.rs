@@ -4,12 +4,14 @@
 //! run at once lose nothing of each other's. Reading needs no lock, and works in a folder that cannot be written.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read as _, Write as _},
+    fs::{self, File, TryLockError},
+    io::{self, Read as _},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
+
+use files::{make_private_folder, private, replace};
 
 const LOCK: &str = "lock";
 
@@ -67,27 +69,13 @@ impl Folder {
     ) -> Result<(), E> {
         let lock = self.lock()?;
         let new = change(self.read(name, bytes_max))?;
-        self.replace(name, new.as_bytes())?;
+        replace(&self.path(name), &self.path(&format!("{name}.partial")), new.as_bytes())?;
         drop(lock);
         Ok(())
     }
 
-    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let temporary = self.path(&format!("{name}.partial"));
-        // What is there under the lock is of somebody who was ended in the middle.
-        let _ = fs::remove_file(&temporary);
-        let mut file = private().write(true).create_new(true).open(&temporary)?;
-        let written = file.write_all(bytes).and_then(|()| file.sync_all());
-        drop(file); // elsewhere than on Unix, open files keep their names
-        let named = written.and_then(|()| fs::rename(&temporary, self.path(name)));
-        named.inspect_err(|_| _ = fs::remove_file(&temporary))
-    }
-
     fn open_lock(&self) -> io::Result<File> {
-        let mut builder = DirBuilder::new();
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.recursive(true).create(&self.0)?;
+        make_private_folder(&self.0)?;
         private().write(true).create(true).truncate(false).open(self.path(LOCK))
     }
 
@@ -102,14 +90,6 @@ impl Folder {
             }
         }
     }
-}
-
-/// How files are opened that are nobody else's business.
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The file system and the clock, as the store needs them; tests put others in their place.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, File, TryLockError},
     io::{self, Read as _, Write as _},
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -57,10 +57,7 @@ impl Outside for Machine {
     }
 
     fn prepare(&self, dir: &Path) -> io::Result<()> {
-        let mut builder = DirBuilder::new();
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.recursive(true).create(dir)?;
+        files::make_private_folder(dir)?;
         #[cfg(unix)]
         if std::os::unix::fs::PermissionsExt::mode(&fs::metadata(dir)?.permissions()) & 0o002 != 0 {
             return Err(io::Error::new(
@@ -75,7 +72,7 @@ impl Outside for Machine {
         if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
             return Err(not_a_file());
         }
-        let file = private().write(true).create(true).truncate(false).open(path)?;
+        let file = files::private().write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
             Ok(()) => same_owner(&file, path).map(|()| Some(Box::new(file) as Lock)),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -118,7 +115,7 @@ impl Outside for Machine {
     }
 
     fn write(&self, path: &Path, parts: &[&[u8]]) -> io::Result<SyncBytes> {
-        let mut file = private().write(true).create_new(true).open(path)?;
+        let mut file = files::private().write(true).create_new(true).open(path)?;
         parts.iter().try_for_each(|part| file.write_all(part))?;
         Ok(Box::new(move || file.sync_all()))
     }
@@ -132,8 +129,7 @@ impl Outside for Machine {
     }
 
     fn sync(&self, dir: &Path) -> io::Result<()> {
-        // Elsewhere, folders cannot be opened as files, and names are kept with what they name.
-        if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
+        files::sync_folder(dir)
     }
 
     fn touch(&self, path: &Path, modified_ms: u64) -> io::Result<()> {
@@ -161,14 +157,6 @@ fn same_owner(lock: &File, path: &Path) -> io::Result<()> {
     }
     let _ = (lock, path);
     Ok(())
-}
-
-/// How files are opened that are nobody else's business.
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
 }
 
 #[cfg(test)]

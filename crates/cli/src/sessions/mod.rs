@@ -13,8 +13,8 @@ mod file;
 mod name;
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read as _, Write as _},
+    fs::{self, File, TryLockError},
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -70,15 +70,12 @@ impl Sessions {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<File>> {
-        let mut builder = DirBuilder::new();
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.recursive(true).create(&self.dir)?;
+        files::make_private_folder(&self.dir)?;
         for _ in 0..TRIES {
             if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no file"));
             }
-            let file = private().write(true).create(true).truncate(false).open(path)?;
+            let file = files::private().write(true).create(true).truncate(false).open(path)?;
             match file.try_lock() {
                 Ok(()) if leads_to(path, &file)? => return Ok(Some(file)),
                 // Who had it has removed it: it is a lock no more.
@@ -172,10 +169,7 @@ impl Held {
     pub(crate) fn save(&self, saved: &Saved) -> Result<(), Error> {
         let temporary = self.dir.join(format!(".{}.partial", self.name));
         let path = self.path();
-        replace(&path, &temporary, saved.to_json().as_bytes()).map_err(|source| {
-            let _ = fs::remove_file(&temporary);
-            Error::Write { path, source }
-        })
+        files::replace(&path, &temporary, saved.to_json().as_bytes()).map_err(|source| Error::Write { path, source })
     }
 
     /// Removes the conversation; whether there was one.
@@ -214,19 +208,6 @@ fn read(path: &Path) -> Result<Option<Saved>, Error> {
     Saved::read(&bytes).map(Some).map_err(|why| broken(&why))
 }
 
-fn replace(path: &Path, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
-    // What is there is of somebody who was ended in the middle.
-    let _ = fs::remove_file(temporary);
-    let mut file = private().write(true).create_new(true).open(temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    drop(file); // elsewhere than on Unix, open files keep their names
-    fs::rename(temporary, path)?;
-    #[cfg(unix)]
-    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())?;
-    Ok(())
-}
-
 /// Whether a path still leads to an open file.
 fn leads_to(path: &Path, file: &File) -> io::Result<bool> {
     #[cfg(unix)]
@@ -237,14 +218,6 @@ fn leads_to(path: &Path, file: &File) -> io::Result<bool> {
     }
     #[cfg(not(unix))]
     Ok(path.exists() && file.metadata()?.is_file())
-}
-
-/// How files are opened that are nobody else's business.
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
 }
 
 #[cfg(test)]

@@ -1,0 +1,86 @@
+//! Files of ours: readable by their owner alone, there in full or not at all.
+#![forbid(unsafe_code)]
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write as _},
+    path::Path,
+};
+
+/// How files are opened that are nobody else's business: those that are made so are their owner's alone.
+pub fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// Makes a folder, and those above it, that nobody else may look into; one that is there stays as it is.
+///
+/// # Errors
+/// What the system says.
+pub fn make_private_folder(path: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(path)
+}
+
+/// Puts bytes in the place of a file, all of them or none whatever happens, by way of a temporary name in the same folder
+/// that nobody else uses.
+///
+/// # Errors
+/// What the system says: then the file is as it was, or, where only the folder could not be made safe, as it is to be.
+pub fn replace(path: &Path, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
+    // What is there is of somebody who was ended in the middle.
+    let _ = fs::remove_file(temporary);
+    let mut file = private().write(true).create_new(true).open(temporary)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    drop(file); // elsewhere than on Unix, open files keep their names
+    let named = written.and_then(|()| fs::rename(temporary, path));
+    named.inspect_err(|_| _ = fs::remove_file(temporary))?;
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Has the names in a folder outlast everything.
+///
+/// # Errors
+/// What the system says.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    // Elsewhere, folders cannot be opened as files, and names are kept with what they name.
+    if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_leaves_nothing_beside_it() {
+        let root = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let folder = root.path().join("a/b");
+        make_private_folder(&folder).and_then(|()| make_private_folder(&folder)).unwrap_or_else(|e| panic!("{e}"));
+        let [path, temporary] = ["file", "partial"].map(|name| folder.join(name));
+        fs::write(&temporary, "half of what was to be").unwrap_or_else(|e| panic!("{e}"));
+        for text in ["one", "another"] {
+            replace(&path, &temporary, text.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(fs::read_to_string(&path).unwrap_or_default(), text);
+        }
+        let taken = folder.join("taken");
+        fs::create_dir(&taken).unwrap_or_else(|e| panic!("{e}"));
+        assert!(replace(&taken, &temporary, b"no file's place").is_err() && !temporary.exists());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn nobody_else_may_read() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let folder = root.path().join("ours");
+        make_private_folder(&folder).unwrap_or_else(|e| panic!("{e}"));
+        let path = folder.join("file");
+        replace(&path, &folder.join("partial"), b"text").unwrap_or_else(|e| panic!("{e}"));
+        let mode = |path: &Path| fs::metadata(path).map_or(0, |found| found.permissions().mode() & 0o777);
+        assert_eq!([mode(&folder), mode(&path)], [0o700, 0o600]);
+    }
+}

@@ -229,14 +229,8 @@ fn entry(head: Head, file: &Listed, file_bytes: u64) -> Entry {
         n_tokens: head.n_tokens,
         ids: if head.kind == Kind::Tail { head.ids } else { Vec::new() },
         has_logits: head.has_logits,
-        heat: Heat::of_file(file.modified_ms),
-        used: 0,
-        touched: false,
-        lasting: Lasting::Soon,
-        refused: false,
-        ram: None,
-        on_disk: OnDisk::Yes,
         file_bytes,
+        ..stranger(file)
     }
 }
 

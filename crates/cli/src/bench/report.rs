@@ -65,18 +65,15 @@ impl Form {
 const CSV_HEAD: &str = "kind,n_depth,n,runs,median_tps,min_tps,max_tps,work,share,read_gbps,int8_gmacs,kv_bytes_per_token,\
      expert_hit_rate,expert_bytes_per_token,stalled_share,ssd_share,guesses_per_token,guesses_right\n";
 
+/// The heads of columns of rates, behind names that are so wide.
+pub(crate) fn columns(width: usize) -> String {
+    format!("{:width$}  {:>9}  {:>9}  {:>9}  {:>4}", "t/s", "median", "min", "max", "runs")
+}
+
 /// What comes before the first measurement.
 pub(crate) fn head(form: Form, about: &About) -> String {
     match form {
-        Form::Text => format!(
-            "{}\n{:24}  {:>9}  {:>9}  {:>9}  {:>4}  of the limit\n",
-            introduction(about),
-            "t/s",
-            "median",
-            "min",
-            "max",
-            "runs"
-        ),
+        Form::Text => format!("{}\n{}  of the limit\n", introduction(about), columns(24)),
         Form::Sweep => format!(
             "{}\n{:>9}  {:>11}  {:12}  {:>10}  of the limit\n",
             introduction(about),

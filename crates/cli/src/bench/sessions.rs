@@ -21,7 +21,7 @@ use tokenizer::TokenId;
 
 use super::{
     measure::arbitrary,
-    report::{About, Form, introduction, json_head},
+    report::{About, Form, columns, introduction, json_head},
 };
 use crate::{args::BenchArgs, error::Error, output, progress::Progress};
 
@@ -187,15 +187,7 @@ fn head(form: Form, about: &About) -> String {
              ratio,min_ratio,max_ratio\n"
             .into(),
         Form::Json => String::new(),
-        _ => format!(
-            "{}\n{:32}  {:>9}  {:>9}  {:>9}  {:>4}\n",
-            introduction(about),
-            "t/s",
-            "median",
-            "min",
-            "max",
-            "runs"
-        ),
+        _ => format!("{}\n{}\n", introduction(about), columns(32)),
     }
 }
 

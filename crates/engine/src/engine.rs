@@ -394,18 +394,6 @@ impl Engine {
         move || inner.upgrade().iter().for_each(|inner| inner.flush())
     }
 
-    /// What the memory of a session of `n` tokens takes when it is kept, its logits included.
-    ///
-    /// # Errors
-    /// [`Error::Device`].
-    pub fn state_bytes(&self, n: usize) -> Result<u64, Error> {
-        let options = self.0.state_options(1, n.max(1));
-        let state = self.0.model.state(&compute::Meter::default(), &options, &Routing::default())?;
-        let parts = [state.rows(0, 0..n), state.frontier(0, n)].concat();
-        let n_bytes = parts.iter().map(|part| part.n_bytes()).sum::<usize>();
-        Ok((n_bytes + self.0.model.shape().n_vocab * size_of::<f32>()) as u64)
-    }
-
     /// What the SSD delivers to readers of experts, where that was measured.
     pub fn ssd_bytes_per_second(&self) -> Option<f64> {
         self.0.routing.store.as_ref()?.probe().map(|probe| probe.bytes_per_second as f64)
@@ -555,7 +543,7 @@ impl Inner {
             warn: options.warn,
         };
         let root = kv::Name::root(fingerprint(&self.gguf).as_bytes(), layout.text.as_bytes());
-        Ok(Pieces::new(kv::Store::open(root, store), &layout, written.map(|w| w.0)))
+        Ok(Pieces::new(kv::Store::open(root, store), layout, written.map(|w| w.0)))
     }
 
     fn arena(&self) -> Option<Arena> {

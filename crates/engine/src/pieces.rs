@@ -23,23 +23,25 @@ const TAIL_PART: usize = 8;
 /// what an uninterrupted session holds. The goldens of `tests/golden.rs` that change tell when.
 const VERSION: u32 = 1;
 
+/// Tokens after which every family's memory has all that it ever has.
+const N_FULL: usize = 1 << 12;
+
 const LOGITS: &str = "logits";
 
 /// The store of a model's pieces.
 pub(crate) struct Pieces {
     pub(crate) store: Store,
-    /// Whether more than rows is needed to go on.
-    pub(crate) has_frontier: bool,
-    /// Tokens from one tail on the way to the next: whole blocks.
-    pub(crate) n_between: usize,
+    pub(crate) layout: Layout,
     /// Who counts the bytes that are written, if any are.
     written: Option<Written>,
 }
 
 /// How a model's memory looks in pieces.
 pub(crate) struct Layout {
-    has_frontier: bool,
-    n_between: usize,
+    /// Whether more than rows is needed to go on.
+    pub(crate) has_frontier: bool,
+    /// Tokens from one tail on the way to the next: whole blocks.
+    pub(crate) n_between: usize,
     /// All that bytes of one run must have in common with those of another, to be the same.
     pub(crate) text: String,
 }
@@ -48,9 +50,9 @@ impl Layout {
     /// The layout of a model's memory, computed by `isa`.
     pub(crate) fn new(model: &dyn Model, options: &StateOptions, isa: &str) -> Result<Layout, DeviceError> {
         // Any context that has a full window of everything looks alike.
-        let options = StateOptions { n_ctx: PER_LAYOUT, n_slot: 1, ..*options };
+        let options = StateOptions { n_ctx: N_FULL, n_slot: 1, ..*options };
         let state = model.state(&compute::Meter::default(), &options, &experts::Routing::default())?;
-        let (rows, frontier) = (state.rows(0, 0..BLOCK), state.frontier(0, PER_LAYOUT));
+        let (rows, frontier) = (state.rows(0, 0..BLOCK), state.frontier(0, N_FULL));
         // A model without full attention has no rows that grow.
         let n_blocks = (TAIL_PART * n_bytes(&frontier)).div_ceil(n_bytes(&rows).max(1)).max(1);
         let names = rows.iter().chain(&frontier).map(|part| format!("{}x{}", label(part.kind()), part.cols()));
@@ -59,12 +61,9 @@ impl Layout {
     }
 }
 
-/// Tokens after which every family's memory has all that it ever has.
-const PER_LAYOUT: usize = 1 << 12;
-
 impl Pieces {
-    pub(crate) fn new(store: Store, layout: &Layout, written: Option<Written>) -> Pieces {
-        Pieces { store, has_frontier: layout.has_frontier, n_between: layout.n_between, written }
+    pub(crate) fn new(store: Store, layout: Layout, written: Option<Written>) -> Pieces {
+        Pieces { store, layout, written }
     }
 
     /// Keeps a piece, and returns at once.

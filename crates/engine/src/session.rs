@@ -11,7 +11,7 @@ use kv::{BLOCK, Lasting, Name};
 use tokenizer::TokenId;
 
 use self::start::{From, start};
-use crate::{Error, Load, engine::Inner, runner::Runner, turns::Turns};
+use crate::{Error, Load, engine::Inner, turns::Turns};
 
 mod kept;
 mod start;
@@ -38,6 +38,7 @@ pub struct Session {
     /// Where the last tail on the way was kept, and when; or when reading a prompt began.
     tail_kept: (usize, Instant),
 }
+
 /// How far a prompt has been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefill {
@@ -211,14 +212,14 @@ impl Session {
         self.wrote(ids.len());
         let (mut flow, mut own) = (ControlFlow::Continue(()), std::mem::take(&mut self.logits));
         turns.prefill(self.slot, |runner| {
-            let done = runner.forward(&engine, &rows, &mut |_, logits, i, pos| {
+            runner.forward(&engine, &rows, &mut |_, logits, i, pos| {
                 if flow.is_continue() {
                     logits.copy(&engine, i, pos, &mut own)?;
                     flow = each(&own);
                 }
                 Ok(())
-            });
-            (done, ids.len())
+            })?;
+            Ok(ids.len())
         })?;
         self.append(ids);
         self.logits = own;
@@ -319,7 +320,7 @@ impl Session {
         let n_layer = engine.model.shape().n_layer;
         let (turns, logits) = (self.turns.clone(), &mut self.logits);
         let mut more = ControlFlow::Continue(());
-        let mut run = |runner: &mut Runner| -> Result<usize, Error> {
+        let n_done = turns.prefill(self.slot, |runner| {
             let step = runner.place(&engine, &rows);
             for layer in 0..n_layer {
                 runner.run(&engine, &step, layer..layer + 1)?;
@@ -333,11 +334,6 @@ impl Session {
                 of_last.copy(&engine, 0, row.pos as usize, logits)?;
             }
             Ok(rows.len())
-        };
-        let n_done = turns.prefill(self.slot, |runner| {
-            let done = run(runner);
-            let n_done = *done.as_ref().unwrap_or(&0);
-            (done, n_done)
         })?;
         self.append(&ids[..n_done]);
         Ok(more)

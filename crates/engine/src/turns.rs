@@ -142,19 +142,23 @@ impl Turns {
         n_rows.next_multiple_of(16).clamp(CHUNK_ROWS.min(self.n_batch), self.n_batch)
     }
 
-    /// Has the runner compute rows of a prompt for the session of a slot; `work` also returns how many it was.
-    pub(crate) fn prefill<R>(&self, slot: u32, work: impl FnOnce(&mut Runner) -> (R, usize)) -> R {
-        let mut took = Duration::ZERO;
-        let (done, n_rows) = self.alone(slot, |runner| {
+    /// Has the runner compute rows of a prompt for the session of a slot; how many it was.
+    ///
+    /// # Errors
+    /// What `work` returns.
+    pub(crate) fn prefill(
+        &self,
+        slot: u32,
+        work: impl FnOnce(&mut Runner) -> Result<usize, Error>,
+    ) -> Result<usize, Error> {
+        let (n_rows, took) = self.alone(slot, |runner| {
             let began = Instant::now();
-            let done = work(runner);
-            took = began.elapsed();
-            done
-        });
+            work(runner).map(|n_rows| (n_rows, began.elapsed()))
+        })?;
         if n_rows > 0 {
             self.line().prefilled(n_rows, took);
         }
-        done
+        Ok(n_rows)
     }
 
     /// Has the runner work for the session of a slot, and nobody else meanwhile.

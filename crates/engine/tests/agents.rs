@@ -8,7 +8,11 @@ use std::{
     time::Instant,
 };
 
+use compute::Meter;
 use engine::{Engine, Kept, Options};
+use experts::Routing;
+use gguf::Gguf;
+use models::{CachePart, KvType, Residency, StateOptions};
 
 /// What an agent's conversation is like, in tokens.
 #[derive(Clone, Copy)]
@@ -88,9 +92,20 @@ fn run(model: &Path, script: Script, dir: &Path) -> Cost {
     drop(session);
     engine.flush();
     cost.written_bytes = engine.kept_stats().expect("there is a store").written_bytes;
-    cost.state_bytes = said.iter().map(|said| engine.state_bytes(said.len()).unwrap_or_else(|e| panic!("{e}"))).sum();
+    cost.state_bytes = said.iter().map(|said| state_bytes(model, said.len())).sum();
     println!("{n_tokens} tokens: {cost:?}");
     cost
+}
+
+/// What the memory of `n` tokens takes when it is kept once, its logits included.
+fn state_bytes(path: &Path, n: usize) -> u64 {
+    let meter = Meter::default();
+    let gguf = Gguf::open(path).unwrap_or_else(|e| panic!("{e}"));
+    let model = models::open(&gguf, &meter, Residency::All).unwrap_or_else(|e| panic!("{e}"));
+    let options = StateOptions { n_ctx: n, n_slot: 1, n_batch: 512.min(n), kv: KvType::Native };
+    let state = model.state(&meter, &options, &Routing::default()).unwrap_or_else(|e| panic!("{e}"));
+    let parts = [state.rows(0, 0..n), state.frontier(0, n)].concat();
+    (parts.iter().map(CachePart::n_bytes).sum::<usize>() + model.shape().n_vocab * size_of::<f32>()) as u64
 }
 
 fn check(cost: &Cost) {

@@ -27,12 +27,12 @@ impl Session {
             self.names.push(self.names.last().copied().unwrap_or(pieces.store.root()).then(block));
         }
         self.keep_blocks(known)?;
-        if !pieces.has_frontier || n % BLOCK > 0 {
+        if !pieces.layout.has_frontier || n % BLOCK > 0 {
             return Ok(());
         }
         // Others may have the beginning in common, so there is always a tail near; few of them are written.
         let (n_kept, kept) = self.tail_kept;
-        if n - n_kept < pieces.n_between && kept.elapsed() < TAIL_TIME {
+        if n - n_kept < pieces.layout.n_between && kept.elapsed() < TAIL_TIME {
             return self.keep_tail(Lasting::AtEnd);
         }
         self.tail_kept = (n, Instant::now());
@@ -42,7 +42,7 @@ impl Session {
     /// Keeps what is needed to go on behind a prompt, where that cannot be had by dropping the answer.
     pub(super) fn keep_turn(&self) -> Result<(), Error> {
         match &self.engine.pieces {
-            Some(pieces) if pieces.has_frontier => self.keep_tail(Lasting::AtEnd),
+            Some(pieces) if pieces.layout.has_frontier => self.keep_tail(Lasting::AtEnd),
             _ => Ok(()),
         }
     }
@@ -52,7 +52,7 @@ impl Session {
         let engine = self.engine.clone();
         let Some(pieces) = &engine.pieces else { return Ok(()) };
         let n_whole = self.tokens.len() / BLOCK * BLOCK;
-        let is_worth = pieces.has_frontier || n_whole < self.tokens.len() || !self.logits.is_empty();
+        let is_worth = pieces.layout.has_frontier || n_whole < self.tokens.len() || !self.logits.is_empty();
         if self.tokens.is_empty() || !is_worth || !self.can_keep(self.tokens.len()) {
             return Ok(());
         }
@@ -84,8 +84,8 @@ impl Session {
         Ok(())
     }
 
-    /// Puts back what was kept of `ids`; false if it cannot be loaded, or is not what this memory holds. Then there are no
-    /// tokens.
+    /// Puts back what was kept of `ids`; false if it cannot be loaded, or is not what this memory holds. Then there are the
+    /// tokens that there were, or none.
     pub(super) fn put_back(&mut self, ids: &[TokenId], blocks: &[Name], tail: Option<Name>) -> bool {
         let engine = self.engine.clone();
         let Some(pieces) = &engine.pieces else { return false };
@@ -116,7 +116,7 @@ impl Session {
         self.tokens.extend_from_slice(ids);
         self.names.extend_from_slice(&blocks[..ids.len() / BLOCK]);
         self.n_written = ids.len();
-        self.n_fixed = if pieces.has_frontier { ids.len() } else { 0 };
+        self.n_fixed = if pieces.layout.has_frontier { ids.len() } else { 0 };
         self.tail_kept.0 = ids.len();
         true
     }

@@ -63,7 +63,7 @@ fn from_found(pieces: &Pieces, found: Found, n: usize) -> Option<Start> {
     let tail = found.tails.iter().find(useful);
     let mut blocks = found.blocks;
     // Without a frontier, rows are all there is to a beginning, and may be used in part.
-    let n_rows = if pieces.has_frontier { 0 } else { (blocks.len() * BLOCK).min(n.saturating_sub(1)) };
+    let n_rows = if pieces.layout.has_frontier { 0 } else { (blocks.len() * BLOCK).min(n.saturating_sub(1)) };
     match tail.filter(|tail| tail.n_tokens >= n_rows) {
         Some(tail) => {
             blocks.truncate(tail.n_tokens / BLOCK);

@@ -19,6 +19,9 @@ use crate::{Error, engine::Inner, runner::Runner, written::Written};
 /// Rows' bytes per byte of the tails on the way.
 const TAIL_PART: usize = 8;
 
+/// The same for a tail behind a prompt.
+const PROMPT_PART: usize = 4;
+
 /// Counts up whenever kernels, or what is kept, change so that another number comes out: what was kept before is then not
 /// what an uninterrupted session holds. The goldens of `tests/golden.rs` that change tell when.
 const VERSION: u32 = 1;
@@ -42,6 +45,9 @@ pub(crate) struct Layout {
     pub(crate) has_frontier: bool,
     /// Tokens from one tail on the way to the next: whole blocks.
     pub(crate) n_between: usize,
+    /// Bytes of a token's rows, and of what a tail has beside them.
+    row_bytes: usize,
+    beside_bytes: usize,
     /// All that bytes of one run must have in common with those of another, to be the same.
     pub(crate) text: String,
 }
@@ -57,7 +63,19 @@ impl Layout {
         let n_blocks = (TAIL_PART * n_bytes(&frontier)).div_ceil(n_bytes(&rows).max(1)).max(1);
         let names = rows.iter().chain(&frontier).map(|part| format!("{}x{}", label(part.kind()), part.cols()));
         let text = format!("{VERSION} {isa} {}", names.collect::<Vec<_>>().join(" "));
-        Ok(Layout { has_frontier: !frontier.is_empty(), n_between: n_blocks * BLOCK, text })
+        Ok(Layout {
+            has_frontier: !frontier.is_empty(),
+            n_between: n_blocks * BLOCK,
+            row_bytes: n_bytes(&rows) / BLOCK,
+            beside_bytes: n_bytes(&frontier) + size_of::<f32>() * model.shape().n_vocab,
+            text,
+        })
+    }
+
+    /// Whether a tail behind `n` tokens takes little beside the rows of the last `n_computed` of them.
+    pub(crate) fn is_little(&self, n: usize, n_computed: usize) -> bool {
+        let tail_bytes = self.beside_bytes + n % BLOCK * self.row_bytes;
+        PROMPT_PART * tail_bytes <= n_computed * self.row_bytes
     }
 }
 

@@ -135,7 +135,7 @@ impl Session {
                 return Ok(Synced { reused, computed, complete: false });
             }
         }
-        self.keep_turn()?;
+        self.keep_turn(total)?;
         Ok(Synced { reused, computed: total, complete: true })
     }
 

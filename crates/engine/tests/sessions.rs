@@ -110,6 +110,27 @@ fn another_run_of_the_program_goes_on() {
 }
 
 #[test]
+fn a_long_prompt_that_another_run_asks_again_is_computed_once() {
+    // Longer where more than rows is kept behind it.
+    for (model, n) in MODELS.into_iter().zip([900, 900, 3900]) {
+        let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let run = || {
+            let engine = open(model, Some(kept(Some(folder.path()))));
+            let mut session = engine.session(4096).unwrap_or_else(|e| panic!("{e}"));
+            let synced = session.sync(&ids(0, n)).unwrap_or_else(|e| panic!("{e}"));
+            let logits = session.logits().to_vec();
+            for i in n..n + 4 {
+                session.push(id(0, i)).unwrap_or_else(|e| panic!("{e}"));
+            }
+            (synced.computed, logits)
+        };
+        let (computed, logits) = run();
+        assert_eq!(computed, n, "{model}");
+        assert!(run() == (0, logits), "{model}");
+    }
+}
+
+#[test]
 fn sessions_side_by_side_answer_as_if_alone() {
     for model in MODELS {
         let engine = open(model, None);

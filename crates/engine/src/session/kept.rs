@@ -39,9 +39,11 @@ impl Session {
         self.keep_tail(Lasting::Soon)
     }
 
-    /// Keeps what is needed to go on behind a prompt, where that cannot be had by dropping the answer.
-    pub(super) fn keep_turn(&self) -> Result<(), Error> {
+    /// Keeps what is needed to go on behind a prompt, `n_computed` tokens of which were new: on disk if that takes little beside
+    /// them, as the same may be asked again in another run; else where it cannot be had by dropping the answer.
+    pub(super) fn keep_turn(&self, n_computed: usize) -> Result<(), Error> {
         match &self.engine.pieces {
+            Some(pieces) if pieces.layout.is_little(self.tokens.len(), n_computed) => self.keep_tail(Lasting::Soon),
             Some(pieces) if pieces.layout.has_frontier => self.keep_tail(Lasting::AtEnd),
             _ => Ok(()),
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Who may know whom. ARCHITECTURE.md draws the same list.
-const MAP: [(&str, &[&str]); 12] = [
+const MAP: [(&str, &[&str]); 13] = [
     ("quant", &[]),
     ("gguf", &["quant"]),
     ("tokenizer", &["gguf"]),
@@ -17,7 +17,23 @@ const MAP: [(&str, &[&str]); 12] = [
     ("kv", &["files"]),
     ("models", &["experts", "compute", "tokenizer", "gguf", "quant"]),
     ("engine", &["models", "kv", "files", "experts", "backend-cpu", "compute", "tokenizer", "gguf", "quant"]),
-    ("cli", &["engine", "models", "kv", "files", "experts", "backend-cpu", "compute", "tokenizer", "gguf", "quant"]),
+    ("server", &["engine", "models", "tokenizer"]),
+    (
+        "cli",
+        &[
+            "server",
+            "engine",
+            "models",
+            "kv",
+            "files",
+            "experts",
+            "backend-cpu",
+            "compute",
+            "tokenizer",
+            "gguf",
+            "quant",
+        ],
+    ),
     ("xtask", &[]),
 ];
 

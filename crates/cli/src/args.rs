@@ -11,23 +11,18 @@ use clap::{
 };
 use engine::{Budget, Experts, KvType, Learning, SamplerOptions};
 use experts::trace::synth::Choice;
-use models::Effort;
+use models::{EFFORTS, Effort, effort_named};
 
-use crate::{
-    bench::Sweep,
-    error::Error,
-    folders,
-    routes::Budgets,
-    terminal,
-    thinking::{self, EFFORTS},
-};
+use crate::{bench::Sweep, error::Error, folders, routes::Budgets, terminal};
 
 mod kept;
 mod kv;
+mod serve;
 
 pub(crate) use self::{
-    kept::KeptArgs,
+    kept::{KeptArgs, StoreArgs},
     kv::{KvArgs, KvCommand, KvRm},
+    serve::ServeArgs,
 };
 
 const AFTER_HELP: &str = "Answers go to stdout, everything else to stderr; ds4 --help tells more.";
@@ -61,6 +56,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Answer clients of OpenAI's interface over HTTP.
+    Serve(ServeArgs),
     /// Look inside a model file.
     Inspect(InspectArgs),
     /// Show how a text becomes tokens, or tokens a text.
@@ -603,8 +600,7 @@ fn kv_types() -> impl TypedValueParser<Value = KvType> {
 }
 
 fn efforts() -> impl TypedValueParser<Value = Effort> {
-    PossibleValuesParser::new(EFFORTS.map(Effort::name))
-        .map(|name| thinking::effort_named(&name).expect("no other name passes"))
+    PossibleValuesParser::new(EFFORTS.map(Effort::name)).map(|name| effort_named(&name).expect("no other name passes"))
 }
 
 /// A number of things, at least one.

@@ -5,7 +5,7 @@ mod named;
 use std::{fs, io::Write, path::Path};
 
 use engine::Stop;
-use models::Effort;
+use models::{Effort, effort_named, grant};
 
 use crate::{
     dialogue::Dialogue,
@@ -15,7 +15,6 @@ use crate::{
     sessions::{SessionName, Sessions},
     speaker::Speaker,
     terminal::Screen,
-    thinking::{self, effort_named},
 };
 
 pub(crate) const HELP: &str = "\
@@ -178,7 +177,7 @@ impl<'a, W: Write> Conversation<'a, W> {
 
     /// Reason from now on, or do not.
     fn think(&mut self, thinking: bool, effort: Option<Effort>) {
-        let granted = self.speaker.chat().and_then(|chat| thinking::grant(chat, Some(thinking), effort));
+        let granted = self.speaker.chat().and_then(|chat| Ok(grant(chat, Some(thinking), effort)?));
         match granted {
             Ok(options) => {
                 self.dialogue.options = options;

@@ -5,14 +5,14 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use models::{ChatOptions, Event, Message};
+use models::{ChatOptions, Event, Message, grant};
 
 use crate::{
     error::Error,
     sessions::{Held, Saved},
     speaker::{Ask, Reply, Speaker, show},
     terminal::Screen,
-    thinking, units,
+    units,
 };
 
 /// Messages, and where they are kept if they have a name.
@@ -136,7 +136,7 @@ impl Dialogue {
 
 /// Options that were saved, if this model can have them.
 fn granted(speaker: &dyn Speaker, options: &ChatOptions) -> Result<ChatOptions, Error> {
-    thinking::grant(speaker.chat()?, Some(options.thinking), options.effort)
+    Ok(grant(speaker.chat()?, Some(options.thinking), options.effort)?)
 }
 
 /// How long ago that was.

@@ -7,6 +7,8 @@
 
 use std::{fmt::Write as _, io, path::PathBuf, process::ExitCode};
 
+use models::WishError;
+
 use crate::{terminal, units};
 
 /// Why the program ends early.
@@ -36,17 +38,9 @@ pub(crate) enum Error {
     #[error("no prompt, and no terminal to type one at")]
     NoPrompt,
 
-    /// `--think` with a model that cannot.
-    #[error("this model does not reason: its chat template has no place for it")]
-    CannotThink,
-
-    /// `--nothink` with a model that always reasons.
-    #[error("this model always reasons: its chat template has no way to ask for an answer at once")]
-    AlwaysThinks,
-
-    /// `--effort` with a model that has no such notion.
-    #[error("this model cannot be told how hard to reason: its chat template does not ask")]
-    NoEffort,
+    /// `--think`, `--nothink` or `--effort` with a model that cannot.
+    #[error(transparent)]
+    Wish(#[from] WishError),
 
     /// The template turns what was said into nothing.
     #[error("the chat template of this model makes nothing of what was said")]
@@ -67,6 +61,10 @@ pub(crate) enum Error {
     /// The command needs words, the file has none.
     #[error("{}: the file has no vocabulary", path.display())]
     NoVocabulary { path: PathBuf },
+
+    /// Somebody else listens there, or nobody can.
+    #[error("cannot listen at {address}: {}", reason(source))]
+    Listen { address: std::net::SocketAddr, source: io::Error },
 
     /// A file of the user's cannot be read.
     #[error("{}: {}", path.display(), reason(source))]
@@ -195,14 +193,18 @@ impl Error {
             Error::NoModel => "give a GGUF file with -m FILE".into(),
             Error::EmptyPrompt => "say something after -p, in the file of --prompt-file, or through a pipe".into(),
             Error::NoPrompt => "ask with -p TEXT, --prompt-file FILE, or pipe the question in".into(),
-            Error::CannotThink => "leave out --think, --think-max and --effort".into(),
-            Error::AlwaysThinks => "leave out --nothink".into(),
-            Error::NoEffort => "leave out --effort and --think-max".into(),
+            Error::Wish(WishError::CannotThink) => "leave out --think, --think-max and --effort".into(),
+            Error::Wish(WishError::AlwaysThinks) => "leave out --nothink".into(),
+            Error::Wish(WishError::NoEffort) => "leave out --effort and --think-max".into(),
             Error::PromptTooLong { n, .. } => format!("make room with --ctx, at least {}, or ask for less", n + 1),
             Error::PromptFarTooLong { .. } => "make room with --ctx, or ask for less".into(),
             Error::SilentTemplate => "complete raw text with --raw, or take the model from another source".into(),
             Error::NoContext => "/ctx N with a smaller N asks for less".into(),
             Error::NoVocabulary { .. } => "only logits, bench and inspect work with this file".into(),
+            Error::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                "end the program that listens there, or take another port with --port".into()
+            }
+            Error::Listen { .. } => "take another address with --host, or a port above 1023 with --port".into(),
             Error::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => "check the path".into(),
             Error::Read { .. } => "check the permissions and the disk, and that it is a file".into(),
             Error::Write { .. } => "check the folder, the permissions and the space on the disk".into(),
@@ -227,7 +229,7 @@ impl Error {
             Error::Chat(models::ChatError::NoTemplate) => {
                 "this may be a base model: complete raw text with --raw, or take an instruction-tuned file".into()
             }
-            Error::Chat(e) => e.hint().into(),
+            Error::Chat(e) | Error::Wish(WishError::Chat(e)) => e.hint().into(),
             // The message itself says what is allowed.
             Error::Value { .. } => String::new(),
             // The other end of a stream is not ours to advise on.

@@ -78,6 +78,11 @@ impl Work {
 
     /// Whether Ctrl+C was pressed since the beginning.
     pub(crate) fn interrupted(&self) -> bool {
+        Work::is_interrupted()
+    }
+
+    /// The same, for threads that do not own the work.
+    pub(crate) fn is_interrupted() -> bool {
         STATE.load(Ordering::SeqCst) == ASKED
     }
 }

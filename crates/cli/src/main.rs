@@ -28,12 +28,12 @@ mod progress;
 mod prompt;
 mod refused;
 mod routes;
+mod serve;
 mod sessions;
 mod speaker;
 mod ssd;
 mod svg;
 mod terminal;
-mod thinking;
 mod tokenize;
 mod units;
 mod usage;
@@ -73,6 +73,7 @@ fn run(cli: Cli) -> Result<(), Error> {
     interrupt::listen()?;
     match cli.command {
         None => answer(&cli.chat),
+        Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Inspect(args)) => inspect::run(&args),
         Some(Command::Tokenize(args)) => tokenize::run(&args),
         Some(Command::Logits(args)) => logits::run(&args),

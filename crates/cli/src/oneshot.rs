@@ -1,7 +1,7 @@
 //! One question, one answer: the answer to stdout, all else to stderr.
 
 use engine::Stop;
-use models::Message;
+use models::{Message, grant};
 
 use crate::{
     args::ChatArgs,
@@ -10,7 +10,6 @@ use crate::{
     sessions::{Held, Saved},
     speaker::{Ask, Local, Reply, Speaker, show},
     terminal::{self, Screen},
-    thinking,
 };
 
 /// Answers `prompt` with the model and the settings of `args`.
@@ -41,7 +40,7 @@ pub(crate) fn begin(
     note: &mut dyn FnMut(&str),
 ) -> Result<Dialogue, Error> {
     let opening: Vec<_> = args.prompt.system.iter().filter(|text| !text.is_empty()).map(Message::system).collect();
-    let options = thinking::grant(speaker.chat()?, args.thinking.wanted(), args.thinking.effort())?;
+    let options = grant(speaker.chat()?, args.thinking.wanted(), args.thinking.effort())?;
     let wishes = Wishes {
         opening: args.prompt.system.is_some().then(|| opening.clone()),
         options: args.thinking.wanted().is_some().then(|| options.clone()),

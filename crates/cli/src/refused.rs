@@ -10,7 +10,7 @@ const KV_MODELS: &str = "what another model or format has left is never used";
 const DRAFTS: &str = "tokens are not drafted ahead yet";
 const GPU: &str = "it computes on the CPU";
 const MACHINES: &str = "it runs on one machine";
-const SERVER: &str = "there is no server yet";
+const SERVER: &str = "the server has other means";
 const STEERING: &str = "activations are not steered yet";
 const IMAGES: &str = "models read text only";
 const QUANTIZER: &str = "there is no quantizer yet";
@@ -30,10 +30,7 @@ const REFUSED: [(&str, &[&str]); 14] = [
         &["--role", "--layers", "--listen", "--coordinator", "--dist-", "--tensor-parallel", "--tensor-parallel-"],
     ),
     (MACHINES, &["--transport", "--rdma-", "--debug-hash", "worker"]),
-    (
-        SERVER,
-        &["--server", "serve", "--host", "--port", "--cors", "--batched-session", "--mixed-prefill-quantum", "--trace"],
-    ),
+    (SERVER, &["--mixed-prefill-quantum", "--trace"]),
     (STEERING, &["--dir-steering-"]),
     (IMAGES, &["--vision", "--ui-logo"]),
     (QUANTIZER, &["--imatrix-", "quantize", "imatrix"]),
@@ -45,7 +42,9 @@ const REFUSED: [(&str, &[&str]); 14] = [
 const SWEEP: &str = "ds4 bench --sweep START..MAX:STEP lets a context grow, -n says how many tokens are decoded";
 
 /// What this version does in another way, and how.
-const ELSEWHERE: [(&str, &str); 20] = [
+const ELSEWHERE: [(&str, &str); 22] = [
+    ("--server", "ds4 serve is the server"),
+    ("--batched-session", "--sessions says how many conversations are answered at the same time"),
     ("--inspect", "ds4 inspect FILE looks inside a model"),
     ("--dump-tokens", "ds4 tokenize -m FILE TEXT shows the tokens of a text"),
     ("--dump-logits", "ds4 logits writes them, as raw floats"),

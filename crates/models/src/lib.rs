@@ -7,7 +7,7 @@
 //! | what a sequence leaves in memory | `memory.rs` |
 //! | a forward pass | `llama/forward.rs`, `deepseek_v4/forward.rs` |
 //! | how a file is checked | `hparams.rs`, `loader.rs`, and each family's `config.rs` and `weights.rs` |
-//! | conversations | `chat.rs`, `deepseek_v4/chat.rs`, `template.rs` |
+//! | conversations | `chat.rs`, `deepseek_v4/chat.rs`, `template.rs`; whether to think: `wish.rs` |
 //!
 //! A model does not know which device runs it, nor of sessions and sampling.
 #![forbid(unsafe_code)]
@@ -23,6 +23,7 @@ mod loader;
 mod memory;
 mod rope;
 mod template;
+mod wish;
 
 pub use chat::{Chat, ChatError, ChatOptions, Effort, End, Event, Events, Message, Part, Role, show};
 pub use cost::{Cost, Work};
@@ -33,3 +34,4 @@ pub use family::{
 pub use loader::is_expert;
 pub use memory::CachePart;
 pub use template::Template;
+pub use wish::{EFFORTS, WishError, effort_named, grant};

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 use engine::Kept;
 
-use super::CacheArgs;
+use super::{CacheArgs, ModelArgs};
 use crate::{
     error::Error,
     sessions::{Held, Saved, SessionName, Sessions},
     terminal,
 };
 
-/// What conversations compute, and where it is kept.
+/// A conversation with a name, and what is kept of all.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Memory")]
 pub(crate) struct KeptArgs {
@@ -23,9 +23,18 @@ pub(crate) struct KeptArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["raw", "no_cache"])]
     pub(crate) session: Option<SessionName>,
 
-    /// Folder for what conversations compute, so that no token is computed twice [default: nothing is kept]
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// What conversations compute, and where it is kept.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Memory")]
+pub(crate) struct StoreArgs {
+    /// Folder for what conversations compute, so that no token is computed twice
     ///
-    /// A private folder of files that can be removed at any time; docs/formats/kv.md describes them, `ds4 kv` shows them.
+    /// A private folder of files that can be removed at any time; docs/formats/kv.md describes them, `ds4 kv` shows them. By default
+    /// conversations with a name and those of `ds4 serve` are kept, in `kv` in the folder for what is kept between runs.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "no_cache")]
     kv_disk_dir: Option<PathBuf>,
 
@@ -53,29 +62,19 @@ impl KeptArgs {
     /// # Errors
     /// A size of nothing, or no folder for a conversation with a name.
     pub(crate) fn kept(&self, cache: &CacheArgs) -> Result<Option<Kept>, Error> {
-        if self.kv_disk_dir.is_none() && self.session.is_none() {
-            return self.no_sizes().map(|()| None);
+        if self.store.kv_disk_dir.is_none() && self.session.is_none() {
+            return self.store.no_sizes().map(|()| None);
         }
-        let dir = self.folder(cache).ok_or_else(|| Error::Usage {
+        let dir = self.store.folder(cache).ok_or_else(|| Error::Usage {
             what: "the environment names no home, so there is no folder for a conversation".into(),
             help: "name one with --kv-disk-dir DIR".into(),
         })?;
-        Ok(Some(Kept {
-            dir: Some(dir),
-            ram_bytes: self.kv_ram_mb.unwrap_or(256) << 20,
-            disk_bytes: self.kv_disk_space_mb.unwrap_or(4096) << 20,
-            written_bytes_per_day: self.kv_write_gb_per_day.unwrap_or(64) << 30,
-        }))
-    }
-
-    /// Where conversations are, unless nobody says where they could be.
-    fn folder(&self, cache: &CacheArgs) -> Option<PathBuf> {
-        self.kv_disk_dir.clone().or_else(|| Some(cache.folder()?.join("kv")))
+        Ok(Some(self.store.kept(Some(dir))))
     }
 
     /// Those with a name.
     pub(crate) fn sessions(&self, cache: &CacheArgs) -> Option<Sessions> {
-        self.folder(cache).map(|folder| Sessions::beside(&folder))
+        self.store.folder(cache).map(|folder| Sessions::beside(&folder))
     }
 
     /// Takes the conversation that is asked for, before a model is opened for it. What cannot be read is told.
@@ -87,6 +86,27 @@ impl KeptArgs {
         let held = sessions.hold(name)?;
         let saved = held.read_or_set_aside(&mut terminal::note)?;
         Ok(Some((held, saved)))
+    }
+}
+
+impl StoreArgs {
+    /// What is kept of the sessions of a server: in memory only where there is no folder, or nothing is to outlive the program.
+    pub(crate) fn served(&self, args: &ModelArgs) -> Kept {
+        self.kept(if args.no_cache { None } else { self.folder(&args.cache) })
+    }
+
+    fn kept(&self, dir: Option<PathBuf>) -> Kept {
+        Kept {
+            dir,
+            ram_bytes: self.kv_ram_mb.unwrap_or(256) << 20,
+            disk_bytes: self.kv_disk_space_mb.unwrap_or(4096) << 20,
+            written_bytes_per_day: self.kv_write_gb_per_day.unwrap_or(64) << 30,
+        }
+    }
+
+    /// Where conversations are, unless nobody says where they could be.
+    fn folder(&self, cache: &CacheArgs) -> Option<PathBuf> {
+        self.kv_disk_dir.clone().or_else(|| Some(cache.folder()?.join("kv")))
     }
 
     fn no_sizes(&self) -> Result<(), Error> {

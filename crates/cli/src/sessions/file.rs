@@ -1,11 +1,9 @@
 //! What is written of a conversation: JSON, drawn in `docs/formats/session.md`.
 
 use engine::ModelInfo;
-use models::{ChatOptions, Effort, Message, Role};
+use models::{ChatOptions, Effort, Message, Role, effort_named};
 use serde_json::{Map, Value, json};
 use tokenizer::TokenId;
-
-use crate::thinking::effort_named;
 
 const VERSION: u64 = 1;
 

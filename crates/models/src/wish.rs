@@ -3,41 +3,56 @@
 //! A template that does not know a wish ignores it. So a wish that changes no prompt is refused: it would have been
 //! ignored in silence.
 
-use models::{Chat, ChatOptions, Effort, Message};
+use crate::chat::{Chat, ChatError, ChatOptions, Effort, Message};
 
-use crate::error::Error;
+/// Why a wish is not granted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WishError {
+    /// To think, with a model that cannot.
+    #[error("this model does not reason: its chat template has no place for it")]
+    CannotThink,
+    /// Not to, with one that always does.
+    #[error("this model always reasons: its chat template has no way to ask for an answer at once")]
+    AlwaysThinks,
+    /// To think so hard, with one that has no such notion.
+    #[error("this model cannot be told how hard to reason: its chat template does not ask")]
+    NoEffort,
+    /// Nothing can be asked of it.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
+}
 
 /// The ways to say how hard.
-pub(crate) const EFFORTS: [Effort; 3] = [Effort::Low, Effort::High, Effort::Max];
+pub const EFFORTS: [Effort; 3] = [Effort::Low, Effort::High, Effort::Max];
 
 /// The effort that is called `name`.
-pub(crate) fn effort_named(name: &str) -> Option<Effort> {
+pub fn effort_named(name: &str) -> Option<Effort> {
     EFFORTS.into_iter().find(|effort| effort.name() == name)
 }
 
 /// The options that grant a wish; without one (`None`), a model that can reason does.
 ///
 /// # Errors
-/// [`Error::CannotThink`], [`Error::AlwaysThinks`], [`Error::NoEffort`], and what is wrong with the template.
-pub(crate) fn grant(chat: &dyn Chat, wanted: Option<bool>, effort: Option<Effort>) -> Result<ChatOptions, Error> {
+/// What the model cannot do, or is wrong with its template.
+pub fn grant(chat: &dyn Chat, wanted: Option<bool>, effort: Option<Effort>) -> Result<ChatOptions, WishError> {
     let thinking = wanted.unwrap_or(chat.can_think());
     let options = ChatOptions { thinking, effort, ..ChatOptions::default() };
     if thinking && !chat.can_think() {
-        return Err(Error::CannotThink);
+        return Err(WishError::CannotThink);
     }
     if wanted == Some(false) && chat.can_think() && !differ(chat, [(true, None), (false, None)])? {
-        return Err(Error::AlwaysThinks);
+        return Err(WishError::AlwaysThinks);
     }
     // One of the words may well mean what happens anyway.
     let words = [None].into_iter().chain(EFFORTS.map(Some));
     if effort.is_some() && !differ(chat, words.map(|effort| (true, effort)))? {
-        return Err(Error::NoEffort);
+        return Err(WishError::NoEffort);
     }
     Ok(options)
 }
 
 /// Whether a question is put in different ways under these settings.
-fn differ(chat: &dyn Chat, settings: impl IntoIterator<Item = (bool, Option<Effort>)>) -> Result<bool, Error> {
+fn differ(chat: &dyn Chat, settings: impl IntoIterator<Item = (bool, Option<Effort>)>) -> Result<bool, ChatError> {
     let question = [Message::user("Why?")];
     let prompt =
         |(thinking, effort)| chat.render(&question, &ChatOptions { thinking, effort, ..ChatOptions::default() });
@@ -47,12 +62,11 @@ fn differ(chat: &dyn Chat, settings: impl IntoIterator<Item = (bool, Option<Effo
 
 #[cfg(test)]
 mod tests {
-    use models::{
+    use super::*;
+    use crate::{
         Template,
         deepseek_v4::{DeepSeekV4, Release},
     };
-
-    use super::*;
 
     fn check(template: &str, wanted: Option<bool>, effort: Option<Effort>, expect: Result<bool, &str>) {
         let chat = Template::new(template, "", "", []).unwrap();

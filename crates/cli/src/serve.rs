@@ -1,0 +1,71 @@
+//! The model behind HTTP: `ds4 serve`.
+
+use std::{thread, time::Duration};
+
+use engine::Options;
+use server::{Ending, Server};
+
+use crate::{
+    args::ServeArgs,
+    error::Error,
+    interrupt::Work,
+    model,
+    speaker::{describe, open_sessions},
+    terminal,
+};
+
+/// The most connections at a time.
+const N_CONNECTIONS_MAX: usize = 1024;
+
+/// How often it is looked whether Ctrl+C was pressed.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Serves until Ctrl+C is pressed, or a signal says so.
+pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
+    let (access, sampling) = (args.access()?, args.sampling.options()?);
+    model::spare(&args.model, [])?;
+    let kept = Some(args.store.served(&args.model));
+    let engine = model::open(&args.model, &Options { kept, ..args.model.options()? })?;
+    if engine.tokenizer().is_none() {
+        return Err(Error::NoVocabulary { path: engine.path().to_path_buf() });
+    }
+    let names = args.alias.clone();
+    let name = names.first().cloned().unwrap_or_else(|| stem(&engine));
+    let about = describe(&engine);
+    let sessions = open_sessions(&engine, args.sessions, args.ctx.unwrap_or_else(|| engine.n_ctx_default()))?;
+    let (address, needs_key) = (args.address(), access.needs_key());
+    let options = server::Options {
+        address,
+        access,
+        name,
+        aliases: names,
+        sampling,
+        n_waiting_max: args.queue,
+        n_connections_max: N_CONNECTIONS_MAX,
+        prefix: "ds4".into(),
+    };
+    let server = Server::bind(engine, sessions, options).map_err(|source| Error::Listen { address, source })?;
+    let key = if needs_key { ", for those with a key" } else { "" };
+    terminal::note(&format!("{about}, at http://{}{key}; Ctrl+C ends", server.address()));
+    let work = Work::begin();
+    end_when_interrupted(server.ending());
+    server.run();
+    drop(work);
+    Ok(())
+}
+
+/// Has the server end when Ctrl+C was pressed. A second time ends the program at once.
+fn end_when_interrupted(ending: Ending) {
+    thread::spawn(move || {
+        while !Work::is_interrupted() {
+            thread::sleep(LOOK_EVERY);
+        }
+        terminal::note("ending: answers that are under way have half a minute");
+        ending.ask();
+    });
+}
+
+/// The file's name without what all files have.
+fn stem(engine: &engine::Engine) -> String {
+    engine.path().file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+}

@@ -1,0 +1,32 @@
+//! What is asked, whatever the dialect.
+
+use engine::SamplerOptions;
+use models::{ChatOptions, Message};
+use tokenizer::TokenId;
+
+/// A request for an answer, or several.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    pub(crate) prompt: Prompt,
+    pub(crate) sampling: SamplerOptions,
+    /// The most tokens; as many as there is room for if nobody says.
+    pub(crate) n_max: Option<usize>,
+    /// How many answers to the same prompt.
+    pub(crate) n_choices: usize,
+    /// Texts that end an answer.
+    pub(crate) stop: Vec<String>,
+}
+
+/// What an answer follows.
+#[derive(Clone, Debug)]
+pub(crate) enum Prompt {
+    Chat(Vec<Message>, ChatOptions),
+    Text(String),
+    Ids(Vec<TokenId>),
+}
+
+/// The most answers to one prompt.
+pub(crate) const N_CHOICES_MAX: i64 = 16;
+/// The most texts that end an answer, and their most bytes.
+pub(crate) const N_STOP_MAX: usize = 64;
+pub(crate) const STOP_BYTES_MAX: usize = 1024;

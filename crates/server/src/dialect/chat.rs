@@ -1,0 +1,399 @@
+//! OpenAI's chat completions: `POST /v1/chat/completions`.
+
+use models::{Effort, Event, Message, Role};
+use serde_json::{Value, json};
+
+use super::{
+    new_id, now_s,
+    sampling::{LENGTH, SAMPLING, n_max, sampling, stop},
+};
+use crate::{
+    app::Model,
+    ask::{Ask, Prompt},
+    error::{Dialect, Refusal},
+    fields::{Field, Fields, Kind, acts, nothing, only},
+    reply::{Choice, Frames, Writer},
+    work::{Finish, Heard, Said, Usage},
+};
+
+/// What a request may say.
+pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &LENGTH, &OWN];
+
+const OWN: [Field; 30] = [
+    acts("model", Kind::Str, "Must be the model that is served, or one of its other names."),
+    acts("messages", Kind::Array, "The conversation."),
+    acts("stream", Kind::Bool, "Send the answer as it comes, as server-sent events."),
+    acts("stream_options", Kind::Object, "include_usage: a last chunk says how many tokens there were."),
+    acts("reasoning_effort", Kind::Word(&EFFORTS), "How hard to reason; none answers at once."),
+    acts("reasoning", Kind::Object, "effort: the same; enabled: whether to reason."),
+    acts("thinking", Kind::Object, "type: enabled, adaptive or disabled; budget_tokens cannot be kept and is refused."),
+    acts("think", Kind::Bool, "Whether to reason."),
+    acts("enable_thinking", Kind::Bool, "The same."),
+    acts("chat_template_kwargs", Kind::Object, "enable_thinking and thinking: the same; reasoning_effort."),
+    only("logprobs", "false", "probabilities are not reported"),
+    only("top_logprobs", "0", "probabilities are not reported"),
+    only("logit_bias", "{}", "logits cannot be changed"),
+    only("response_format", r#"{"type":"text"}"#, "answers cannot be held to a form"),
+    only("tools", "[]", "tools cannot be called"),
+    only("tool_choice", r#""none""#, "tools cannot be called"),
+    only("functions", "[]", "they were replaced by tools"),
+    only("function_call", r#""none""#, "it was replaced by tool_choice"),
+    only("parallel_tool_calls", "true", "tools cannot be called"),
+    only("modalities", r#"["text"]"#, "the model writes text only"),
+    only("audio", "{}", "the model writes text only"),
+    only("store", "false", "nothing is stored for later requests"),
+    only("best_of", "1", "all answers are returned"),
+    nothing("user", "it names whom a service blames"),
+    nothing("safety_identifier", "it names whom a service blames"),
+    nothing("metadata", "it is for the service's own records"),
+    nothing("prompt_cache_key", "what is known of a prompt is found by its tokens"),
+    nothing("prompt_cache_retention", "what is known of a prompt is kept while there is room"),
+    nothing("service_tier", "there is one"),
+    nothing("verbosity", "no model that runs here was trained for it"),
+];
+
+const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+
+const MESSAGE: &[Field] = &[
+    acts("role", Kind::Word(&["system", "developer", "user", "assistant"]), "Who speaks."),
+    acts("content", Kind::Any, "A text, or parts of type text."),
+    acts("reasoning_content", Kind::Str, "What an assistant thought before it answered."),
+    acts("reasoning", Kind::Str, "The same."),
+    nothing("name", "the models' formats have no place for it"),
+    nothing("refusal", "an answer that was refused says so itself"),
+    nothing("annotations", "they are about an answer, not part of it"),
+    only("tool_calls", "[]", "tools cannot be called"),
+    only("function_call", "{}", "it was replaced by tool_calls"),
+    only("audio", "{}", "the model hears nothing"),
+];
+
+/// A request that was read.
+pub(crate) struct Request {
+    pub(crate) ask: Ask,
+    pub(crate) stream: bool,
+    pub(crate) include_usage: bool,
+}
+
+/// Reads a request.
+///
+/// # Errors
+/// What of it we cannot do.
+pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
+    let fields = Fields::of(request, FIELDS)?;
+    model.check_name(fields.str("model"))?;
+    let messages = fields.needed("messages")?.as_array().expect("the table says so");
+    if messages.is_empty() {
+        return Err(fields.refuse("messages", "is empty"));
+    }
+    let messages = messages.iter().enumerate().map(|(i, m)| message(m, &fields.path(&format!("messages[{i}]"))));
+    let messages = messages.collect::<Result<Vec<_>, _>>()?;
+    let (thinking, effort) = wishes(&fields)?;
+    let options = model.chat_options(thinking, effort)?;
+    let ask = Ask {
+        prompt: Prompt::Chat(messages, options),
+        sampling: sampling(&fields, &model.sampling)?,
+        n_max: n_max(&fields),
+        n_choices: fields.int("n").unwrap_or(1) as usize,
+        stop: stop(&fields, "stop")?,
+    };
+    let include_usage = match fields.any("stream_options") {
+        Some(options) => {
+            let table: &[&[Field]] = &[&[
+                acts("include_usage", Kind::Bool, "A last chunk says how many tokens there were."),
+                nothing("include_obfuscation", "on loopback, nobody measures the length of chunks"),
+            ]];
+            Fields::at(options, "stream_options", table)?.flag("include_usage").unwrap_or(false)
+        }
+        None => false,
+    };
+    Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), include_usage })
+}
+
+fn message(message: &Value, path: &str) -> Result<Message, Refusal> {
+    let fields = Fields::at(message, path, &[MESSAGE])?;
+    let role = match fields.needed("role")?.as_str() {
+        Some("system" | "developer") => Role::System,
+        Some("user") => Role::User,
+        _ => Role::Assistant,
+    };
+    let text = match fields.any("content") {
+        Some(content) => text(content, &fields.path("content"))?,
+        None if role == Role::Assistant => String::new(),
+        None => return Err(fields.refuse("content", "is missing")),
+    };
+    let reasoning = fields.str("reasoning_content").or(fields.str("reasoning"));
+    Ok(Message { reasoning: reasoning.map(str::to_owned), ..Message::new(role, text) })
+}
+
+/// A text, or the texts of parts, one after another.
+pub(crate) fn text(content: &Value, path: &str) -> Result<String, Refusal> {
+    const PART: &[&[Field]] = &[&[
+        acts("type", Kind::Str, "text, or as Responses has it input_text and output_text."),
+        acts("text", Kind::Str, "The text."),
+        nothing("cache_control", "what is known of a prompt is found by its tokens"),
+        nothing("annotations", "they are about a text, not part of it"),
+        nothing("logprobs", "they are about a text, not part of it"),
+    ]];
+    match content {
+        Value::String(text) => Ok(text.clone()),
+        Value::Array(parts) => {
+            let part = |(i, part): (usize, &Value)| {
+                let path = format!("{path}[{i}]");
+                match part["type"].as_str() {
+                    Some("text" | "input_text" | "output_text") => {
+                        let fields = Fields::at(part, &path, PART)?;
+                        Ok(fields.needed("text")?.as_str().expect("the table says so").to_owned())
+                    }
+                    Some(kind) => {
+                        let kind: String = kind.chars().take(32).collect();
+                        Err(Refusal::field(
+                            &path,
+                            &format!("parts of type {kind} cannot be read: the model reads text only"),
+                        ))
+                    }
+                    None => Err(Refusal::field(&format!("{path}.type"), "is missing")),
+                }
+            };
+            parts.iter().enumerate().map(part).collect()
+        }
+        _ => Err(Refusal::field(path, "must be a string, or an array of parts")),
+    }
+}
+
+/// Whether to reason, and how hard, in all the ways that clients say it; the first that is there counts.
+fn wishes(fields: &Fields<'_>) -> Result<(Option<bool>, Option<Effort>), Refusal> {
+    const REASONING: &[&[Field]] = &[&[
+        acts("effort", Kind::Word(&EFFORTS), "How hard."),
+        acts("enabled", Kind::Bool, "Whether."),
+        nothing("exclude", "clients leave out what they do not want"),
+        nothing("summary", "reasoning is sent as it is"),
+    ]];
+    const THINKING: &[&[Field]] = &[&[
+        acts("type", Kind::Word(&["enabled", "adaptive", "disabled", "auto"]), "Whether."),
+        nothing("display", "clients leave out what they do not want"),
+    ]];
+    const KWARGS: &[&[Field]] = &[&[
+        acts("enable_thinking", Kind::Bool, "Whether."),
+        acts("thinking", Kind::Bool, "Whether."),
+        acts("reasoning_effort", Kind::Word(&EFFORTS), "How hard."),
+    ]];
+    let inside = |name, table: &'static [&'static [Field]]| {
+        fields.any(name).map(|value| Fields::at(value, &fields.path(name), table)).transpose()
+    };
+    let (reasoning, thinking) = (inside("reasoning", REASONING)?, inside("thinking", THINKING)?);
+    let kwargs = inside("chat_template_kwargs", KWARGS)?;
+    let effort = fields.str("reasoning_effort");
+    let effort = effort.or_else(|| reasoning.as_ref()?.str("effort"));
+    let effort = effort.or_else(|| kwargs.as_ref()?.str("reasoning_effort"));
+    let said = fields.flag("think").or(fields.flag("enable_thinking"));
+    let said = said.or_else(|| reasoning.as_ref()?.flag("enabled"));
+    let said = said.or_else(|| match thinking.as_ref()?.str("type")? {
+        "disabled" => Some(false),
+        "enabled" => Some(true),
+        _ => None,
+    });
+    let said = said.or_else(|| kwargs.as_ref().and_then(|k| k.flag("enable_thinking").or(k.flag("thinking"))));
+    Ok(match effort {
+        Some("none") => (Some(false), None),
+        Some(word) if said != Some(false) => (said, Some(effort_of(word))),
+        _ => (said, None),
+    })
+}
+
+/// What our models call an effort.
+pub(crate) fn effort_of(word: &str) -> Effort {
+    match word {
+        "minimal" | "low" => Effort::Low,
+        "max" => Effort::Max,
+        _ => Effort::High,
+    }
+}
+
+/// Why an answer ended, as OpenAI says it.
+pub(crate) fn finish_reason(finish: &Finish) -> &'static str {
+    match finish.stop {
+        engine::Stop::Length | engine::Stop::ContextFull => "length",
+        _ => "stop",
+    }
+}
+
+/// Tokens, as OpenAI counts them.
+pub(crate) fn usage(usages: &[Usage]) -> Value {
+    let first = usages.first().copied().unwrap_or_default();
+    let n_answer: usize = usages.iter().map(|usage| usage.n_answer).sum();
+    let n_reasoning: usize = usages.iter().map(|usage| usage.n_reasoning).sum();
+    json!({
+        "prompt_tokens": first.n_prompt,
+        "completion_tokens": n_answer,
+        "total_tokens": first.n_prompt + n_answer,
+        "prompt_tokens_details": { "cached_tokens": first.n_cached },
+        "completion_tokens_details": { "reasoning_tokens": n_reasoning },
+    })
+}
+
+/// Where the time went, as llama.cpp says it.
+pub(crate) fn timings(finish: &Finish) -> Value {
+    let (usage, timings) = (finish.usage, finish.timings);
+    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    let n_new = usage.n_prompt - usage.n_cached;
+    let rate = |n: usize, time: std::time::Duration| n as f64 / time.as_secs_f64().max(1e-9);
+    json!({
+        "cache_n": usage.n_cached,
+        "prompt_n": n_new,
+        "prompt_ms": ms(timings.prefill),
+        "prompt_per_second": rate(n_new, timings.prefill),
+        "predicted_n": usage.n_answer,
+        "predicted_ms": ms(timings.decode),
+        "predicted_per_second": rate(usage.n_answer, timings.decode),
+        "queued_ms": ms(timings.queued),
+    })
+}
+
+/// The answers as a whole.
+pub(crate) fn reply(model: &Model, choices: &[Choice]) -> Value {
+    let choice = |(index, choice): (usize, &Choice)| {
+        let mut message = json!({ "role": "assistant", "content": choice.text, "refusal": null });
+        if !choice.reasoning.is_empty() {
+            message["reasoning_content"] = json!(choice.reasoning);
+        }
+        json!({ "index": index, "message": message, "logprobs": null, "finish_reason": finish_reason(&choice.finish) })
+    };
+    let usages: Vec<_> = choices.iter().map(|choice| choice.finish.usage).collect();
+    json!({
+        "id": new_id("chatcmpl-"),
+        "object": "chat.completion",
+        "created": now_s(),
+        "model": model.name,
+        "system_fingerprint": model.fingerprint,
+        "choices": choices.iter().enumerate().map(choice).collect::<Vec<_>>(),
+        "usage": usage(&usages),
+        "timings": choices.last().map(|choice| timings(&choice.finish)),
+    })
+}
+
+/// Writes chunks.
+pub(crate) struct Chunks {
+    head: Value,
+    include_usage: bool,
+    usages: Vec<Usage>,
+    timings: Value,
+    failed: bool,
+    n_choices: usize,
+}
+
+impl Chunks {
+    pub(crate) fn new(model: &Model, request: &Request) -> Chunks {
+        let head = json!({
+            "id": new_id("chatcmpl-"),
+            "object": "chat.completion.chunk",
+            "created": now_s(),
+            "model": model.name,
+            "system_fingerprint": model.fingerprint,
+        });
+        let (include_usage, n_choices) = (request.include_usage, request.ask.n_choices);
+        Chunks { head, include_usage, usages: Vec::new(), timings: Value::Null, failed: false, n_choices }
+    }
+
+    fn chunk(&self, index: usize, delta: Value, finish_reason: Option<&str>) -> Value {
+        let mut chunk = self.head.clone();
+        chunk["choices"] =
+            json!([{ "index": index, "delta": delta, "logprobs": null, "finish_reason": finish_reason }]);
+        if self.include_usage {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    }
+}
+
+impl Writer for Chunks {
+    fn begin(&mut self, out: &mut Frames) {
+        for index in 0..self.n_choices {
+            out.data(&self.chunk(index, json!({ "role": "assistant", "content": "" }), None));
+        }
+    }
+
+    fn said(&mut self, Heard { choice, said }: Heard, out: &mut Frames) {
+        match said {
+            Said::Begun => {}
+            Said::Prefill(prefill) => out.comment(&format!("prefill {} of {}", prefill.done, prefill.total)),
+            Said::Event(Event::Thinking(text)) => {
+                out.data(&self.chunk(choice, json!({ "reasoning_content": text }), None));
+            }
+            Said::Event(Event::Text(text)) => out.data(&self.chunk(choice, json!({ "content": text }), None)),
+            Said::End(finish) => {
+                let mut chunk = self.chunk(choice, json!({}), Some(finish_reason(&finish)));
+                self.timings = timings(&finish);
+                chunk["timings"] = self.timings.clone();
+                self.usages.push(finish.usage);
+                out.data(&chunk);
+            }
+            Said::Failed(refusal) => {
+                self.failed = true;
+                out.data(&refusal.to_json(Dialect::OpenAi));
+                out.word("[DONE]");
+            }
+        }
+    }
+
+    fn end(&mut self, out: &mut Frames) {
+        if self.failed {
+            return;
+        }
+        if self.include_usage {
+            let mut chunk = self.head.clone();
+            chunk["choices"] = json!([]);
+            chunk["usage"] = usage(&self.usages);
+            chunk["timings"] = self.timings.clone();
+            out.data(&chunk);
+        }
+        out.word("[DONE]");
+    }
+
+    /// A chunk that says nothing: comments do not reset every client's patience.
+    fn alive(&mut self, out: &mut Frames) {
+        out.data(&self.chunk(0, json!({}), None));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wished(request: Value) -> (Option<bool>, Option<Effort>) {
+        wishes(&Fields::of(&request, FIELDS).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_spelling_of_a_wish_to_reason_is_understood() {
+        assert_eq!(wished(json!({})), (None, None));
+        for no in [
+            json!({"reasoning_effort": "none"}),
+            json!({"thinking": {"type": "disabled"}}),
+            json!({"think": false}),
+            json!({"enable_thinking": false}),
+            json!({"reasoning": {"enabled": false}}),
+            json!({"chat_template_kwargs": {"enable_thinking": false}}),
+            json!({"reasoning_effort": "high", "think": false}),
+        ] {
+            assert_eq!(wished(no.clone()), (Some(false), None), "{no}");
+        }
+        assert_eq!(wished(json!({"thinking": {"type": "enabled"}})), (Some(true), None));
+        assert_eq!(wished(json!({"thinking": {"type": "adaptive"}})), (None, None));
+        assert_eq!(wished(json!({"reasoning_effort": "medium"})), (None, Some(Effort::High)));
+        assert_eq!(wished(json!({"reasoning": {"effort": "minimal"}})), (None, Some(Effort::Low)));
+        assert_eq!(wished(json!({"chat_template_kwargs": {"reasoning_effort": "max"}})), (None, Some(Effort::Max)));
+    }
+
+    #[test]
+    fn content_is_a_text_or_parts_of_text() {
+        let read = |content: Value| text(&content, "messages[0].content").map_err(|refusal| refusal.message);
+        assert_eq!(read(json!("a")), Ok("a".into()));
+        assert_eq!(read(json!([{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}])), Ok("ab".into()));
+        assert_eq!(
+            read(json!([{"type": "image_url", "image_url": {"url": "x"}}])),
+            Err("messages[0].content[0]: parts of type image_url cannot be read: the model reads text only".into())
+        );
+        assert_eq!(read(json!([{"type": "text"}])), Err("messages[0].content[0].text: is missing".into()));
+        assert_eq!(read(json!(7)), Err("messages[0].content: must be a string, or an array of parts".into()));
+    }
+}

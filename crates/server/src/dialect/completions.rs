@@ -1,0 +1,180 @@
+//! OpenAI's completions of a text: `POST /v1/completions`.
+
+use models::Event;
+use serde_json::{Value, json};
+
+use super::{
+    chat::{finish_reason, timings, usage},
+    new_id, now_s,
+    sampling::{LENGTH, SAMPLING, n_max, sampling, stop},
+    tokens,
+};
+use crate::{
+    app::Model,
+    ask::{Ask, Prompt},
+    error::{Dialect, Refusal},
+    fields::{Field, Fields, Kind, acts, nothing, only},
+    reply::{Choice, Frames, Writer},
+    work::{Heard, Said, Usage},
+};
+
+/// What a request may say.
+pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &LENGTH, &OWN];
+
+const OWN: [Field; 10] = [
+    acts("model", Kind::Str, "Must be the model that is served, or one of its other names."),
+    acts("prompt", Kind::Any, "A text, or token ids; one of them, also in an array."),
+    acts("stream", Kind::Bool, "Send the text as it comes, as server-sent events."),
+    acts("stream_options", Kind::Object, "include_usage: a last chunk says how many tokens there were."),
+    acts("echo", Kind::Bool, "Repeat the prompt before its continuation."),
+    only("suffix", r#""""#, "text can only be continued"),
+    only("logprobs", "null", "probabilities are not reported"),
+    only("logit_bias", "{}", "logits cannot be changed"),
+    only("best_of", "1", "all answers are returned"),
+    nothing("user", "it names whom a service blames"),
+];
+
+/// A request that was read.
+pub(crate) struct Request {
+    pub(crate) ask: Ask,
+    pub(crate) stream: bool,
+    pub(crate) include_usage: bool,
+    /// What is repeated before each continuation.
+    pub(crate) echo: String,
+}
+
+/// Reads a request.
+///
+/// # Errors
+/// What of it we cannot do.
+pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
+    let fields = Fields::of(request, FIELDS)?;
+    model.check_name(fields.str("model"))?;
+    let prompt = prompt(&fields, model)?;
+    let echo = match &prompt {
+        _ if !fields.flag("echo").unwrap_or(false) => String::new(),
+        Prompt::Text(text) => text.clone(),
+        _ => return Err(fields.refuse("echo", "only texts are repeated, not token ids")),
+    };
+    let include_usage = match fields.any("stream_options") {
+        Some(options) => {
+            let table: &[&[Field]] = &[&[acts("include_usage", Kind::Bool, "A last chunk counts tokens.")]];
+            Fields::at(options, "stream_options", table)?.flag("include_usage").unwrap_or(false)
+        }
+        None => false,
+    };
+    let ask = Ask {
+        prompt,
+        sampling: sampling(&fields, &model.sampling)?,
+        n_max: Some(n_max(&fields).unwrap_or(16)),
+        n_choices: fields.int("n").unwrap_or(1) as usize,
+        stop: stop(&fields, "stop")?,
+    };
+    Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), include_usage, echo })
+}
+
+/// A text or ids, perhaps alone in an array.
+fn prompt(fields: &Fields<'_>, model: &Model) -> Result<Prompt, Refusal> {
+    let refuse = || fields.refuse("prompt", "must be one text, or an array of token ids");
+    let one = match fields.needed("prompt")? {
+        Value::Array(all) if matches!(&all[..], [Value::String(_) | Value::Array(_)]) => &all[0],
+        one => one,
+    };
+    match one {
+        Value::String(text) => Ok(Prompt::Text(text.clone())),
+        Value::Array(all) if all.first().is_some_and(Value::is_number) => {
+            let tokenizer = model.engine.tokenizer().ok_or_else(refuse)?;
+            Ok(Prompt::Ids(tokens::ids(one, &fields.path("prompt"), tokenizer)?))
+        }
+        _ => Err(refuse()),
+    }
+}
+
+/// The continuations as a whole.
+pub(crate) fn reply(model: &Model, choices: &[Choice], echo: &str) -> Value {
+    let choice = |(index, choice): (usize, &Choice)| {
+        let text = format!("{echo}{}", choice.text);
+        json!({ "index": index, "text": text, "logprobs": null, "finish_reason": finish_reason(&choice.finish) })
+    };
+    let usages: Vec<_> = choices.iter().map(|choice| choice.finish.usage).collect();
+    json!({
+        "id": new_id("cmpl-"),
+        "object": "text_completion",
+        "created": now_s(),
+        "model": model.name,
+        "system_fingerprint": model.fingerprint,
+        "choices": choices.iter().enumerate().map(choice).collect::<Vec<_>>(),
+        "usage": usage(&usages),
+        "timings": choices.last().map(|choice| timings(&choice.finish)),
+    })
+}
+
+/// Writes chunks.
+pub(crate) struct Chunks {
+    head: Value,
+    echo: String,
+    include_usage: bool,
+    n_choices: usize,
+    usages: Vec<Usage>,
+}
+
+impl Chunks {
+    pub(crate) fn new(model: &Model, request: &Request) -> Chunks {
+        let head = json!({
+            "id": new_id("cmpl-"),
+            "object": "text_completion",
+            "created": now_s(),
+            "model": model.name,
+            "system_fingerprint": model.fingerprint,
+        });
+        let (echo, n_choices) = (request.echo.clone(), request.ask.n_choices);
+        Chunks { head, echo, include_usage: request.include_usage, n_choices, usages: Vec::new() }
+    }
+
+    fn chunk(&self, index: usize, text: &str, finish_reason: Option<&str>) -> Value {
+        let mut chunk = self.head.clone();
+        chunk["choices"] = json!([{ "index": index, "text": text, "logprobs": null, "finish_reason": finish_reason }]);
+        chunk
+    }
+}
+
+impl Writer for Chunks {
+    fn begin(&mut self, out: &mut Frames) {
+        for index in (0..self.n_choices).filter(|_| !self.echo.is_empty()) {
+            out.data(&self.chunk(index, &self.echo, None));
+        }
+    }
+
+    fn said(&mut self, Heard { choice, said }: Heard, out: &mut Frames) {
+        match said {
+            Said::Begun => {}
+            Said::Prefill(prefill) => out.comment(&format!("prefill {} of {}", prefill.done, prefill.total)),
+            Said::Event(Event::Text(text) | Event::Thinking(text)) => out.data(&self.chunk(choice, &text, None)),
+            Said::End(finish) => {
+                let mut chunk = self.chunk(choice, "", Some(finish_reason(&finish)));
+                chunk["timings"] = timings(&finish);
+                self.usages.push(finish.usage);
+                out.data(&chunk);
+            }
+            Said::Failed(refusal) => {
+                out.data(&refusal.to_json(Dialect::OpenAi));
+                out.word("[DONE]");
+            }
+        }
+    }
+
+    fn end(&mut self, out: &mut Frames) {
+        if self.include_usage {
+            let mut chunk = self.head.clone();
+            chunk["choices"] = json!([]);
+            chunk["usage"] = usage(&self.usages);
+            out.data(&chunk);
+        }
+        out.word("[DONE]");
+    }
+
+    /// A chunk that says nothing: comments do not reset every client's patience.
+    fn alive(&mut self, out: &mut Frames) {
+        out.data(&self.chunk(0, "", None));
+    }
+}

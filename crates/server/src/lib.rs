@@ -1,0 +1,216 @@
+//! The engine behind HTTP, as clients of others' services expect it.
+//!
+//! ```text
+//! lib.rs       listen, and end in an orderly way
+//! app.rs       paths, and what every request goes through
+//! guard.rs     who may ask
+//! fields.rs    what a request may say; one table a dialect
+//! dialect/     requests become an Ask, answers become replies
+//! work.rs      threads that compute answers; the line before them
+//! reply.rs     answers on their way out, whole or as a stream
+//! metrics.rs   what a slow answer was slow at
+//! ```
+//!
+//! Connections are tokio's, on a few threads; the engine's work has threads of its own, so that neither waits for the other. A
+//! request is an [`ask::Ask`] in a line; its answer comes through a channel. A client that goes away closes the channel, and
+//! the work for it ends with the layer or the token that is being computed; what was computed of its prompt is kept.
+#![forbid(unsafe_code)]
+
+mod app;
+mod ask;
+mod dialect;
+mod error;
+mod fields;
+mod guard;
+mod metrics;
+mod reply;
+mod work;
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::Router;
+use engine::{Engine, SamplerOptions, Session};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::Runtime,
+    sync::{Semaphore, watch},
+    time::{sleep, timeout},
+};
+use tokio_io_timeout::TimeoutStream;
+
+pub use crate::guard::Access;
+use crate::{
+    app::{App, Model},
+    metrics::Metrics,
+    work::Work,
+};
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Addresses and port to listen at; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Who may ask.
+    pub access: Access,
+    /// The model's name for clients.
+    pub name: String,
+    /// Other names that it answers to. If there are none, it answers to every name.
+    pub aliases: Vec<String>,
+    /// How tokens are chosen where a request does not say.
+    pub sampling: SamplerOptions,
+    /// The most requests that wait for a session.
+    pub n_waiting_max: usize,
+    /// The most connections at a time.
+    pub n_connections_max: usize,
+    /// What names of metrics begin with.
+    pub prefix: String,
+}
+
+/// Time for the head of a request.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// Time in which a client takes some bytes, at least.
+const WRITE_TIME: Duration = Duration::from_secs(30);
+/// Time for answers that are under way at the end.
+const DRAIN_TIME: Duration = Duration::from_secs(30);
+/// The most bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Threads that serve connections.
+const N_THREADS: usize = 2;
+
+/// A server that listens.
+pub struct Server {
+    runtime: Runtime,
+    listener: TcpListener,
+    address: SocketAddr,
+    app: Arc<App>,
+    n_connections_max: usize,
+    ask_end: Arc<watch::Sender<bool>>,
+}
+
+/// Ends a server from elsewhere.
+#[derive(Clone)]
+pub struct Ending(Arc<watch::Sender<bool>>);
+
+impl Ending {
+    /// Has the server take no more requests, complete what is under way, and end.
+    pub fn ask(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Server {
+    /// Listens; requests wait until [`Server::run`].
+    ///
+    /// # Errors
+    /// The address is taken, or not ours.
+    ///
+    /// # Panics
+    /// If there is no session.
+    pub fn bind(engine: Engine, sessions: Vec<Session>, options: Options) -> io::Result<Server> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(N_THREADS).enable_all().build()?;
+        let listener = runtime.block_on(TcpListener::bind(options.address))?;
+        let address = listener.local_addr()?;
+        let engine = Arc::new(engine);
+        let metrics = Arc::new(Metrics::new(&options.prefix));
+        let work = Work::start(engine.clone(), sessions, options.n_waiting_max, metrics.clone());
+        let model = Model {
+            fingerprint: format!("{}-{}", env!("CARGO_PKG_VERSION"), engine.info().file_bytes),
+            n_ctx: work.n_ctx(),
+            created_s: dialect::now_s(),
+            engine: engine.clone(),
+            name: options.name,
+            aliases: options.aliases,
+            sampling: options.sampling,
+        };
+        let app = Arc::new(App { engine, work, model, access: options.access, metrics });
+        let ask_end = Arc::new(watch::Sender::new(false));
+        Ok(Server { runtime, listener, address, app, n_connections_max: options.n_connections_max, ask_end })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether only programs of this machine reach it.
+    pub fn is_local(&self) -> bool {
+        is_local(self.address.ip())
+    }
+
+    /// What ends it.
+    pub fn ending(&self) -> Ending {
+        Ending(self.ask_end.clone())
+    }
+
+    /// Serves until it is asked to end. Answers that are under way then have half a minute to be completed; what was computed
+    /// for them is kept.
+    pub fn run(self) {
+        let Server { runtime, listener, app, n_connections_max, ask_end, .. } = self;
+        runtime.block_on(serve(listener, &app, n_connections_max, ask_end.subscribe()));
+        app.work.end();
+        app.work.join();
+        app.engine.flush();
+        runtime.shutdown_timeout(Duration::from_secs(1));
+    }
+}
+
+/// Whether an address is this machine's alone.
+pub fn is_local(ip: IpAddr) -> bool {
+    ip.is_loopback()
+}
+
+/// Takes connections until the end is asked for, and waits for those that are open.
+async fn serve(listener: TcpListener, app: &Arc<App>, n_max: usize, mut end: watch::Receiver<bool>) {
+    let router = app::router(app.clone());
+    let (places, graceful) = (Arc::new(Semaphore::new(n_max)), GracefulShutdown::new());
+    loop {
+        let place = tokio::select! {
+            place = places.clone().acquire_owned() => place.expect("it is never closed"),
+            _ = end.wait_for(|end| *end) => break,
+        };
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                // Out of descriptors, for one: those that are open will free some.
+                Err(_) => { sleep(Duration::from_millis(50)).await; continue }
+            },
+            _ = end.wait_for(|end| *end) => break,
+        };
+        let (app, router, watcher) = (app.clone(), router.clone(), graceful.watcher());
+        tokio::spawn(async move {
+            let _open = app.metrics.connected();
+            let _place = place;
+            let _ = watcher.watch(connection(stream, router)).await; // who was cut off knows it
+        });
+    }
+    drop(listener);
+    app.work.end();
+    if timeout(DRAIN_TIME, graceful.shutdown()).await.is_err() {
+        app.work.stop();
+        sleep(Duration::from_millis(500)).await; // they are told
+    }
+}
+
+/// Serves a connection's requests, one after another.
+fn connection(
+    stream: TcpStream,
+    router: Router,
+) -> http1::Connection<TokioIo<std::pin::Pin<Box<TimeoutStream<TcpStream>>>>, TowerToHyperService<Router>> {
+    let _ = stream.set_nodelay(true);
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIME));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_BYTES_MAX);
+    http.serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router))
+}

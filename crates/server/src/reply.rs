@@ -1,0 +1,222 @@
+//! Answers on their way out: as a whole, or as a stream of events, in the words of a dialect.
+//!
+//! ```text
+//! Receiver<Heard> --whole--> [Choice]    --dialect--> JSON
+//!                 --stream-> Writer::said --------> frames of server-sent events, or lines
+//! ```
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderValue, Response, header},
+};
+use futures_util::Stream;
+use models::Event;
+use serde_json::Value;
+use tokio::{
+    sync::mpsc::Receiver,
+    time::{Instant, Sleep, sleep},
+};
+
+use crate::{
+    error::{Dialect, Refusal},
+    work::{Finish, Heard, Said},
+};
+
+/// The longest silence on a stream.
+const SILENCE: Duration = Duration::from_secs(4);
+
+/// An answer as a whole.
+#[derive(Clone, Debug)]
+pub(crate) struct Choice {
+    pub(crate) reasoning: String,
+    pub(crate) text: String,
+    pub(crate) finish: Finish,
+}
+
+/// Waits for all answers to a request.
+///
+/// # Errors
+/// Why there is none.
+pub(crate) async fn whole(mut from: Receiver<Heard>, n_choices: usize) -> Result<Vec<Choice>, Refusal> {
+    let mut parts = vec![(String::new(), String::new()); n_choices];
+    let mut finished = vec![None; n_choices];
+    while let Some(Heard { choice, said }) = from.recv().await {
+        match said {
+            Said::Begun | Said::Prefill(_) => {}
+            Said::Event(Event::Thinking(text)) => parts[choice].0.push_str(&text),
+            Said::Event(Event::Text(text)) => parts[choice].1.push_str(&text),
+            Said::End(finish) => finished[choice] = Some(finish),
+            Said::Failed(refusal) => return Err(refusal),
+        }
+    }
+    let choice = |((reasoning, text), finish): ((String, String), Option<Finish>)| {
+        finish.map(|finish| Choice { reasoning, text, finish }).ok_or_else(Refusal::ending)
+    };
+    parts.into_iter().zip(finished).map(choice).collect()
+}
+
+/// Writes what is said in the words of a dialect.
+pub(crate) trait Writer: Send + 'static {
+    /// What comes first.
+    fn begin(&mut self, out: &mut Frames);
+    /// A part of an answer. A refusal is the last one.
+    fn said(&mut self, heard: Heard, out: &mut Frames);
+    /// What comes last, when all answers have ended.
+    fn end(&mut self, out: &mut Frames);
+    /// Says that the answer is still being worked on.
+    fn alive(&mut self, out: &mut Frames);
+    /// How frames are told from each other.
+    fn framing(&self) -> Framing {
+        Framing::Events
+    }
+}
+
+/// How frames are told from each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// Server-sent events.
+    Events,
+    /// A JSON object a line.
+    Lines,
+}
+
+/// Bytes to send.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    framing: Framing,
+    bytes: String,
+}
+
+impl Frames {
+    pub(crate) fn new(framing: Framing) -> Frames {
+        Frames { framing, bytes: String::new() }
+    }
+
+    /// A frame without a name.
+    pub(crate) fn data(&mut self, data: &Value) {
+        match self.framing {
+            Framing::Events => self.bytes.extend(["data: ", &data.to_string(), "\n\n"]),
+            Framing::Lines => self.bytes.extend([&data.to_string(), "\n"]),
+        }
+    }
+
+    /// A frame with a name.
+    pub(crate) fn event(&mut self, name: &str, data: &Value) {
+        self.bytes.extend(["event: ", name, "\ndata: ", &data.to_string(), "\n\n"]);
+    }
+
+    /// A frame that is no JSON.
+    pub(crate) fn word(&mut self, word: &str) {
+        self.bytes.extend(["data: ", word, "\n\n"]);
+    }
+
+    /// A comment, which clients pass over.
+    pub(crate) fn comment(&mut self, text: &str) {
+        self.bytes.extend([": ", text, "\n\n"]);
+    }
+
+    /// What was written since it was last taken.
+    pub(crate) fn take(&mut self) -> Bytes {
+        Bytes::from(std::mem::take(&mut self.bytes))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+/// The stream of an answer.
+struct Answering<W> {
+    from: Receiver<Heard>,
+    writer: W,
+    frames: Frames,
+    silence: Pin<Box<Sleep>>,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Opening,
+    Open,
+    Closed,
+}
+
+impl<W: Writer + Unpin> Stream for Answering<W> {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.state == State::Opening {
+            this.writer.begin(&mut this.frames);
+            this.state = State::Open;
+        }
+        while this.state == State::Open {
+            match this.from.poll_recv(context) {
+                Poll::Ready(Some(heard)) => {
+                    if matches!(heard.said, Said::Failed(_)) {
+                        this.state = State::Closed;
+                    }
+                    this.writer.said(heard, &mut this.frames);
+                }
+                Poll::Ready(None) => {
+                    this.writer.end(&mut this.frames);
+                    this.state = State::Closed;
+                }
+                Poll::Pending if !this.frames.is_empty() => break,
+                Poll::Pending => {
+                    if this.silence.as_mut().poll(context).is_pending() {
+                        return Poll::Pending;
+                    }
+                    this.writer.alive(&mut this.frames);
+                    this.silence.as_mut().reset(Instant::now() + SILENCE);
+                }
+            }
+        }
+        if this.frames.is_empty() {
+            return Poll::Ready(None);
+        }
+        this.silence.as_mut().reset(Instant::now() + SILENCE);
+        Poll::Ready(Some(Ok(this.frames.take())))
+    }
+}
+
+/// The reply that streams an answer.
+pub(crate) fn stream<W: Writer + Unpin>(from: Receiver<Heard>, writer: W) -> Response<Body> {
+    let framing = writer.framing();
+    let answering = Answering {
+        from,
+        writer,
+        frames: Frames::new(framing),
+        silence: Box::pin(sleep(SILENCE)),
+        state: State::Opening,
+    };
+    let mut response = Response::new(Body::from_stream(answering));
+    let kind = match framing {
+        Framing::Events => "text/event-stream",
+        Framing::Lines => "application/x-ndjson",
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// The reply with a JSON value.
+pub(crate) fn json(value: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(value.to_string()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// What was asked for, or why there is none.
+pub(crate) fn or_refusal(result: Result<Response<Body>, Refusal>, dialect: Dialect) -> Response<Body> {
+    result.unwrap_or_else(|refusal| refusal.into_response(dialect))
+}

@@ -66,6 +66,8 @@ impl Dialogue {
         let reply = show(speaker, ask, screen, |event| match event {
             Event::Thinking(text) => reasoning.push_str(text),
             Event::Text(text) => answer.push_str(text),
+            // No tools are offered here.
+            Event::ToolStart { .. } | Event::ToolArguments { .. } | Event::ToolEnd { .. } => {}
         });
         let kept = reply.is_ok() && !answer.is_empty();
         if kept {

@@ -145,6 +145,8 @@ impl<W: Write> Screen<W> {
         let written = match event {
             Event::Thinking(text) => self.think(text),
             Event::Text(text) => self.end_thinking().and_then(|()| self.write(text)),
+            // What is called is shown by who calls it.
+            Event::ToolStart { .. } | Event::ToolArguments { .. } | Event::ToolEnd { .. } => Ok(()),
         };
         written.and_then(|()| self.out.flush()).map_err(Error::stdout)
     }

@@ -230,7 +230,7 @@ impl<'a> Reader<'a> {
                     let (text, found) = self.stop.push(&text);
                     (Event::Text(text), found)
                 }
-                // Reasoning after an answer: what was held back of the answer ends there.
+                // Reasoning or a call after an answer: what was held back of the answer ends there.
                 other => {
                     tell(Event::Text(self.stop.finish()), on)?;
                     (other, None)
@@ -360,6 +360,10 @@ mod tests {
             true
         }
 
+        fn can_call(&self) -> bool {
+            false
+        }
+
         fn stop_markers(&self) -> Vec<String> {
             vec!["<|end|>".into(), "END".into()]
         }
@@ -404,6 +408,7 @@ mod tests {
             heard.push(match event {
                 Event::Thinking(text) => format!("[{text}]"),
                 Event::Text(text) => text,
+                call => panic!("{call:?}"),
             });
             if heard.len() > run.cancel_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };

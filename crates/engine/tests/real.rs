@@ -35,6 +35,7 @@ fn greedy(engine: &Engine, prompt: &str, n: usize) -> String {
     let mut on = |event| {
         match event {
             Event::Text(more) | Event::Thinking(more) => text += &more,
+            call => panic!("{call:?} of a model without tools"),
         }
         ControlFlow::Continue(())
     };

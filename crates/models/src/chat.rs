@@ -12,7 +12,11 @@
 //! may write about `</think>` without ending its thoughts.
 //!
 //! DeepSeek V4 has its own encoding in Rust, [`DeepSeekV4`]; every other family uses the template that its file
-//! carries, [`Template`]. Tool declarations, calls and results are not encoded yet.
+//! carries, [`Template`].
+
+mod tool;
+
+pub use self::tool::{Calls, Tool, ToolCall};
 
 /// Who speaks. A `developer` is a [`Role::System`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +27,8 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// A tool that the model called.
+    Tool,
 }
 
 /// One message of a conversation.
@@ -34,12 +40,20 @@ pub struct Message {
     pub text: String,
     /// What an assistant thought before saying it; `None` when unknown.
     pub reasoning: Option<String>,
+    /// What an assistant called after saying it, in order.
+    pub calls: Vec<ToolCall>,
+    /// The [`ToolCall::id`] of the call that a tool's message is the result of.
+    pub call_id: Option<String>,
+    /// What an assistant's turn really was: [`Chat::opening`], and what was generated up to the marker that ended it.
+    /// Where a format can, it shows this in place of `text`, `reasoning` and `calls`, so that the model sees its turn
+    /// as it wrote it, and what was computed of it holds.
+    pub written: Option<Vec<Part>>,
 }
 
 impl Message {
-    /// A message without reasoning.
+    /// A message that is nothing but text.
     pub fn new(role: Role, text: impl Into<String>) -> Message {
-        Message { role, text: text.into(), reasoning: None }
+        Message { role, text: text.into(), reasoning: None, calls: Vec::new(), call_id: None, written: None }
     }
 
     /// Instructions.
@@ -57,9 +71,19 @@ impl Message {
         Message::new(Role::Assistant, text)
     }
 
+    /// What came of the call with this [`ToolCall::id`].
+    pub fn result(call_id: impl Into<String>, text: impl Into<String>) -> Message {
+        Message { call_id: Some(call_id.into()), ..Message::new(Role::Tool, text) }
+    }
+
     /// The same message, thought about like this.
     pub fn with_reasoning(self, reasoning: impl Into<String>) -> Message {
         Message { reasoning: Some(reasoning.into()), ..self }
+    }
+
+    /// The same message, followed by these calls.
+    pub fn with_calls(self, calls: Vec<ToolCall>) -> Message {
+        Message { calls, ..self }
     }
 }
 
@@ -109,6 +133,19 @@ pub struct ChatOptions {
     /// Seconds since 1970 for templates that print the date; `None` leaves them the date they were written with. Fix
     /// it per session: a prompt that changes at midnight is a prompt to prefill again.
     pub now_s: Option<i64>,
+    /// What the model may call, where [`Chat::can_call`].
+    pub tools: Vec<Tool>,
+    /// Whether it is to. Means nothing without `tools`.
+    pub call: Calls,
+    /// The JSON schema of the answer, for models that are told of it in words.
+    pub schema: Option<String>,
+}
+
+impl ChatOptions {
+    /// The tools that the prompt shows.
+    pub fn shown_tools(&self) -> &[Tool] {
+        if self.call == Calls::Never { &[] } else { &self.tools }
+    }
 }
 
 /// One piece of a prompt. Neighbouring texts are always joined and never empty, so that one text tokenizes as a whole.
@@ -136,6 +173,25 @@ pub enum Event {
     Thinking(String),
     /// More of the answer.
     Text(String),
+    /// A call begins.
+    ToolStart {
+        /// Which call of this answer, counted from 0.
+        index: usize,
+        /// Which tool.
+        name: String,
+    },
+    /// More of a call's arguments.
+    ToolArguments {
+        /// Which call.
+        index: usize,
+        /// More of their JSON text, as the model writes it.
+        json: String,
+    },
+    /// A call is complete. One that has no end was cut short, or broke off: its arguments are not to be trusted.
+    ToolEnd {
+        /// Which call.
+        index: usize,
+    },
 }
 
 /// A family's way to write conversations and to read answers.
@@ -144,7 +200,8 @@ pub trait Chat: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`ChatError::Refused`] and [`ChatError::NothingToContinue`] blame the conversation, all else the model file.
+    /// [`ChatError::Refused`], [`ChatError::NoTools`] and [`ChatError::NothingToContinue`] blame the conversation, all
+    /// else the model file.
     fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<Vec<Part>, ChatError>;
 
     /// A reader for what the model generates after a prompt that was rendered with the same options.
@@ -152,6 +209,15 @@ pub trait Chat: Send + Sync {
 
     /// Whether the model may think before it answers.
     fn can_think(&self) -> bool;
+
+    /// Whether conversations may contain tools, calls and results.
+    fn can_call(&self) -> bool;
+
+    /// What a prompt already says of the answer that it asks for: the beginning of a call that [`Calls::Must`] be made.
+    /// The answer's [`Message::written`] begins with it.
+    fn opening(&self, _options: &ChatOptions) -> Vec<Part> {
+        Vec::new()
+    }
 
     /// The markers that end an answer. The vocabulary may name further ones (`eot`, `eom`): take the union.
     fn stop_markers(&self) -> Vec<String>;
@@ -201,6 +267,9 @@ pub enum ChatError {
     /// [`End::Continue`] after something else than the assistant's words.
     #[error("nothing to continue: the last message is not the assistant's")]
     NothingToContinue,
+    /// Tools, calls or results without [`Chat::can_call`].
+    #[error("the model's chat format has no tools")]
+    NoTools,
     /// Every noncharacter of Unicode occurs in the conversation, so that none is left to guard it with.
     #[error("the conversation contains all 66 noncharacters of Unicode")]
     Noncharacters,
@@ -215,6 +284,7 @@ impl ChatError {
                 "the template came with the model file: take the file from another source, or complete raw text"
             }
             ChatError::Refused(_) => "many models want the system message first, then user and assistant in turn",
+            ChatError::NoTools => "leave the tools out, or take a model whose chat template mentions them",
             ChatError::NothingToContinue => "end the conversation with the beginning of the answer",
             ChatError::Noncharacters => "remove code points such as U+FDD0 and U+FFFF: they are not text",
         }
@@ -224,6 +294,11 @@ impl ChatError {
 /// The prompt as it would look on paper, for logs and tests.
 pub fn show(parts: &[Part]) -> String {
     parts.iter().map(Part::as_str).collect()
+}
+
+/// Whether a conversation needs [`Chat::can_call`].
+pub(crate) fn has_tools(messages: &[Message], options: &ChatOptions) -> bool {
+    !options.shown_tools().is_empty() || messages.iter().any(|m| m.role == Role::Tool || !m.calls.is_empty())
 }
 
 /// Appends text, joined with what is before it.
@@ -373,17 +448,20 @@ pub(crate) mod tests {
 
     use super::*;
 
+    fn role(name: &str) -> Role {
+        match name {
+            "system" => Role::System,
+            "user" => Role::User,
+            "assistant" => Role::Assistant,
+            other => panic!("{other}"),
+        }
+    }
+
     /// Messages as OpenAI's clients write them.
     pub(crate) fn messages(json: &serde_json::Value) -> Vec<Message> {
         let message = |m: &serde_json::Value| Message {
-            role: match m["role"].as_str().unwrap() {
-                "system" => Role::System,
-                "user" => Role::User,
-                "assistant" => Role::Assistant,
-                other => panic!("{other}"),
-            },
-            text: m["content"].as_str().unwrap().to_owned(),
             reasoning: m["reasoning_content"].as_str().map(str::to_owned),
+            ..Message::new(role(m["role"].as_str().unwrap()), m["content"].as_str().unwrap())
         };
         json.as_array().unwrap().iter().map(message).collect()
     }

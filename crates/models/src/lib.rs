@@ -25,7 +25,9 @@ mod rope;
 mod template;
 mod wish;
 
-pub use chat::{Chat, ChatError, ChatOptions, Effort, End, Event, Events, Message, Part, Role, show};
+pub use chat::{
+    Calls, Chat, ChatError, ChatOptions, Effort, End, Event, Events, Message, Part, Role, Tool, ToolCall, show,
+};
 pub use cost::{Cost, Work};
 pub use error::Error;
 pub use family::{

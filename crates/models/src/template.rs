@@ -24,7 +24,7 @@ use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind, context};
 
 use self::guard::{Guards, Markers};
-use crate::chat::{Chat, ChatError, ChatOptions, End, Events, Message, Part, Role, THINK, ThinkReader};
+use crate::chat::{Chat, ChatError, ChatOptions, End, Events, Message, Part, Role, THINK, ThinkReader, has_tools};
 
 /// Several times the longest template we know.
 const SOURCE_BYTES_MAX: usize = 128 << 10;
@@ -111,6 +111,7 @@ impl Template {
                     Role::System => "system",
                     Role::User => "user",
                     Role::Assistant => "assistant",
+                    Role::Tool => "tool",
                 };
                 match &m.reasoning {
                     Some(r) => context! { role, content, reasoning_content => self.markers.guard(r, guards.inside) },
@@ -158,6 +159,9 @@ impl Chat for Template {
         if continued && messages.last().is_none_or(|m| m.role != Role::Assistant) {
             return Err(ChatError::NothingToContinue);
         }
+        if has_tools(messages, options) {
+            return Err(ChatError::NoTools);
+        }
         let bytes = messages.iter().map(|m| m.text.len() + m.reasoning.as_ref().map_or(0, String::len)).sum::<usize>();
         let guards = Guards::choose(&self.guards, messages)?;
         let mut env = self.env.clone();
@@ -186,6 +190,10 @@ impl Chat for Template {
 
     fn can_think(&self) -> bool {
         self.can_think
+    }
+
+    fn can_call(&self) -> bool {
+        false
     }
 
     fn stop_markers(&self) -> Vec<String> {
@@ -337,9 +345,9 @@ mod tests {
             let options = &case["options"];
             let options = ChatOptions {
                 thinking: options["thinking"].as_bool().unwrap(),
-                effort: None,
                 end: if options["answer"] == true { End::Answer } else { End::Closed },
                 now_s: options["now_s"].as_i64(),
+                ..ChatOptions::default()
             };
             let (key, words) = outcome(template.render(&messages(&case["messages"]), &options));
             assert_eq!(Some(&*words), case[key].as_str(), "{case}");

@@ -14,7 +14,8 @@
 //! spoke last. Sources: `testdata/chat/README.md`.
 
 use crate::chat::{
-    Chat, ChatError, ChatOptions, Effort, End, Events, Message, Part, Role, THINK, THINK_END, ThinkReader, push_text,
+    Chat, ChatError, ChatOptions, Effort, End, Events, Message, Part, Role, THINK, THINK_END, ThinkReader, has_tools,
+    push_text,
 };
 
 const BOS: &str = "<｜begin▁of▁sentence｜>";
@@ -80,6 +81,9 @@ pub struct DeepSeekV4 {
 
 impl Chat for DeepSeekV4 {
     fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<Vec<Part>, ChatError> {
+        if has_tools(messages, options) {
+            return Err(ChatError::NoTools);
+        }
         let last_user = messages.iter().rposition(|m| m.role == Role::User);
         let mut prompt = Prompt { parts: Vec::new(), said: None };
         prompt.marker(BOS);
@@ -98,6 +102,7 @@ impl Chat for DeepSeekV4 {
                         prompt.marker(EOS);
                     }
                 }
+                Role::Tool => prompt.user(&m.text),
             }
             prompt.said = Some(m.role);
         }
@@ -124,6 +129,10 @@ impl Chat for DeepSeekV4 {
 
     fn can_think(&self) -> bool {
         true
+    }
+
+    fn can_call(&self) -> bool {
+        false
     }
 
     fn stop_markers(&self) -> Vec<String> {
@@ -387,7 +396,7 @@ mod tests {
                 thinking: request["thinking"]["type"] != "disabled",
                 effort: Some(effort),
                 end: if prefix { End::Continue } else { End::Answer },
-                now_s: None,
+                ..ChatOptions::default()
             };
             let prompt = JULY.render(&messages(&request["messages"]), &options).unwrap();
             assert_eq!(show(&prompt), case["prompt"].as_str().unwrap(), "{}", case["name"]);

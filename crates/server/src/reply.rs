@@ -17,7 +17,7 @@ use axum::{
     http::{HeaderValue, Response, header},
 };
 use futures_util::Stream;
-use models::Event;
+use models::ToolCall;
 use serde_json::Value;
 use tokio::{
     sync::mpsc::Receiver,
@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     error::{Dialect, Refusal},
-    work::{Finish, Heard, Said},
+    work::{Call, Finish, Heard, Said},
 };
 
 /// The longest silence on a stream.
@@ -37,7 +37,42 @@ const SILENCE: Duration = Duration::from_secs(4);
 pub(crate) struct Choice {
     pub(crate) reasoning: String,
     pub(crate) text: String,
+    /// Complete calls.
+    pub(crate) calls: Vec<ToolCall>,
     pub(crate) finish: Finish,
+}
+
+/// An answer as far as it was heard.
+#[derive(Clone, Default)]
+struct Partial {
+    reasoning: String,
+    text: String,
+    calls: Vec<(ToolCall, bool)>,
+    finish: Option<Finish>,
+}
+
+impl Partial {
+    fn hear(&mut self, said: Said) -> Result<(), Refusal> {
+        match said {
+            Said::Begun | Said::Prefill(_) => {}
+            Said::Thinking(text) => self.reasoning.push_str(&text),
+            Said::Text(text) => self.text.push_str(&text),
+            Said::Call(Call { id, name, .. }) => {
+                self.calls.push((ToolCall { id, name, arguments: String::new() }, false));
+            }
+            Said::Arguments(index, json) => self.calls[index].0.arguments.push_str(&json),
+            Said::Called(index) => self.calls[index].1 = true,
+            Said::End(finish) => self.finish = Some(finish),
+            Said::Failed(refusal) => return Err(refusal),
+        }
+        Ok(())
+    }
+
+    fn complete(self) -> Result<Choice, Refusal> {
+        let Partial { reasoning, text, calls, finish } = self;
+        let calls = calls.into_iter().filter(|(_, complete)| *complete).map(|(call, _)| call).collect();
+        Ok(Choice { reasoning, text, calls, finish: finish.ok_or_else(Refusal::ending)? })
+    }
 }
 
 /// Waits for all answers to a request.
@@ -45,21 +80,11 @@ pub(crate) struct Choice {
 /// # Errors
 /// Why there is none.
 pub(crate) async fn whole(mut from: Receiver<Heard>, n_choices: usize) -> Result<Vec<Choice>, Refusal> {
-    let mut parts = vec![(String::new(), String::new()); n_choices];
-    let mut finished = vec![None; n_choices];
+    let mut choices = vec![Partial::default(); n_choices];
     while let Some(Heard { choice, said }) = from.recv().await {
-        match said {
-            Said::Begun | Said::Prefill(_) => {}
-            Said::Event(Event::Thinking(text)) => parts[choice].0.push_str(&text),
-            Said::Event(Event::Text(text)) => parts[choice].1.push_str(&text),
-            Said::End(finish) => finished[choice] = Some(finish),
-            Said::Failed(refusal) => return Err(refusal),
-        }
+        choices[choice].hear(said)?;
     }
-    let choice = |((reasoning, text), finish): ((String, String), Option<Finish>)| {
-        finish.map(|finish| Choice { reasoning, text, finish }).ok_or_else(Refusal::ending)
-    };
-    parts.into_iter().zip(finished).map(choice).collect()
+    choices.into_iter().map(Partial::complete).collect()
 }
 
 /// Writes what is said in the words of a dialect.

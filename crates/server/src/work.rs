@@ -18,6 +18,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
 use crate::{
     ask::{Ask, Prompt},
+    dialect::new_id,
     error::Refusal,
     metrics::Metrics,
 };
@@ -37,12 +38,30 @@ pub(crate) enum Said {
     Begun,
     /// So much of the prompt has been read.
     Prefill(Prefill),
-    /// A part of the answer.
-    Event(Event),
+    /// More of the reasoning.
+    Thinking(String),
+    /// More of the answer.
+    Text(String),
+    /// A call begins.
+    Call(Call),
+    /// More of the arguments of the call with this number, as JSON text.
+    Arguments(usize, String),
+    /// The call with this number is complete. One that has no end is not to be made.
+    Called(usize),
     /// All of it was said.
     End(Finish),
     /// It ends here, without having been said.
     Failed(Refusal),
+}
+
+/// The head of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Call {
+    /// Which of an answer's, counted from 0.
+    pub(crate) index: usize,
+    /// What its result will be matched by; nobody can guess it.
+    pub(crate) id: String,
+    pub(crate) name: String,
 }
 
 /// How an answer came about.
@@ -51,6 +70,8 @@ pub(crate) struct Finish {
     pub(crate) stop: Stop,
     /// The text that ended it, if one did.
     pub(crate) stop_text: Option<String>,
+    /// How many calls it makes, complete ones.
+    pub(crate) n_calls: usize,
     pub(crate) usage: Usage,
     pub(crate) timings: Timings,
 }
@@ -72,6 +93,18 @@ pub(crate) struct Timings {
     pub(crate) queued: Duration,
     pub(crate) prefill: Duration,
     pub(crate) decode: Duration,
+}
+
+impl Said {
+    fn of(event: Event) -> Said {
+        match event {
+            Event::Thinking(text) => Said::Thinking(text),
+            Event::Text(text) => Said::Text(text),
+            Event::ToolStart { index, name } => Said::Call(Call { index, id: new_id("call_"), name }),
+            Event::ToolArguments { index, json } => Said::Arguments(index, json),
+            Event::ToolEnd { index } => Said::Called(index),
+        }
+    }
 }
 
 /// A part of one of the answers to a request.
@@ -319,10 +352,11 @@ impl Shared {
         };
         let options = AnswerOptions { n_max, chat, stop: &job.ask.stop };
         let start = Instant::now();
-        let mut n_reasoning = 0;
+        let (mut n_reasoning, mut n_calls) = (0, 0);
         let answer = engine::answer(&self.engine, &mut seat, &mut sampler, &options, &mut |event| {
             n_reasoning += usize::from(matches!(event, Event::Thinking(_)));
-            match job.say(Said::Event(event)) {
+            n_calls += usize::from(matches!(event, Event::ToolEnd { .. }));
+            match job.say(Said::of(event)) {
                 true if !given_up() => ControlFlow::Continue(()),
                 _ => ControlFlow::Break(()),
             }
@@ -334,7 +368,7 @@ impl Shared {
             Stop::Cancelled => return Ok(None),
             _ => None,
         };
-        Ok(Some(Finish { stop: answer.stop, stop_text, usage, timings }))
+        Ok(Some(Finish { stop: answer.stop, stop_text, n_calls, usage, timings }))
     }
 
     /// Has the session hold the prompt, and returns how much of it it held; `None` if it was stopped.

@@ -1,6 +1,6 @@
 //! OpenAI's chat completions: `POST /v1/chat/completions`.
 
-use models::{Effort, Event, Message, Role};
+use models::{Calls, ChatOptions, Effort, Message, Role, Tool, ToolCall};
 use serde_json::{Value, json};
 
 use super::{
@@ -34,11 +34,11 @@ const OWN: [Field; 30] = [
     only("top_logprobs", "0", "probabilities are not reported"),
     only("logit_bias", "{}", "logits cannot be changed"),
     only("response_format", r#"{"type":"text"}"#, "answers cannot be held to a form"),
-    only("tools", "[]", "tools cannot be called"),
-    only("tool_choice", r#""none""#, "tools cannot be called"),
+    acts("tools", Kind::Array, "Functions that the model may call."),
+    acts("tool_choice", Kind::Any, "auto, none, required, or the function that must be called."),
     only("functions", "[]", "they were replaced by tools"),
     only("function_call", r#""none""#, "it was replaced by tool_choice"),
-    only("parallel_tool_calls", "true", "tools cannot be called"),
+    only("parallel_tool_calls", "true", "the model decides how many calls it makes"),
     only("modalities", r#"["text"]"#, "the model writes text only"),
     only("audio", "{}", "the model writes text only"),
     only("store", "false", "nothing is stored for later requests"),
@@ -55,14 +55,15 @@ const OWN: [Field; 30] = [
 const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
 const MESSAGE: &[Field] = &[
-    acts("role", Kind::Word(&["system", "developer", "user", "assistant"]), "Who speaks."),
+    acts("role", Kind::Word(&["system", "developer", "user", "assistant", "tool"]), "Who speaks."),
     acts("content", Kind::Any, "A text, or parts of type text."),
     acts("reasoning_content", Kind::Str, "What an assistant thought before it answered."),
     acts("reasoning", Kind::Str, "The same."),
     nothing("name", "the models' formats have no place for it"),
     nothing("refusal", "an answer that was refused says so itself"),
     nothing("annotations", "they are about an answer, not part of it"),
-    only("tool_calls", "[]", "tools cannot be called"),
+    acts("tool_calls", Kind::Array, "What an assistant called."),
+    acts("tool_call_id", Kind::Str, "Which call a tool's message is the result of."),
     only("function_call", "{}", "it was replaced by tool_calls"),
     only("audio", "{}", "the model hears nothing"),
 ];
@@ -88,7 +89,8 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     let messages = messages.iter().enumerate().map(|(i, m)| message(m, &fields.path(&format!("messages[{i}]"))));
     let messages = messages.collect::<Result<Vec<_>, _>>()?;
     let (thinking, effort) = wishes(&fields)?;
-    let options = model.chat_options(thinking, effort)?;
+    let (tools, call) = tools(&fields)?;
+    let options = ChatOptions { tools, call, ..model.chat_options(thinking, effort)? };
     let ask = Ask {
         prompt: Prompt::Chat(messages, options),
         sampling: sampling(&fields, &model.sampling)?,
@@ -114,6 +116,7 @@ fn message(message: &Value, path: &str) -> Result<Message, Refusal> {
     let role = match fields.needed("role")?.as_str() {
         Some("system" | "developer") => Role::System,
         Some("user") => Role::User,
+        Some("tool") => Role::Tool,
         _ => Role::Assistant,
     };
     let text = match fields.any("content") {
@@ -121,8 +124,88 @@ fn message(message: &Value, path: &str) -> Result<Message, Refusal> {
         None if role == Role::Assistant => String::new(),
         None => return Err(fields.refuse("content", "is missing")),
     };
-    let reasoning = fields.str("reasoning_content").or(fields.str("reasoning"));
-    Ok(Message { reasoning: reasoning.map(str::to_owned), ..Message::new(role, text) })
+    let reasoning = fields.str("reasoning_content").or(fields.str("reasoning")).map(str::to_owned);
+    let call_id = match role {
+        Role::Tool => Some(fields.needed("tool_call_id")?.as_str().expect("the table says so").to_owned()),
+        _ => None,
+    };
+    Ok(Message { reasoning, call_id, calls: calls(&fields)?, ..Message::new(role, text) })
+}
+
+/// What an assistant called.
+fn calls(fields: &Fields<'_>) -> Result<Vec<ToolCall>, Refusal> {
+    const CALL: &[&[Field]] = &[&[
+        acts("id", Kind::Str, "What the result is matched by."),
+        acts("type", Kind::Word(&["function"]), "What is called."),
+        acts("function", Kind::Object, "name and arguments."),
+        nothing("index", "calls are in order"),
+    ]];
+    const FUNCTION: &[&[Field]] =
+        &[&[acts("name", Kind::Str, "Which."), acts("arguments", Kind::Str, "The JSON text of an object.")]];
+    let text = |fields: &Fields<'_>, name| Ok(fields.needed(name)?.as_str().expect("the table says so").to_owned());
+    let call = |(i, call): (usize, &Value)| {
+        let fields = Fields::at(call, &fields.path(&format!("tool_calls[{i}]")), CALL)?;
+        let function = Fields::at(fields.needed("function")?, &fields.path("function"), FUNCTION)?;
+        Ok(ToolCall {
+            id: text(&fields, "id")?,
+            name: text(&function, "name")?,
+            arguments: function.str("arguments").unwrap_or("{}").to_owned(),
+        })
+    };
+    fields.array("tool_calls").unwrap_or_default().iter().enumerate().map(call).collect()
+}
+
+/// What may be called, and whether it must be.
+fn tools(fields: &Fields<'_>) -> Result<(Vec<Tool>, Calls), Refusal> {
+    const TOOL: &[&[Field]] = &[&[
+        acts("type", Kind::Word(&["function"]), "What it is."),
+        acts("function", Kind::Object, "name, description and parameters, shown to the model as they are."),
+    ]];
+    const CHOICE: &[&[Field]] =
+        &[&[acts("type", Kind::Word(&["function"]), "What it is."), acts("function", Kind::Object, "name: which.")]];
+    let tool = |(i, tool): (usize, &Value)| {
+        let path = fields.path(&format!("tools[{i}]"));
+        // Some clients leave out the wrapping.
+        let (path, function) = match tool.get("function") {
+            Some(_) => (format!("{path}.function"), Fields::at(tool, &path, TOOL)?.needed("function")?),
+            None => (path, tool),
+        };
+        named(function, &path)
+    };
+    let tools =
+        fields.array("tools").unwrap_or_default().iter().enumerate().map(tool).collect::<Result<Vec<_>, _>>()?;
+    let calls = match fields.any("tool_choice") {
+        None => Calls::Auto,
+        Some(Value::String(word)) => match word.as_str() {
+            "auto" => Calls::Auto,
+            "none" => Calls::Never,
+            "required" | "any" => Calls::Must(None),
+            _ => return Err(fields.refuse("tool_choice", "must be auto, none, required, or a function")),
+        },
+        Some(choice) => {
+            let choice = Fields::at(choice, &fields.path("tool_choice"), CHOICE)?;
+            Calls::Must(Some(named(choice.needed("function")?, &choice.path("function"))?.name))
+        }
+    };
+    check_calls(&tools, &calls).map_err(|why| fields.refuse("tool_choice", why))?;
+    Ok((tools, calls))
+}
+
+/// A function with a name.
+pub(crate) fn named(function: &Value, path: &str) -> Result<Tool, Refusal> {
+    let name = function.get("name").and_then(Value::as_str).filter(|name| !name.is_empty());
+    let name = name.ok_or_else(|| Refusal::field(&format!("{path}.name"), "must be the function's name"))?.to_owned();
+    let function = function.as_object().expect("it has a field").clone();
+    Ok(Tool { name, function })
+}
+
+/// Whether the calls that are to be made can be.
+pub(crate) fn check_calls(tools: &[Tool], calls: &Calls) -> Result<(), &'static str> {
+    match calls {
+        Calls::Must(_) if tools.is_empty() => Err("there are no tools to call"),
+        Calls::Must(Some(name)) if tools.iter().all(|tool| tool.name != *name) => Err("names none of the tools"),
+        _ => Ok(()),
+    }
 }
 
 /// A text, or the texts of parts, one after another.
@@ -213,6 +296,7 @@ pub(crate) fn effort_of(word: &str) -> Effort {
 pub(crate) fn finish_reason(finish: &Finish) -> &'static str {
     match finish.stop {
         engine::Stop::Length | engine::Stop::ContextFull => "length",
+        _ if finish.n_calls > 0 => "tool_calls",
         _ => "stop",
     }
 }
@@ -249,12 +333,19 @@ pub(crate) fn timings(finish: &Finish) -> Value {
     })
 }
 
+fn call(call: &ToolCall) -> Value {
+    json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": call.arguments } })
+}
+
 /// The answers as a whole.
 pub(crate) fn reply(model: &Model, choices: &[Choice]) -> Value {
     let choice = |(index, choice): (usize, &Choice)| {
         let mut message = json!({ "role": "assistant", "content": choice.text, "refusal": null });
         if !choice.reasoning.is_empty() {
             message["reasoning_content"] = json!(choice.reasoning);
+        }
+        if !choice.calls.is_empty() {
+            message["tool_calls"] = choice.calls.iter().map(call).collect();
         }
         json!({ "index": index, "message": message, "logprobs": null, "finish_reason": finish_reason(&choice.finish) })
     };
@@ -316,10 +407,18 @@ impl Writer for Chunks {
         match said {
             Said::Begun => {}
             Said::Prefill(prefill) => out.comment(&format!("prefill {} of {}", prefill.done, prefill.total)),
-            Said::Event(Event::Thinking(text)) => {
-                out.data(&self.chunk(choice, json!({ "reasoning_content": text }), None));
+            Said::Thinking(text) => out.data(&self.chunk(choice, json!({ "reasoning_content": text }), None)),
+            Said::Text(text) => out.data(&self.chunk(choice, json!({ "content": text }), None)),
+            Said::Call(call) => {
+                let function = json!({ "name": call.name, "arguments": "" });
+                let head = json!({ "index": call.index, "id": call.id, "type": "function", "function": function });
+                out.data(&self.chunk(choice, json!({ "tool_calls": [head] }), None));
             }
-            Said::Event(Event::Text(text)) => out.data(&self.chunk(choice, json!({ "content": text }), None)),
+            Said::Arguments(index, json) => {
+                let more = json!({ "index": index, "function": { "arguments": json } });
+                out.data(&self.chunk(choice, json!({ "tool_calls": [more] }), None));
+            }
+            Said::Called(_) => {}
             Said::End(finish) => {
                 let mut chunk = self.chunk(choice, json!({}), Some(finish_reason(&finish)));
                 self.timings = timings(&finish);

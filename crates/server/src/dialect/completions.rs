@@ -1,6 +1,5 @@
 //! OpenAI's completions of a text: `POST /v1/completions`.
 
-use models::Event;
 use serde_json::{Value, json};
 
 use super::{
@@ -147,9 +146,9 @@ impl Writer for Chunks {
 
     fn said(&mut self, Heard { choice, said }: Heard, out: &mut Frames) {
         match said {
-            Said::Begun => {}
+            Said::Begun | Said::Call(_) | Said::Arguments(..) | Said::Called(_) => {}
             Said::Prefill(prefill) => out.comment(&format!("prefill {} of {}", prefill.done, prefill.total)),
-            Said::Event(Event::Text(text) | Event::Thinking(text)) => out.data(&self.chunk(choice, &text, None)),
+            Said::Text(text) | Said::Thinking(text) => out.data(&self.chunk(choice, &text, None)),
             Said::End(finish) => {
                 let mut chunk = self.chunk(choice, "", Some(finish_reason(&finish)));
                 chunk["timings"] = timings(&finish);

@@ -25,14 +25,16 @@ use crate::{
     error::{Dialect, Refusal},
     guard::Access,
     metrics::Metrics,
+    page,
     reply::{json, or_refusal, stream, whole},
     work::Work,
 };
 
 /// The most bytes of a request.
 const BODY_BYTES_MAX: usize = 64 << 20;
-/// How long a body may take: so long, and a second more for every so many bytes that are there.
+/// How long a body may take: so long, and a second more for so many bytes that it is said to have.
 const BODY_TIME: Duration = Duration::from_secs(30);
+const BODY_BYTES_PER_S: u64 = 64 << 10;
 
 /// What handlers share.
 pub(crate) struct App {
@@ -104,6 +106,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/completions", post(completions_))
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize))
+        .merge(page::routes())
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
         .layer(from_fn_with_state(app.clone(), guard))
@@ -115,7 +118,7 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     let dialect = Dialect::of(request.uri().path());
     let origin = request.headers().get(header::ORIGIN).cloned();
     let is_preflight = request.method() == Method::OPTIONS;
-    let free = matches!(request.uri().path(), "/health");
+    let free = request.uri().path() == "/health" || page::is_page(request.uri().path());
     let checked = app.access.check_way(request.headers(), request.uri());
     let checked =
         if free || is_preflight { checked } else { checked.and_then(|()| app.access.check_key(request.headers())) };
@@ -166,19 +169,28 @@ async fn body(headers: &HeaderMap, body: Body) -> Result<Value, Refusal> {
         let message = "bodies cannot be compressed";
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message));
     }
-    let bytes = timeout(BODY_TIME, Limited::new(body, BODY_BYTES_MAX).collect()).await;
+    let n_bytes = headers.get(header::CONTENT_LENGTH).and_then(|n| n.to_str().ok()?.parse().ok()).unwrap_or(0);
+    if n_bytes > BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    let time = BODY_TIME + Duration::from_secs(n_bytes / BODY_BYTES_PER_S);
+    let bytes = timeout(time, Limited::new(body, BODY_BYTES_MAX).collect()).await;
     let bytes = bytes.map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body took too long"))?;
     let bytes: Bytes = bytes.map_err(|error| unreadable(&*error))?.to_bytes();
     serde_json::from_slice(&bytes)
         .map_err(|error| Refusal::body(format!("the body is no JSON that can be read: {error}")))
 }
 
+fn too_large() -> Refusal {
+    let message = format!("the body is longer than {} MiB", BODY_BYTES_MAX >> 20);
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+}
+
 fn unreadable(error: &(dyn std::error::Error + 'static)) -> Refusal {
-    if error.is::<LengthLimitError>() {
-        let message = format!("the body is longer than {} MiB", BODY_BYTES_MAX >> 20);
-        return Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message);
+    match error.is::<LengthLimitError>() {
+        true => too_large(),
+        false => Refusal::body("the body ended too early"),
     }
-    Refusal::body("the body ended too early")
 }
 
 type Shared = State<Arc<App>>;

@@ -8,6 +8,7 @@
 //! dialect/     requests become an Ask, answers become replies
 //! work.rs      threads that compute answers; the line before them
 //! reply.rs     answers on their way out, whole or as a stream
+//! page.rs      the chat page
 //! metrics.rs   what a slow answer was slow at
 //! ```
 //!
@@ -23,6 +24,7 @@ mod error;
 mod fields;
 mod guard;
 mod metrics;
+mod page;
 mod reply;
 mod work;
 

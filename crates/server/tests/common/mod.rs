@@ -1,0 +1,143 @@
+//! A server with a model of some kilobytes, and a client that can say anything.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use engine::{Engine, Kept, Options, SamplerOptions};
+use serde_json::Value;
+use server::{Access, Ending, Server};
+
+/// A server that runs.
+pub struct Running {
+    pub address: SocketAddr,
+    ending: Ending,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How to start one.
+pub struct Setup<'a> {
+    pub n_sessions: usize,
+    pub n_ctx: usize,
+    pub n_waiting_max: usize,
+    pub keys: &'a [&'a str],
+    pub kept: Option<Kept>,
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        Setup { n_sessions: 2, n_ctx: 1024, n_waiting_max: 64, keys: &[], kept: None }
+    }
+}
+
+/// Starts one.
+pub fn start(setup: Setup<'_>) -> Running {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/deepseek_v4/micro-flash.gguf");
+    let options = Options { threads: Some(2), n_batch: 64, kept: setup.kept, ..Options::new(path) };
+    let engine = Engine::open(&options).unwrap_or_else(|e| panic!("{e}"));
+    let sessions = engine.sessions(setup.n_sessions, setup.n_ctx).unwrap_or_else(|e| panic!("{e}"));
+    let keys: Vec<String> = setup.keys.iter().map(|key| (*key).to_owned()).collect();
+    let options = server::Options {
+        address: ([127, 0, 0, 1], 0).into(),
+        access: Access::new(&keys, &[], &["https://good.example".into()]),
+        name: "micro".into(),
+        aliases: Vec::new(),
+        sampling: SamplerOptions::default(),
+        n_waiting_max: setup.n_waiting_max,
+        n_connections_max: 512,
+        prefix: "test".into(),
+    };
+    let server = Server::bind(engine, sessions, options).unwrap_or_else(|e| panic!("{e}"));
+    let (address, ending) = (server.address(), server.ending());
+    Running { address, ending, thread: Some(std::thread::spawn(move || server.run())) }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Reply {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
+    }
+
+    /// The data of server-sent events, without the last `[DONE]`.
+    pub fn events(&self) -> Vec<Value> {
+        let data = self.body.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
+        data.map(|data| serde_json::from_str(data).unwrap_or_else(|e| panic!("{e}: {data}"))).collect()
+    }
+}
+
+impl Running {
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap_or_else(|e| panic!("{e}"));
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap_or_else(|e| panic!("{e}"));
+        stream
+    }
+
+    /// Sends bytes, and reads what comes until the connection is closed.
+    pub fn raw(&self, bytes: &[u8]) -> Reply {
+        let mut stream = self.connect();
+        let _ = stream.write_all(bytes); // it may have been refused before its end
+        let mut all = Vec::new();
+        let _ = stream.read_to_end(&mut all);
+        let all = String::from_utf8_lossy(&all).into_owned();
+        let (head, body) = all.split_once("\r\n\r\n").unwrap_or((&all, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+        let body = if chunked { joined(body) } else { body.to_owned() };
+        Reply { status, head: head.to_owned(), body }
+    }
+
+    pub fn get(&self, path: &str) -> Reply {
+        self.raw(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Reply {
+        self.raw(&post(path, &body.to_string(), ""))
+    }
+
+    /// Has it end, and waits for that.
+    pub fn end(mut self) {
+        self.ending.ask();
+        self.thread.take().expect("it runs").join().expect("it ends");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.ending.ask();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The bytes of a request.
+pub fn post(path: &str, body: &str, headers: &str) -> Vec<u8> {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n{headers}\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// The text of chunks.
+fn joined(mut chunks: &str) -> String {
+    let mut text = String::new();
+    while let Some((size, rest)) = chunks.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap_or(0);
+        text.push_str(rest.get(..size).unwrap_or(rest));
+        chunks = rest.get(size + 2..).unwrap_or("");
+    }
+    text
+}

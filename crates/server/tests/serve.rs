@@ -1,0 +1,229 @@
+//! A server and its clients, over real connections.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::{
+    io::{Read as _, Write as _},
+    time::{Duration, Instant},
+};
+
+use common::{Setup, post, start};
+use serde_json::{Value, json};
+
+fn question(more: Value) -> Value {
+    let mut request = json!({
+        "messages": [{ "role": "user", "content": "Hello there" }], "max_tokens": 12, "temperature": 0, "think": false,
+    });
+    request.as_object_mut().expect("it is one").extend(more.as_object().expect("it is one").clone());
+    request
+}
+
+#[test]
+fn a_stream_says_what_the_whole_says() {
+    let server = start(Setup::default());
+    let whole = server.post("/v1/chat/completions", &question(json!({})));
+    assert_eq!(whole.status, 200, "{whole:?}");
+    let whole = whole.json();
+    let stream = server
+        .post("/v1/chat/completions", &question(json!({"stream": true, "stream_options": {"include_usage": true}})));
+    assert!(stream.head.contains("text/event-stream"));
+    assert!(stream.body.ends_with("data: [DONE]\n\n"));
+    let events = stream.events();
+    let text: String = events.iter().filter_map(|e| e["choices"][0]["delta"]["content"].as_str()).collect();
+    assert_eq!(whole["choices"][0]["message"]["content"], text);
+    assert_eq!(whole["choices"][0]["finish_reason"], "length");
+    let last = events.last().expect("there are some");
+    assert_eq!(last["choices"], json!([]));
+    assert_eq!(last["usage"]["completion_tokens"], 12);
+    assert_eq!(last["usage"]["prompt_tokens"], whole["usage"]["prompt_tokens"]);
+    assert_eq!(whole["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+}
+
+#[test]
+fn reasoning_is_apart_from_the_answer() {
+    let server = start(Setup::default());
+    let reply = server.post("/v1/chat/completions", &question(json!({"think": true})));
+    let message = &reply.json()["choices"][0]["message"];
+    assert_eq!(message["content"], "");
+    assert!(!message["reasoning_content"].as_str().expect("it reasons").is_empty());
+}
+
+#[test]
+fn several_answers_differ_by_their_seeds_and_repeat() {
+    let server = start(Setup::default());
+    let texts = |more: Value| -> Vec<String> {
+        let reply = server.post("/v1/chat/completions", &question(more)).json();
+        let choices = reply["choices"].as_array().expect("there are some").iter();
+        choices.map(|choice| choice["message"]["content"].as_str().expect("a text").to_owned()).collect()
+    };
+    let three = texts(json!({"n": 3, "temperature": 1.5, "seed": 7}));
+    assert_eq!(three.len(), 3);
+    assert!(three[0] != three[1] && three[1] != three[2]);
+    assert_eq!(texts(json!({"n": 3, "temperature": 1.5, "seed": 7})), three);
+    assert_eq!(texts(json!({"temperature": 1.5, "seed": 8})), three[1..2]);
+}
+
+#[test]
+fn a_text_is_continued_and_its_stop_is_no_part_of_it() {
+    let server = start(Setup::default());
+    let request = json!({"prompt": "Once", "max_tokens": 20, "temperature": 0, "echo": true});
+    let reply = server.post("/v1/completions", &request).json();
+    let text = reply["choices"][0]["text"].as_str().expect("a text");
+    assert!(text.starts_with("Once"));
+    let ids = server.post("/tokenize", &json!({"content": "Once", "add_special": true})).json();
+    let by_ids = json!({"prompt": ids["tokens"], "max_tokens": 20, "temperature": 0});
+    let by_ids = server.post("/v1/completions", &by_ids).json();
+    assert_eq!(format!("Once{}", by_ids["choices"][0]["text"].as_str().expect("a text")), text);
+    let stop: String = text.chars().skip(10).take(2).collect();
+    let request = json!({"prompt": "Once", "max_tokens": 20, "temperature": 0, "stop": stop});
+    let reply = server.post("/v1/completions", &request).json();
+    assert_eq!(reply["choices"][0]["finish_reason"], "stop");
+    assert!(!reply["choices"][0]["text"].as_str().expect("a text").contains(&stop));
+}
+
+#[test]
+fn what_we_cannot_do_is_refused_by_name() {
+    let server = start(Setup::default());
+    let refused = |more: Value| {
+        let reply = server.post("/v1/chat/completions", &question(more));
+        (reply.status, reply.json()["error"]["message"].as_str().expect("a message").to_owned())
+    };
+    assert_eq!(refused(json!({"temprature": 1})), (400, "temprature: there is no such field".into()));
+    assert_eq!(refused(json!({"temperature": "hot"})), (400, "temperature: must be a number from 0 to 100".into()));
+    assert_eq!(refused(json!({"tool_choice": "required"})), (400, "tool_choice: there are no tools to call".into()));
+    let image = json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}]});
+    let (status, message) = refused(image);
+    assert!(status == 400 && message.contains("the model reads text only"), "{message}");
+    let (status, message) = refused(json!({"messages": [{"role": "user", "content": "x".repeat(3000)}]}));
+    assert!(status == 400 && message.contains("but the context holds 1024"), "{message}");
+}
+
+#[test]
+fn bodies_that_are_none_are_told_from_each_other() {
+    let server = start(Setup::default());
+    let path = "/v1/chat/completions";
+    let status = |bytes: &[u8]| server.raw(bytes).status;
+    assert_eq!(status(&post(path, "{", "")), 400);
+    assert_eq!(status(&post(path, "[]", "")), 400);
+    assert_eq!(status(&post(path, &"[".repeat(10_000), "")), 400);
+    assert_eq!(status(&post(path, "{}", "Content-Encoding: gzip\r\n")), 415);
+    assert_eq!(status(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"), 415);
+    assert_eq!(
+        status(
+            &[
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n",
+                format!("Content-Length: {}\r\nConnection: close\r\n\r\n{{}}", 65 << 20).as_bytes()
+            ]
+            .concat()
+        ),
+        413
+    );
+    let endless = format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    let chunk = format!("{:x}\r\n{}\r\n", 1 << 20, " ".repeat(1 << 20));
+    assert_eq!(status(format!("{endless}{}", chunk.repeat(65)).as_bytes()), 413);
+    assert_eq!(status(b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"), 404);
+    assert_eq!(status(b"GET /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"), 405);
+    assert_eq!(status(b"GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"), 421);
+    assert_eq!(
+        status(b"GET /health HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\nConnection: close\r\n\r\n"),
+        403
+    );
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn keys_are_asked_for() {
+    let server = start(Setup { keys: &["0123456789abcdef"], ..Setup::default() });
+    assert_eq!(server.get("/v1/models").status, 401);
+    assert_eq!(server.get("/metrics").status, 401);
+    assert_eq!(server.get("/").status, 200);
+    let with = |header: &str| {
+        server.raw(
+            format!("GET /v1/models HTTP/1.1\r\nHost: localhost\r\n{header}\r\nConnection: close\r\n\r\n").as_bytes(),
+        )
+    };
+    assert_eq!(with("Authorization: Bearer 0123456789abcdef").json()["data"][0]["id"], "micro");
+    assert_eq!(with("x-api-key: 0123456789abcdef").status, 200);
+    assert_eq!(with("x-api-key: 0123456789abcdee").status, 401);
+}
+
+/// What metrics say of one of them.
+fn metric(server: &common::Running, name: &str) -> f64 {
+    let text = server.get("/metrics").body;
+    let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {text}"));
+    line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+}
+
+fn wait_for(what: &str, done: impl Fn() -> bool) -> Duration {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    start.elapsed()
+}
+
+#[test]
+fn who_goes_away_frees_the_session() {
+    let server = start(Setup { n_sessions: 1, ..Setup::default() });
+    let request = question(json!({"stream": true, "max_tokens": 900, "temperature": 1}));
+    let mut stream = server.connect();
+    stream.write_all(&post("/v1/chat/completions", &request.to_string(), "")).expect("it is read");
+    stream.read_exact(&mut [0; 400]).expect("it answers");
+    assert_eq!(metric(&server, "test_sessions_busy"), 1.0);
+    drop(stream);
+    let freed = wait_for("the session is free", || metric(&server, "test_sessions_busy") == 0.0);
+    assert!(freed < Duration::from_secs(1), "{freed:?}");
+    wait_for("it is counted", || metric(&server, "test_answers_abandoned_total") == 1.0);
+    assert_eq!(server.post("/v1/chat/completions", &question(json!({}))).status, 200);
+}
+
+#[test]
+fn a_full_line_sends_away() {
+    let server = start(Setup { n_sessions: 1, n_waiting_max: 1, ..Setup::default() });
+    let request = question(json!({"stream": true, "max_tokens": 900, "temperature": 1})).to_string();
+    let mut open = Vec::new();
+    for name in ["test_sessions_busy", "test_requests_waiting"] {
+        let mut stream = server.connect();
+        stream.write_all(&post("/v1/chat/completions", &request, "")).expect("it is read");
+        open.push(stream);
+        wait_for(name, || metric(&server, name) == 1.0);
+    }
+    let reply = server.post("/v1/chat/completions", &question(json!({})));
+    assert_eq!((reply.status, reply.json()["error"]["code"].as_str()), (429, Some("server_busy")));
+    assert!(reply.head.to_ascii_lowercase().contains("retry-after"));
+}
+
+#[test]
+fn another_turn_computes_what_is_new() {
+    let server = start(Setup::default());
+    let first = question(json!({"max_tokens": 8}));
+    let answer = server.post("/v1/chat/completions", &first).json();
+    let text = &answer["choices"][0]["message"]["content"];
+    let mut second = first.clone();
+    let messages = second["messages"].as_array_mut().expect("there are some");
+    messages.push(json!({"role": "assistant", "content": text}));
+    messages.push(json!({"role": "user", "content": "And then?"}));
+    let usage = server.post("/v1/chat/completions", &second).json()["usage"].clone();
+    let n_known = answer["usage"]["total_tokens"].as_u64().expect("a number") - 1;
+    assert!(
+        usage["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a number") >= n_known,
+        "{usage} {n_known}"
+    );
+}
+
+#[test]
+fn an_end_completes_what_is_under_way() {
+    let server = start(Setup { n_sessions: 1, ..Setup::default() });
+    let request = question(json!({"stream": true, "max_tokens": 200}));
+    let mut stream = server.connect();
+    stream.write_all(&post("/v1/chat/completions", &request.to_string(), "")).expect("it is read");
+    stream.read_exact(&mut [0; 300]).expect("it answers");
+    server.end();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).expect("it is text");
+    assert!(rest.contains("[DONE]") && rest.contains("\"finish_reason\":\"length\""), "{rest}");
+}

@@ -7,6 +7,7 @@
 //! fields.rs    what a request may say; one table a dialect
 //! dialect/     requests become an Ask, answers become replies
 //! work.rs      threads that compute answers; the line before them
+//! replay.rs    what the model wrote when it called tools, to show it again
 //! reply.rs     answers on their way out, whole or as a stream
 //! page.rs      the chat page
 //! metrics.rs   what a slow answer was slow at
@@ -25,6 +26,7 @@ mod fields;
 mod guard;
 mod metrics;
 mod page;
+mod replay;
 mod reply;
 mod work;
 
@@ -155,10 +157,11 @@ impl Server {
         Ending(self.ask_end.clone())
     }
 
-    /// Serves until it is asked to end. Answers that are under way then have half a minute to be completed; what was computed
+    /// Serves until it is asked to end, or by `SIGTERM`. Answers that are under way then have half a minute to be completed; what was computed
     /// for them is kept.
     pub fn run(self) {
         let Server { runtime, listener, app, n_connections_max, ask_end, .. } = self;
+        runtime.spawn(end_when_terminated(Ending(ask_end.clone())));
         runtime.block_on(serve(listener, &app, n_connections_max, ask_end.subscribe()));
         app.work.end();
         app.work.join();
@@ -170,6 +173,17 @@ impl Server {
 /// Whether an address is this machine's alone.
 pub fn is_local(ip: IpAddr) -> bool {
     ip.is_loopback()
+}
+
+/// Has the server end when the system wants it to: also where `nohup` keeps whoever else listens from doing so.
+async fn end_when_terminated(ending: Ending) {
+    #[cfg(unix)]
+    if let Ok(mut terminated) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        terminated.recv().await;
+        ending.ask();
+    }
+    #[cfg(not(unix))]
+    drop(ending);
 }
 
 /// Takes connections until the end is asked for, and waits for those that are open.

@@ -44,34 +44,32 @@ pub(crate) struct Choice {
 
 /// An answer as far as it was heard.
 #[derive(Clone, Default)]
-struct Partial {
-    reasoning: String,
-    text: String,
+pub(crate) struct Partial {
+    pub(crate) reasoning: String,
+    pub(crate) text: String,
+    /// Calls, and whether they are complete.
     calls: Vec<(ToolCall, bool)>,
-    finish: Option<Finish>,
 }
 
 impl Partial {
-    fn hear(&mut self, said: Said) -> Result<(), Refusal> {
+    /// Adds what is said to it.
+    pub(crate) fn hear(&mut self, said: &Said) {
         match said {
-            Said::Begun | Said::Prefill(_) => {}
-            Said::Thinking(text) => self.reasoning.push_str(&text),
-            Said::Text(text) => self.text.push_str(&text),
+            Said::Thinking(text) => self.reasoning.push_str(text),
+            Said::Text(text) => self.text.push_str(text),
             Said::Call(Call { id, name, .. }) => {
-                self.calls.push((ToolCall { id, name, arguments: String::new() }, false));
+                let call = ToolCall { id: id.clone(), name: name.clone(), arguments: String::new() };
+                self.calls.push((call, false));
             }
-            Said::Arguments(index, json) => self.calls[index].0.arguments.push_str(&json),
-            Said::Called(index) => self.calls[index].1 = true,
-            Said::End(finish) => self.finish = Some(finish),
-            Said::Failed(refusal) => return Err(refusal),
+            Said::Arguments(index, json) => self.calls[*index].0.arguments.push_str(json),
+            Said::Called(index) => self.calls[*index].1 = true,
+            Said::Begun | Said::Prefill(_) | Said::End(_) | Said::Failed(_) => {}
         }
-        Ok(())
     }
 
-    fn complete(self) -> Result<Choice, Refusal> {
-        let Partial { reasoning, text, calls, finish } = self;
-        let calls = calls.into_iter().filter(|(_, complete)| *complete).map(|(call, _)| call).collect();
-        Ok(Choice { reasoning, text, calls, finish: finish.ok_or_else(Refusal::ending)? })
+    /// Complete calls.
+    pub(crate) fn into_calls(self) -> Vec<ToolCall> {
+        self.calls.into_iter().filter(|(_, complete)| *complete).map(|(call, _)| call).collect()
     }
 }
 
@@ -80,11 +78,20 @@ impl Partial {
 /// # Errors
 /// Why there is none.
 pub(crate) async fn whole(mut from: Receiver<Heard>, n_choices: usize) -> Result<Vec<Choice>, Refusal> {
-    let mut choices = vec![Partial::default(); n_choices];
+    let mut answers = vec![(Partial::default(), None); n_choices];
     while let Some(Heard { choice, said }) = from.recv().await {
-        choices[choice].hear(said)?;
+        let (partial, finish) = &mut answers[choice];
+        match said {
+            Said::End(end) => *finish = Some(end),
+            Said::Failed(refusal) => return Err(refusal),
+            said => partial.hear(&said),
+        }
     }
-    choices.into_iter().map(Partial::complete).collect()
+    let choice = |(mut partial, finish): (Partial, Option<Finish>)| {
+        let (reasoning, text) = (std::mem::take(&mut partial.reasoning), std::mem::take(&mut partial.text));
+        Ok(Choice { reasoning, text, calls: partial.into_calls(), finish: finish.ok_or_else(Refusal::ending)? })
+    };
+    answers.into_iter().map(choice).collect()
 }
 
 /// Writes what is said in the words of a dialect.

@@ -21,6 +21,8 @@ use crate::{
     dialect::new_id,
     error::Refusal,
     metrics::Metrics,
+    replay::{Replays, Turn, parts},
+    reply::Partial,
 };
 
 /// Parts of an answer that nobody has read yet: more than any client is behind that reads at all.
@@ -128,6 +130,7 @@ struct Shared {
     line: Mutex<Line>,
     changed: Condvar,
     metrics: Arc<Metrics>,
+    replays: Replays,
 }
 
 struct Line {
@@ -169,6 +172,7 @@ impl Work {
             line: Mutex::new(line),
             changed: Condvar::new(),
             metrics,
+            replays: Replays::default(),
         };
         let shared = Arc::new(shared);
         let thread = |i| {
@@ -201,7 +205,9 @@ impl Work {
             }
             Prompt::Chat(messages, options) => {
                 let chat = engine.chat().map_err(refuse_chat)?;
-                let parts = chat.render(messages, options).map_err(|error| refuse_chat(&error))?;
+                let mut messages = messages.clone();
+                self.shared.replays.restore(&mut messages);
+                let parts = chat.render(&messages, options).map_err(|error| refuse_chat(&error))?;
                 (engine.encode(&parts).map_err(|error| Refusal::failed(&error))?, Some(parts))
             }
         };
@@ -352,11 +358,12 @@ impl Shared {
         };
         let options = AnswerOptions { n_max, chat, stop: &job.ask.stop };
         let start = Instant::now();
-        let (mut n_reasoning, mut n_calls) = (0, 0);
+        let (mut n_reasoning, mut so_far) = (0, Partial::default());
         let answer = engine::answer(&self.engine, &mut seat, &mut sampler, &options, &mut |event| {
             n_reasoning += usize::from(matches!(event, Event::Thinking(_)));
-            n_calls += usize::from(matches!(event, Event::ToolEnd { .. }));
-            match job.say(Said::of(event)) {
+            let said = Said::of(event);
+            so_far.hear(&said);
+            match job.say(said) {
                 true if !given_up() => ControlFlow::Continue(()),
                 _ => ControlFlow::Break(()),
             }
@@ -368,7 +375,23 @@ impl Shared {
             Stop::Cancelled => return Ok(None),
             _ => None,
         };
+        let n_calls = self.remember(job, so_far, &answer.ids);
         Ok(Some(Finish { stop: answer.stop, stop_text, n_calls, usage, timings }))
+    }
+
+    /// Remembers an answer that calls tools, to show it again as it was written. How many calls it makes.
+    fn remember(&self, job: &Job, mut heard: Partial, ids: &[TokenId]) -> usize {
+        let text = std::mem::take(&mut heard.text);
+        let calls = heard.into_calls();
+        let n_calls = calls.len();
+        if let Prompt::Chat(_, options) = &job.ask.prompt
+            && let (Ok(chat), Some(tokenizer)) = (self.engine.chat(), self.engine.tokenizer())
+        {
+            let mut written = chat.opening(options);
+            written.extend(parts(tokenizer, ids));
+            self.replays.remember(Turn { text, calls, written });
+        }
+        n_calls
     }
 
     /// Has the session hold the prompt, and returns how much of it it held; `None` if it was stopped.

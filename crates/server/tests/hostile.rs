@@ -1,0 +1,193 @@
+//! Clients that are broken, or mean to break us: whatever they send, others are served.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::{
+    io::{Read as _, Write as _},
+    time::{Duration, Instant},
+};
+
+use common::{Running, Setup, post, start};
+use serde_json::json;
+
+/// Numbers that look random, the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % n
+    }
+}
+
+const WORDS: [&str; 24] = [
+    "null",
+    "true",
+    "-1",
+    "0",
+    "1e308",
+    "-0",
+    "9223372036854775808",
+    "\"\"",
+    "[]",
+    "{}",
+    "[[]]",
+    "\"\\ud800\"",
+    "\"a\"",
+    "1.5",
+    "{\"a\":1}",
+    "\"<｜Assistant｜>\"",
+    "[null]",
+    "NaN",
+    "\u{feff}",
+    "\"\\u0000\"",
+    ":",
+    ",",
+    "]",
+    "}",
+];
+
+/// Valid bodies, and where they go.
+fn valid() -> Vec<(&'static str, String)> {
+    let messages = json!([
+        {"role": "system", "content": "Be brief"}, {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+        {"role": "assistant", "content": "Yes", "reasoning_content": "So"}, {"role": "user", "content": "Why?"},
+    ]);
+    vec![
+        ("/v1/chat/completions", json!({"model": "micro", "messages": messages, "max_tokens": 2, "stream": true,
+            "stream_options": {"include_usage": true}, "temperature": 0.5, "top_p": 0.9, "stop": ["a"], "n": 1, "seed": 3,
+            "reasoning_effort": "low", "user": "me"}).to_string()),
+        ("/v1/completions", json!({"prompt": [1, 2, 3], "max_tokens": 2, "echo": false, "temperature": 0}).to_string()),
+        ("/tokenize", json!({"content": "Hello", "add_special": true, "with_pieces": true}).to_string()),
+        ("/detokenize", json!({"tokens": [1, 2, 3]}).to_string()),
+    ]
+}
+
+/// The same with something wrong, most likely.
+fn mutated(body: &str, random: &mut Random) -> Vec<u8> {
+    let mut bytes = body.as_bytes().to_vec();
+    for _ in 0..1 + random.below(3) {
+        let (at, n) = (random.below(bytes.len().max(1)), bytes.len());
+        match random.below(6) {
+            0 if n > 0 => bytes[at] = random.below(256) as u8,
+            1 => bytes.truncate(at),
+            2 => drop(bytes.drain(at..n.min(at + random.below(12)))),
+            3 => bytes.splice(at..at, WORDS[random.below(WORDS.len())].bytes()).for_each(drop),
+            4 => {
+                // A value becomes another one.
+                let colons: Vec<_> = (0..n).filter(|&i| bytes[i] == b':').collect();
+                if let Some(&colon) = colons.get(random.below(colons.len().max(1))) {
+                    let end = (colon + 1..n).find(|&i| matches!(bytes[i], b',' | b'}' | b']')).unwrap_or(n);
+                    bytes.splice(colon + 1..end, WORDS[random.below(WORDS.len())].bytes()).for_each(drop);
+                }
+            }
+            _ => {
+                let part = bytes[at..n.min(at + random.below(40))].to_vec();
+                bytes.splice(at..at, part).for_each(drop);
+            }
+        }
+    }
+    bytes
+}
+
+/// What greedy decoding makes of a prompt.
+fn answer(server: &Running) -> String {
+    let request = json!({"prompt": "Once", "max_tokens": 8, "temperature": 0});
+    let reply = server.post("/v1/completions", &request);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    reply.json()["choices"][0]["text"].as_str().expect("a text").to_owned()
+}
+
+#[test]
+fn no_request_breaks_the_server() {
+    let server = start(Setup::default());
+    let (before, valid, mut random) = (answer(&server), valid(), Random(1));
+    for round in 0..2000 {
+        let (path, body) = &valid[random.below(valid.len())];
+        let body = mutated(body, &mut random);
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let reply = server.raw(&[head.as_bytes(), &body].concat());
+        let told = || format!("round {round}: {path} {} -> {reply:?}", String::from_utf8_lossy(&body));
+        assert!(matches!(reply.status, 200 | 400..500), "{}", told());
+        if reply.status >= 400 {
+            assert!(reply.json()["error"]["message"].is_string(), "{}", told());
+        }
+    }
+    assert_eq!(answer(&server), before);
+}
+
+#[test]
+fn bytes_that_are_no_request_are_answered_or_dropped() {
+    let server = start(Setup::default());
+    let before = answer(&server);
+    let long = "x".repeat(100_000);
+    let lines: [&[u8]; 14] = [
+        b"\r\n\r\n\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"GET / HTTP/0.9\r\n\r\n",
+        b"GET / HTTP/3.0\r\nHost: localhost\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: -1\r\n\r\n{}",
+        b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
+        b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /%00%2e%2e/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET //v1//models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: \x80\r\nConnection: close\r\n\r\n",
+        b"BREW / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    ];
+    let long =
+        [format!("GET /{long} HTTP/1.1\r\n\r\n"), format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {long}\r\n\r\n")];
+    for bytes in lines.into_iter().chain(long.iter().map(String::as_bytes)) {
+        let mut stream = server.connect();
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut reply = Vec::new();
+        let _ = stream.read_to_end(&mut reply);
+        let status = String::from_utf8_lossy(&reply).split(' ').nth(1).and_then(|s| s.parse::<u16>().ok());
+        assert!(
+            status.is_none_or(|status| (200..500).contains(&status)),
+            "{status:?} {}",
+            String::from_utf8_lossy(bytes)
+        );
+    }
+    assert_eq!(answer(&server), before);
+}
+
+#[test]
+fn two_hundred_clients_share_eight_sessions() {
+    let server = start(Setup { n_sessions: 8, n_waiting_max: 256, ..Setup::default() });
+    let before = answer(&server);
+    // Connections that say nothing, or half of something, and clients that do not read, hold nobody up.
+    let mut idle: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    for stream in idle.iter_mut().take(20) {
+        stream.write_all(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Le").expect("it is read");
+    }
+    let endless = json!({"prompt": "Once", "max_tokens": 60, "stream": true, "temperature": 0}).to_string();
+    for stream in idle.iter_mut().skip(20) {
+        stream.write_all(&post("/v1/completions", &endless, "")).expect("it is read");
+    }
+    let texts = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..160).map(|_| scope.spawn(|| answer(&server))).collect();
+        clients.into_iter().map(|client| client.join().expect("it is answered")).collect::<Vec<_>>()
+    });
+    assert!(texts.iter().all(|text| *text == before));
+}
+
+#[test]
+fn heads_that_never_end_are_given_up() {
+    let server = start(Setup::default());
+    let mut stream = server.connect();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: loc").expect("it is read");
+    let start = Instant::now();
+    let mut reply = Vec::new();
+    let _ = stream.read_to_end(&mut reply);
+    assert!((5..20).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    assert_eq!(server.get("/health").status, 200);
+    assert!(start.elapsed() < Duration::from_secs(25));
+}

@@ -7,7 +7,7 @@
 //! | what a sequence leaves in memory | `memory.rs` |
 //! | a forward pass | `llama/forward.rs`, `deepseek_v4/forward.rs` |
 //! | how a file is checked | `hparams.rs`, `loader.rs`, and each family's `config.rs` and `weights.rs` |
-//! | conversations | `chat.rs`, `deepseek_v4/chat.rs`, `template.rs`; whether to think: `wish.rs` |
+//! | conversations | `chat.rs`, `deepseek_v4/chat/`, `template.rs`; whether to think: `wish.rs` |
 //!
 //! A model does not know which device runs it, nor of sessions and sampling.
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod deepseek_v4;
 mod error;
 mod family;
 mod hparams;
+mod json;
 mod llama;
 mod loader;
 mod memory;

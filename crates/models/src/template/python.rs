@@ -3,6 +3,8 @@
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 
+use crate::json::{escaped, python_float};
+
 /// `json.dumps(value, ensure_ascii=False, ...)`.
 pub(super) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Value, Error> {
     let separators: Option<Vec<String>> = options.get("separators")?;
@@ -91,7 +93,7 @@ impl Json<'_> {
     }
 
     fn string(&mut self, s: &str) {
-        let quoted = serde_json::Value::from(s).to_string();
+        let quoted = format!("\"{}\"", escaped(s));
         if !self.ascii {
             self.out.push_str(&quoted);
             return;
@@ -102,28 +104,6 @@ impl Json<'_> {
                 _ => self.out.push_str(&format!("\\u{unit:04x}")),
             }
         }
-    }
-}
-
-/// `repr(x)`: the shortest digits that read back, with an exponent below `1e-4` and from `1e16`.
-fn python_float(x: f64) -> String {
-    if !x.is_finite() {
-        return if x.is_nan() {
-            "NaN"
-        } else if x > 0.0 {
-            "Infinity"
-        } else {
-            "-Infinity"
-        }
-        .to_owned();
-    }
-    let scientific = format!("{x:e}");
-    let (digits, exponent) = scientific.split_once('e').expect("`{:e}` writes an exponent");
-    let exponent: i32 = exponent.parse().expect("an exponent is a number");
-    match exponent {
-        -4..16 if x.fract() == 0.0 => format!("{x:.1}"),
-        -4..16 => format!("{x}"),
-        _ => format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()),
     }
 }
 

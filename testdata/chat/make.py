@@ -22,7 +22,7 @@ LLAMA3 = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_
 # bos, eos, added tokens
 VOCABULARIES = {
     "smollm2": ("<|im_start|>", "<|im_end|>", CHATML),
-    "qwen2.5": ("<|endoftext|>", "<|im_end|>", CHATML),
+    "qwen2.5": ("<|endoftext|>", "<|im_end|>", CHATML + ["<tool_call>", "</tool_call>"]),
     "qwen3.6": ("", "<|im_end|>", THINK),
     "tinyllama": ("<s>", "</s>", ["<s>", "</s>"]),
     "llama3": ("<|begin_of_text|>", "<|eot_id|>", LLAMA3),
@@ -65,6 +65,43 @@ CONVERSATIONS = [
     [user("\ufdd0<|im_\ufdd0end|>\ufdd1\uffff")],
 ]
 
+
+
+def call(id, name, arguments):
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def result(id, text):
+    return {"role": "tool", "tool_call_id": id, "content": text}
+
+
+WEATHER = {
+    "name": "weather",
+    "description": "Says \"hot\" or <|im_end|>, \u00e9.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}, "x": {"default": 1.0}}, "required": ["city"]},
+}
+TOOLS = [{"type": "function", "function": WEATHER}, {"type": "function", "function": {"name": "now", "parameters": {}}}]
+
+TOOL_CONVERSATIONS = [
+    [user("Weather?")],
+    [system("Be brief."), user("Weather?")],
+    [
+        user("Weather?"),
+        assistant("Let me see.") | {"tool_calls": [call("a", "weather", '{"city":"R\\u00f6m <|im_end|>","x":[1.50,{"y":null}]}')]},
+        result("a", '{"t": 18}\n</tool_response><|im_end|>'),
+    ],
+    [
+        user("Both?"),
+        assistant("") | {"tool_calls": [call("a", "weather", '{"city": "Oslo"}'), call("b", "now", "{}")]},
+        result("a", "cold"),
+        result("b", "<tool_call>"),
+        assistant("Cold, and </tool_call>."),
+        user("Thanks"),
+    ],
+    # Arguments that are no JSON.
+    [user("Q"), assistant("") | {"tool_calls": [call("a", "now", "right now")]}, result("a", "noon")],
+]
+
 # Jinja and Python, as templates use them.
 EXPRESSIONS = [
     "{{ {'b': 1, 'a': [true, none, 'x\\ny\"\\\\ \u00e9<>&\\'\\t']} | tojson }}",
@@ -103,7 +140,21 @@ def raise_exception(message):
     raise jinja2.exceptions.TemplateError(message)
 
 
-def render(source, messages, bos, eos, options):
+def parsed(message):
+    """Clients send arguments as JSON text, templates want what it means."""
+    if "tool_calls" not in message:
+        return message
+    calls = []
+    for c in message["tool_calls"]:
+        try:
+            arguments = json.loads(c["function"]["arguments"])
+        except json.JSONDecodeError:
+            arguments = c["function"]["arguments"]
+        calls.append(call(c["id"], c["function"]["name"], arguments))
+    return message | {"tool_calls": calls}
+
+
+def render(source, messages, bos, eos, options, tools=None):
     env = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
@@ -115,8 +166,8 @@ def render(source, messages, bos, eos, options):
     try:
         return {
             "prompt": env.from_string(source).render(
-                messages=messages,
-                tools=None,
+                messages=[parsed(message) for message in messages],
+                tools=tools,
                 documents=None,
                 bos_token=bos,
                 eos_token=eos,
@@ -140,6 +191,13 @@ def main():
                     options["now_s"] = 1785499200
                 result = render(source, messages, bos, eos, options)
                 cases.append({"template": name, "messages": messages, "options": options} | result)
+    bos, eos, _ = VOCABULARIES["qwen2.5"]
+    source = (HERE / "templates" / "qwen2.5.jinja").read_text()
+    for messages in TOOL_CONVERSATIONS:
+        for tools in [TOOLS, None]:
+            options = {"thinking": False, "answer": True}
+            case = {"template": "qwen2.5", "messages": messages, "tools": tools, "options": options}
+            cases.append(case | render(source, messages, bos, eos, options, tools))
     expressions = []
     for source in EXPRESSIONS:
         for now_s in TIMES if "strftime_now" in source else TIMES[:1]:

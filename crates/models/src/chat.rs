@@ -17,7 +17,7 @@
 mod think;
 mod tool;
 
-pub(crate) use self::think::{THINK, THINK_END, ThinkReader};
+pub(crate) use self::think::{THINK, THINK_END, ThinkReader, begun_at};
 pub use self::tool::{Calls, Tool, ToolCall};
 
 /// Who speaks. A `developer` is a [`Role::System`].

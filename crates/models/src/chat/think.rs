@@ -123,7 +123,7 @@ impl Events for ThinkReader {
 }
 
 /// Where in `text` a last, incomplete `tag` may have begun; the end if nowhere.
-fn begun_at(text: &str, tag: &str) -> usize {
+pub(crate) fn begun_at(text: &str, tag: &str) -> usize {
     let from = text.len().saturating_sub(tag.len() - 1);
     (from..text.len()).find(|&i| text.is_char_boundary(i) && tag.starts_with(&text[i..])).unwrap_or(text.len())
 }

@@ -18,7 +18,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::chat::{ChatError, Message, Part, push_text};
+use serde_json::Value;
+
+use crate::chat::{ChatError, Part, push_text};
 
 /// Two noncharacters that the conversation does not contain.
 #[derive(Clone, Copy)]
@@ -30,11 +32,12 @@ pub(super) struct Guards {
 }
 
 impl Guards {
-    pub(super) fn choose(candidates: &[char], messages: &[Message]) -> Result<Guards, ChatError> {
-        let free = |c: &char| {
-            !messages.iter().any(|m| m.text.contains(*c) || m.reasoning.as_ref().is_some_and(|r| r.contains(*c)))
-        };
-        let mut free = candidates.iter().copied().filter(free);
+    /// Two of `candidates` that are in none of `texts`.
+    pub(super) fn choose<'a>(
+        candidates: &[char],
+        texts: impl Iterator<Item = &'a str> + Clone,
+    ) -> Result<Guards, ChatError> {
+        let mut free = candidates.iter().copied().filter(|&c| !texts.clone().any(|text| text.contains(c)));
         match (free.next(), free.next()) {
             (Some(inside), Some(end)) => Ok(Guards { inside, end }),
             _ => Err(ChatError::Noncharacters),
@@ -112,6 +115,19 @@ impl Markers {
         }
         out.push_str(after);
         out
+    }
+
+    /// `value` with guards in all its texts.
+    pub(super) fn guard_json(&self, value: &Value, guard: char) -> Value {
+        match value {
+            Value::String(text) => self.guard(text, guard).into(),
+            Value::Array(items) => items.iter().map(|item| self.guard_json(item, guard)).collect(),
+            Value::Object(items) => {
+                let items = items.iter().map(|(key, item)| (self.guard(key, guard), self.guard_json(item, guard)));
+                Value::Object(items.collect())
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+        }
     }
 
     /// Rendered text as markers and unguarded texts.

@@ -25,7 +25,7 @@ use crate::{
     error::{Dialect, Refusal},
     guard::Access,
     metrics::Metrics,
-    page,
+    openapi, page,
     reply::{json, or_refusal, stream, whole},
     work::Work,
 };
@@ -100,6 +100,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/health", get(health))
         .route("/metrics", get(metrics))
+        .route("/openapi.json", get(openapi_))
         .route("/v1/models", get(list_models))
         .route("/v1/models/{*name}", get(one_model))
         .route("/v1/chat/completions", post(chat_completions))
@@ -204,6 +205,10 @@ async fn metrics(State(app): Shared) -> Response<Body> {
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
+}
+
+async fn openapi_() -> Response<Body> {
+    json(&openapi::description())
 }
 
 async fn list_models(State(app): Shared) -> Response<Body> {

@@ -91,7 +91,7 @@ impl<'a> Fields<'a> {
             let field = table.iter().copied().flatten().find(|field| field.name == name);
             let field = field.ok_or_else(|| Refusal::unknown(&self.path(name)))?;
             match field.does {
-                Does::Only(only, why) if value.to_string() != only => {
+                Does::Only(only, why) if format!("{value}") != only => {
                     return Err(Refusal::field(&self.path(name), &format!("can only be {only}: {why}")));
                 }
                 _ => field.kind.check(value).map_err(|allowed| Refusal::field(&self.path(name), &allowed))?,
@@ -113,11 +113,6 @@ impl<'a> Fields<'a> {
     /// A value, unless it is `null`.
     pub(crate) fn any(&self, name: &str) -> Option<&'a Value> {
         self.map.get(name).filter(|value| !value.is_null())
-    }
-
-    /// The first of several spellings that is there.
-    pub(crate) fn first(&self, names: &[&'static str]) -> Option<(&'static str, &'a Value)> {
-        names.iter().find_map(|&name| Some((name, self.any(name)?)))
     }
 
     pub(crate) fn flag(&self, name: &str) -> Option<bool> {

@@ -9,6 +9,7 @@
 //! work.rs      threads that compute answers; the line before them
 //! replay.rs    what the model wrote when it called tools, to show it again
 //! reply.rs     answers on their way out, whole or as a stream
+//! openapi.rs   the interface, described from the tables of fields
 //! page.rs      the chat page
 //! metrics.rs   what a slow answer was slow at
 //! ```
@@ -25,6 +26,7 @@ mod error;
 mod fields;
 mod guard;
 mod metrics;
+mod openapi;
 mod page;
 mod replay;
 mod reply;

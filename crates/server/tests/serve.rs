@@ -135,6 +135,20 @@ fn bodies_that_are_none_are_told_from_each_other() {
 }
 
 #[test]
+fn the_interface_describes_itself() {
+    let server = start(Setup::default());
+    let described = server.get("/openapi.json").json();
+    let paths = described["paths"].as_object().expect("there are some");
+    for path in paths.keys().filter(|path| !path.contains('{')) {
+        let there = if paths[path].get("get").is_some() { 200 } else { 405 };
+        assert_eq!(server.get(path).status, there, "{path}");
+    }
+    let fields =
+        &described["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"];
+    assert_eq!(fields["properties"]["n"]["maximum"], 16);
+}
+
+#[test]
 fn keys_are_asked_for() {
     let server = start(Setup { keys: &["0123456789abcdef"], ..Setup::default() });
     assert_eq!(server.get("/v1/models").status, 401);

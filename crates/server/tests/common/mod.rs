@@ -1,4 +1,5 @@
 //! A server with a model of some kilobytes, and a client that can say anything.
+#![allow(dead_code)] // every test uses another part
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,19 +14,19 @@ use serde_json::Value;
 use server::{Access, Ending, Server};
 
 /// A server that runs.
-pub struct Running {
-    pub address: SocketAddr,
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
     ending: Ending,
     thread: Option<JoinHandle<()>>,
 }
 
 /// How to start one.
-pub struct Setup<'a> {
-    pub n_sessions: usize,
-    pub n_ctx: usize,
-    pub n_waiting_max: usize,
-    pub keys: &'a [&'a str],
-    pub kept: Option<Kept>,
+pub(crate) struct Setup<'a> {
+    pub(crate) n_sessions: usize,
+    pub(crate) n_ctx: usize,
+    pub(crate) n_waiting_max: usize,
+    pub(crate) keys: &'a [&'a str],
+    pub(crate) kept: Option<Kept>,
 }
 
 impl Default for Setup<'_> {
@@ -35,7 +36,7 @@ impl Default for Setup<'_> {
 }
 
 /// Starts one.
-pub fn start(setup: Setup<'_>) -> Running {
+pub(crate) fn start(setup: Setup<'_>) -> Running {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/deepseek_v4/micro-flash.gguf");
     let options = Options { threads: Some(2), n_batch: 64, kept: setup.kept, ..Options::new(path) };
     let engine = Engine::open(&options).unwrap_or_else(|e| panic!("{e}"));
@@ -58,33 +59,33 @@ pub fn start(setup: Setup<'_>) -> Running {
 
 /// What came back.
 #[derive(Debug)]
-pub struct Reply {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Reply {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
     }
 
     /// The data of server-sent events, without the last `[DONE]`.
-    pub fn events(&self) -> Vec<Value> {
+    pub(crate) fn events(&self) -> Vec<Value> {
         let data = self.body.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
         data.map(|data| serde_json::from_str(data).unwrap_or_else(|e| panic!("{e}: {data}"))).collect()
     }
 }
 
 impl Running {
-    pub fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap_or_else(|e| panic!("{e}"));
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap_or_else(|e| panic!("{e}"));
         stream
     }
 
     /// Sends bytes, and reads what comes until the connection is closed.
-    pub fn raw(&self, bytes: &[u8]) -> Reply {
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Reply {
         let mut stream = self.connect();
         let _ = stream.write_all(bytes); // it may have been refused before its end
         let mut all = Vec::new();
@@ -97,16 +98,16 @@ impl Running {
         Reply { status, head: head.to_owned(), body }
     }
 
-    pub fn get(&self, path: &str) -> Reply {
+    pub(crate) fn get(&self, path: &str) -> Reply {
         self.raw(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> Reply {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Reply {
         self.raw(&post(path, &body.to_string(), ""))
     }
 
     /// Has it end, and waits for that.
-    pub fn end(mut self) {
+    pub(crate) fn end(mut self) {
         self.ending.ask();
         self.thread.take().expect("it runs").join().expect("it ends");
     }
@@ -122,7 +123,7 @@ impl Drop for Running {
 }
 
 /// The bytes of a request.
-pub fn post(path: &str, body: &str, headers: &str) -> Vec<u8> {
+pub(crate) fn post(path: &str, body: &str, headers: &str) -> Vec<u8> {
     format!(
         "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n{headers}\
          Content-Length: {}\r\n\r\n{body}",

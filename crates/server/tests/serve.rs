@@ -9,6 +9,7 @@ use std::{
 };
 
 use common::{Setup, post, start};
+use engine::Kept;
 use serde_json::{Value, json};
 
 fn question(more: Value) -> Value {
@@ -223,6 +224,30 @@ fn another_turn_computes_what_is_new() {
     messages.push(json!({"role": "user", "content": "And then?"}));
     let usage = server.post("/v1/chat/completions", &second).json()["usage"].clone();
     let n_known = answer["usage"]["total_tokens"].as_u64().expect("a number") - 1;
+    assert!(
+        usage["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a number") >= n_known,
+        "{usage} {n_known}"
+    );
+}
+
+#[test]
+fn another_turn_after_a_restart_computes_what_is_new() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let setup = || {
+        let (ram_bytes, disk_bytes, written_bytes_per_day) = (64 << 20, 64 << 20, 1 << 40);
+        let kept = Kept { dir: Some(folder.path().into()), ram_bytes, disk_bytes, written_bytes_per_day };
+        start(Setup { kept: Some(kept), ..Setup::default() })
+    };
+    let mut request = question(json!({"max_tokens": 8}));
+    request["messages"][0]["content"] = json!("Why? ".repeat(100));
+    let server = setup();
+    let first = server.post("/v1/chat/completions", &request).json();
+    server.end();
+    let messages = request["messages"].as_array_mut().expect("there are some");
+    messages.push(json!({"role": "assistant", "content": first["choices"][0]["message"]["content"]}));
+    messages.push(json!({"role": "user", "content": "And then?"}));
+    let usage = setup().post("/v1/chat/completions", &request).json()["usage"].clone();
+    let n_known = first["usage"]["total_tokens"].as_u64().expect("a number") - 1;
     assert!(
         usage["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a number") >= n_known,
         "{usage} {n_known}"

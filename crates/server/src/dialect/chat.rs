@@ -456,7 +456,10 @@ impl Writer for Chunks {
 
 #[cfg(test)]
 mod tests {
+    use expect_test::expect;
+
     use super::*;
+    use crate::{reply::Framing, work::Call};
 
     fn wished(request: Value) -> (Option<bool>, Option<Effort>) {
         wishes(&Fields::of(&request, FIELDS).unwrap()).unwrap()
@@ -481,6 +484,60 @@ mod tests {
         assert_eq!(wished(json!({"reasoning_effort": "medium"})), (None, Some(Effort::High)));
         assert_eq!(wished(json!({"reasoning": {"effort": "minimal"}})), (None, Some(Effort::Low)));
         assert_eq!(wished(json!({"chat_template_kwargs": {"reasoning_effort": "max"}})), (None, Some(Effort::Max)));
+    }
+
+    #[test]
+    fn calls_come_head_first_and_arguments_as_they_are_written() {
+        let mut chunks = Chunks {
+            head: json!({}),
+            include_usage: false,
+            usages: Vec::new(),
+            timings: Value::Null,
+            failed: false,
+            n_choices: 1,
+        };
+        let call = Call { index: 0, id: "call_1".into(), name: "look".into() };
+        let heard =
+            [Said::Call(call), Said::Arguments(0, "{\"a\":".into()), Said::Arguments(0, "1}".into()), Said::Called(0)];
+        let mut out = Frames::new(Framing::Events);
+        heard.into_iter().for_each(|said| chunks.said(Heard { choice: 0, said }, &mut out));
+        let text = String::from_utf8(out.take().to_vec()).unwrap();
+        let delta = |line: &str| {
+            serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok()?["choices"][0]["delta"].to_string().into()
+        };
+        let deltas: Vec<String> = text.lines().filter_map(delta).collect();
+        expect![[r#"
+            [
+                "{\"tool_calls\":[{\"index\":0,\"id\":\"call_1\",\"type\":\"function\",\"function\":{\"name\":\"look\",\"arguments\":\"\"}}]}",
+                "{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"{\\\"a\\\":\"}}]}",
+                "{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"1}\"}}]}",
+            ]
+        "#]]
+        .assert_debug_eq(&deltas);
+    }
+
+    #[test]
+    fn tools_and_calls_are_read_as_clients_write_them() {
+        let read = |request: Value| tools(&Fields::of(&request, FIELDS).unwrap()).map_err(|refusal| refusal.message);
+        let tool = json!({"type": "function", "function": {"name": "look", "parameters": {}}});
+        let (tools, calls) = read(json!({"tools": [tool, {"name": "go"}], "tool_choice": "required"})).unwrap();
+        assert_eq!(tools.iter().map(|tool| &tool.name[..]).collect::<Vec<_>>(), ["look", "go"]);
+        assert_eq!(calls, Calls::Must(None));
+        let named = json!({"tools": [tool], "tool_choice": {"type": "function", "function": {"name": "look"}}});
+        assert_eq!(read(named).unwrap().1, Calls::Must(Some("look".into())));
+        let other = json!({"tools": [tool], "tool_choice": {"type": "function", "function": {"name": "go"}}});
+        assert_eq!(read(other).unwrap_err(), "tool_choice: names none of the tools");
+        assert_eq!(
+            read(json!({"tools": [{"type": "function", "function": {}}]})).unwrap_err(),
+            "tools[0].function.name: must be the function's name"
+        );
+        let message = json!({"role": "assistant", "content": null, "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}},
+        ]});
+        let message = super::message(&message, "messages[0]").unwrap();
+        assert_eq!((message.text.as_str(), message.calls.len()), ("", 1));
+        let result = super::message(&json!({"role": "tool", "content": "x"}), "messages[1]").unwrap_err();
+        assert_eq!(result.message, "messages[1].tool_call_id: is missing");
     }
 
     #[test]

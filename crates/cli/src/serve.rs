@@ -49,7 +49,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
     terminal::note(&format!("{about}, at http://{}{key}; Ctrl+C ends", server.address()));
     let work = Work::begin();
     end_when_interrupted(server.ending());
-    server.run();
+    server.run(|| terminal::note("ending: answers that are under way have half a minute"));
     drop(work);
     Ok(())
 }
@@ -60,7 +60,6 @@ fn end_when_interrupted(ending: Ending) {
         while !Work::is_interrupted() {
             thread::sleep(LOOK_EVERY);
         }
-        terminal::note("ending: answers that are under way have half a minute");
         ending.ask();
     });
 }

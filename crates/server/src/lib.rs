@@ -159,13 +159,15 @@ impl Server {
         Ending(self.ask_end.clone())
     }
 
-    /// Serves until it is asked to end, or by `SIGTERM`. Answers that are under way then have half a minute to be completed; what was computed
-    /// for them is kept.
-    pub fn run(self) {
+    /// Serves until it is asked to end, or by `SIGTERM`, and calls `ending` then. Answers that are under way have half a minute to be
+    /// completed; what was computed for them is kept.
+    pub fn run(self, ending: impl FnOnce()) {
         let Server { runtime, listener, app, n_connections_max, ask_end, .. } = self;
         runtime.spawn(end_when_terminated(Ending(ask_end.clone())));
-        runtime.block_on(serve(listener, &app, n_connections_max, ask_end.subscribe()));
+        let open = runtime.block_on(serve(listener, &app, n_connections_max, ask_end.subscribe()));
+        ending();
         app.work.end();
+        runtime.block_on(drain(open, &app));
         app.work.join();
         app.engine.flush();
         runtime.shutdown_timeout(Duration::from_secs(1));
@@ -188,8 +190,13 @@ async fn end_when_terminated(ending: Ending) {
     drop(ending);
 }
 
-/// Takes connections until the end is asked for, and waits for those that are open.
-async fn serve(listener: TcpListener, app: &Arc<App>, n_max: usize, mut end: watch::Receiver<bool>) {
+/// Takes connections until the end is asked for; returns those that are open.
+async fn serve(
+    listener: TcpListener,
+    app: &Arc<App>,
+    n_max: usize,
+    mut end: watch::Receiver<bool>,
+) -> GracefulShutdown {
     let router = app::router(app.clone());
     let (places, graceful) = (Arc::new(Semaphore::new(n_max)), GracefulShutdown::new());
     loop {
@@ -212,9 +219,12 @@ async fn serve(listener: TcpListener, app: &Arc<App>, n_max: usize, mut end: wat
             let _ = watcher.watch(connection(stream, router)).await; // who was cut off knows it
         });
     }
-    drop(listener);
-    app.work.end();
-    if timeout(DRAIN_TIME, graceful.shutdown()).await.is_err() {
+    graceful
+}
+
+/// Waits for open connections to complete what they ask, and cuts them off in the end.
+async fn drain(open: GracefulShutdown, app: &Arc<App>) {
+    if timeout(DRAIN_TIME, open.shutdown()).await.is_err() {
         app.work.stop();
         sleep(Duration::from_millis(500)).await; // they are told
     }

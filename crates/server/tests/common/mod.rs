@@ -54,7 +54,7 @@ pub(crate) fn start(setup: Setup<'_>) -> Running {
     };
     let server = Server::bind(engine, sessions, options).unwrap_or_else(|e| panic!("{e}"));
     let (address, ending) = (server.address(), server.ending());
-    Running { address, ending, thread: Some(std::thread::spawn(move || server.run())) }
+    Running { address, ending, thread: Some(std::thread::spawn(move || server.run(|| ()))) }
 }
 
 /// What came back.

@@ -12,7 +12,7 @@
 //! may write about `</think>` without ending its thoughts.
 //!
 //! DeepSeek V4 has its own encoding in Rust, [`DeepSeekV4`]; every other family uses the template that its file
-//! carries, [`Template`].
+//! carries, [`Template`]. Both write tools, calls and results, the latter where [`Chat::can_call`].
 
 mod think;
 mod tool;

@@ -255,6 +255,9 @@ impl Call {
         match key {
             Key::Name => {
                 let name: String = serde_json::from_str(&self.json).map_err(|_| NoCall)?;
+                if name.is_empty() {
+                    return Err(NoCall);
+                }
                 events.push(Event::ToolStart { index, name: name.clone() });
                 self.name = Some(name);
                 tell_arguments(index, self.arguments.as_deref().unwrap_or_default(), events);
@@ -408,6 +411,7 @@ mod tests {
             text "<tool_call>{\"name\": \"w\", \"arguments\": \"{}\"}""#]],
         );
         check("<tool_call>{\"name\": 1}", expect![[r#"text "<tool_call>{\"name\": 1}""#]]);
+        check("<tool_call>{\"name\": \"\"}", expect![[r#"text "<tool_call>{\"name\": \"\"}""#]]);
         check(
             "<tool_call>{\"name\": \"w\"} and\n",
             expect![[r#"

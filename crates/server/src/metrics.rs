@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use engine::{Engine, Synced};
+use engine::Engine;
 use prometheus_client::{
     encoding::text::encode,
     metrics::{counter::Counter, gauge::Gauge, histogram::Histogram},
@@ -95,9 +95,10 @@ impl Metrics {
         Busy(&self.connections)
     }
 
-    pub(crate) fn prefilled(&self, synced: Synced) {
-        self.computed.inc_by(synced.computed as u64);
-        self.reused.inc_by(synced.reused as u64);
+    /// A prompt was read, so many tokens of which were known.
+    pub(crate) fn prefilled(&self, n_known: usize, n_computed: usize) {
+        self.reused.inc_by(n_known as u64);
+        self.computed.inc_by(n_computed as u64);
     }
 
     pub(crate) fn answered(&self, finish: &Finish) {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use axum::http::StatusCode;
-use engine::{AnswerOptions, Engine, Prefill, Sampler, SamplerOptions, Seat, Seats, Session, Stop};
+use engine::{AnswerOptions, Engine, Prefill, Sampler, SamplerOptions, Seat, Seats, Session, Stop, Synced};
 use models::{Event, Part};
 use tokenizer::{Special, TokenId};
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
@@ -350,6 +350,7 @@ impl Shared {
         };
         let Some(n_cached) = self.prefill(job, &mut seat, &ids, &given_up)? else { return Ok(None) };
         timings.prefill = start.elapsed();
+        self.metrics.prefilled(n_cached, ids.len() - n_cached);
         let n_max = job.ask.n_max.unwrap_or(usize::MAX);
         let mut sampler = Sampler::new(job.sampling.clone());
         let chat = match &job.ask.prompt {
@@ -402,6 +403,27 @@ impl Shared {
         ids: &[TokenId],
         given_up: &dyn Fn() -> bool,
     ) -> Result<Option<usize>, engine::Error> {
+        // Later turns do not show the reasoning: they go on from before the marker that opens it, so what is needed there is kept.
+        let stops = [job.reasons().then_some(ids.len() - 1), Some(ids.len())];
+        let mut n_computed = 0;
+        for n in stops.into_iter().flatten() {
+            let synced = self.sync(job, seat, &ids[..n], given_up)?;
+            n_computed += synced.computed;
+            if !synced.complete {
+                return Ok(None);
+            }
+        }
+        Ok(Some(ids.len() - n_computed))
+    }
+
+    /// Has the session hold tokens, and tells how far it is.
+    fn sync(
+        &self,
+        job: &Job,
+        seat: &mut Seat<'_>,
+        ids: &[TokenId],
+        given_up: &dyn Fn() -> bool,
+    ) -> Result<Synced, engine::Error> {
         let mut told = Instant::now();
         let synced = seat.sync_with(ids, &mut |prefill| {
             if told.elapsed() >= TELL_EVERY {
@@ -410,12 +432,17 @@ impl Shared {
             }
             if given_up() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        self.metrics.prefilled(synced);
-        Ok(synced.complete.then_some(synced.reused))
+        Ok(synced)
     }
 }
 
 impl Job {
+    /// Whether the prompt ends with the marker that opens a reasoning which later prompts leave out.
+    fn reasons(&self) -> bool {
+        let opens = self.parts.as_ref().is_some_and(|parts| matches!(parts.last(), Some(Part::Marker(_))));
+        matches!(&self.ask.prompt, Prompt::Chat(_, options) if opens && options.thinking && options.tools.is_empty())
+    }
+
     /// Tells whoever listens; false if nobody does, or has not for a long time.
     fn say(&self, said: Said) -> bool {
         let mut heard = Heard { choice: self.choice, said };

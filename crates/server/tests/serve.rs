@@ -231,6 +231,21 @@ fn another_turn_computes_what_is_new() {
 }
 
 #[test]
+fn another_turn_without_the_reasoning_computes_what_is_new() {
+    let kept = Kept { dir: None, ram_bytes: 64 << 20, disk_bytes: 0, written_bytes_per_day: 0 };
+    let server = start(Setup { kept: Some(kept), ..Setup::default() });
+    let mut request = question(json!({"think": true, "max_tokens": 100}));
+    request["messages"][0]["content"] = json!("Why? ".repeat(20));
+    let first = server.post("/v1/chat/completions", &request).json();
+    let messages = request["messages"].as_array_mut().expect("there are some");
+    messages.push(json!({"role": "assistant", "content": "Because."}));
+    messages.push(json!({"role": "user", "content": "And then?"}));
+    let usage = server.post("/v1/chat/completions", &request).json()["usage"].clone();
+    let n_known = first["usage"]["prompt_tokens"].as_u64().expect("a number") - 1;
+    assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], n_known, "{usage}");
+}
+
+#[test]
 fn another_turn_after_a_restart_computes_what_is_new() {
     let folder = tempfile::tempdir().expect("a folder");
     let setup = || {

@@ -6,17 +6,21 @@ use std::{
 };
 
 /// Who may know whom. ARCHITECTURE.md draws the same list.
-const MAP: [(&str, &[&str]); 13] = [
+const MAP: [(&str, &[&str]); 14] = [
     ("quant", &[]),
     ("gguf", &["quant"]),
     ("tokenizer", &["gguf"]),
+    ("grammar", &["tokenizer"]),
     ("compute", &["quant"]),
     ("backend-cpu", &["compute", "quant"]),
     ("experts", &["compute", "gguf"]),
     ("files", &[]),
     ("kv", &["files"]),
     ("models", &["experts", "compute", "tokenizer", "gguf", "quant"]),
-    ("engine", &["models", "kv", "files", "experts", "backend-cpu", "compute", "tokenizer", "gguf", "quant"]),
+    (
+        "engine",
+        &["models", "kv", "files", "experts", "backend-cpu", "compute", "grammar", "tokenizer", "gguf", "quant"],
+    ),
     ("server", &["engine", "models", "tokenizer"]),
     (
         "cli",

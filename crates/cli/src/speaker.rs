@@ -205,7 +205,7 @@ impl Speaker for Local {
             Ask::Turn(_, options) => Some((chat(engine)?, options)),
             Ask::Raw(_) => None,
         };
-        let options = AnswerOptions { n_max: *n_max, chat, stop: &[] };
+        let options = AnswerOptions { n_max: *n_max, chat, ..AnswerOptions::default() };
         let before = engine.expert_stats();
         let answer = engine::answer(engine, session, sampler, &options, &mut |event| match work.interrupted() {
             true => ControlFlow::Break(()),

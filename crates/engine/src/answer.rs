@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! session.logits() -> sampler -> id -> Decoder, in whole characters -> Events, in a chat -> StopFinder -> on(event)
-//!        ^                        |
+//!        ^               ^        |
+//!        |         grammar, if any |
 //!        '------ session.push(id) '
 //! ```
 //!
@@ -11,14 +12,16 @@
 //! sampled tokens are in [`Answer::ids`] but one that ends the turn.
 //!
 //! Marks of the format, such as `<think>`, reach [`Events::marker`] and no others do: what ordinary tokens spell is
-//! text. Stop strings are looked for in the answer, not in the reasoning before it.
+//! text. Stop strings are looked for in the answer, not in the reasoning before it; and a grammar holds for the answer
+//! ([`held`](crate::held)): it ends the turn as soon as nothing can follow.
 
 use std::{ops::ControlFlow, time::Instant};
 
-use models::{Chat, ChatOptions, Event, Events};
+use grammar::Grammar;
+use models::{Chat, ChatOptions, Event, Events, Section};
 use tokenizer::{Decoder, TokenId, TokenType, Tokenizer};
 
-use crate::{Engine, Error, Sampler, Session, stop::StopFinder};
+use crate::{Engine, Error, Logprobs, Sampler, Session, picker::Picker, stop::StopFinder};
 
 /// How far to go on, and how to read what comes.
 #[derive(Clone, Copy, Default)]
@@ -29,6 +32,12 @@ pub struct AnswerOptions<'a> {
     pub chat: Option<(&'a dyn Chat, &'a ChatOptions)>,
     /// Texts that end the answer and are not part of it.
     pub stop: &'a [String],
+    /// What the answer, but not its reasoning, must look like: a grammar for this engine's tokens.
+    pub grammar: Option<&'a Grammar>,
+    /// Added to the logits of tokens: see [`Sampler::bias`].
+    pub logit_bias: &'a [(TokenId, f32)],
+    /// Who is told of each token how likely it was.
+    pub logprobs: Option<Logprobs<'a>>,
 }
 
 /// What was generated. Its text went to the caller's function as it came.
@@ -63,8 +72,9 @@ pub enum Stop {
 ///
 /// # Errors
 ///
-/// [`Error::NoVocabulary`] before anything is sampled, [`Error::NoChoice`] when the model computes no numbers, and
-/// what [`Session::push`] reports. What was heard until then remains true.
+/// [`Error::NoVocabulary`] before anything is sampled, [`Error::NoChoice`] when the model computes no numbers,
+/// [`Error::NothingAllowed`] and [`Error::Grammar`] when no token is left by a bias or a grammar, and what
+/// [`Session::push`] reports. What was heard until then remains true.
 pub fn answer(
     engine: &Engine,
     session: &mut Session,
@@ -112,14 +122,16 @@ fn generate(
     if timeline.logits().is_empty() {
         return Err(Error::NoPrompt);
     }
-    // Rows of the output that pad it, and words that pad the vocabulary.
-    let n_logits = timeline.logits().len() as TokenId;
-    sampler.forbid((0..n_logits).filter(|&id| tokenizer.is_unused(id)));
     let mut reader = Reader::new(tokenizer, timeline.tokens().last().copied(), options);
+    let mut picker = Picker::new(tokenizer, sampler, timeline.logits().len(), options, &reader.ends);
     let start = Instant::now();
     let n_before = timeline.tokens().len();
     let mut ids = Vec::new();
     let stop = loop {
+        let section = reader.section();
+        if picker.is_complete(section) {
+            break reader.finish(on).unwrap_or(Stop::EndOfTurn);
+        }
         if ids.len() >= options.n_max {
             break reader.finish(on).unwrap_or(Stop::Length);
         }
@@ -129,11 +141,11 @@ fn generate(
             }
             timeline.push(id)?;
         }
-        let pos = timeline.tokens().len();
-        let id = sampler.pick(timeline.logits(), timeline.tokens()).ok_or(Error::NoChoice { pos })?;
+        let id = picker.pick(timeline.logits(), timeline.tokens(), section)?;
         if reader.ends_turn(id) {
             break reader.finish(on).unwrap_or(Stop::EndOfTurn);
         }
+        picker.take(id, timeline.logits(), section)?;
         ids.push(id);
         if let ControlFlow::Break(stop) = reader.read(id, on) {
             break stop;
@@ -149,6 +161,8 @@ struct Reader<'a> {
     decoder: Decoder,
     /// `None` for raw text.
     events: Option<Box<dyn Events>>,
+    /// Whether the model was asked to think.
+    thinks: bool,
     ends: Vec<TokenId>,
     stop: StopFinder,
     /// Strings that [`StopFinder`] calls by a number from here on are ends of the turn.
@@ -157,15 +171,8 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(tokenizer: &'a Tokenizer, last: Option<TokenId>, options: &AnswerOptions<'_>) -> Reader<'a> {
-        let mut ends = tokenizer.eog().to_vec();
-        let mut strings = options.stop.to_vec();
-        for marker in options.chat.map_or(Vec::new(), |(chat, _)| chat.stop_markers()) {
-            // Without a token of its own the model spells it out.
-            match tokenizer.id_of(&marker) {
-                Some(id) => ends.push(id),
-                None => strings.push(marker),
-            }
-        }
+        let (ends, spelled) = ends(tokenizer, options.chat.map(|(chat, _)| chat));
+        let strings = [options.stop, &spelled].concat();
         // After a mark a text begins, and vocabularies with a space prefix begin it with a space that is not meant.
         let decoder = match last.and_then(|id| tokenizer.type_of(id)) {
             Some(TokenType::Normal | TokenType::Byte) => tokenizer.decoder().continuing(),
@@ -175,9 +182,18 @@ impl<'a> Reader<'a> {
             tokenizer,
             decoder,
             events: options.chat.map(|(chat, options)| chat.stream(options)),
+            thinks: options.chat.is_some_and(|(_, options)| options.thinking),
             ends,
             stop: StopFinder::new(strings.iter().map(String::as_str)),
             n_stop: options.stop.len(),
+        }
+    }
+
+    /// What the next token belongs to. Raw text is all answer.
+    fn section(&self) -> Section {
+        match self.events.as_ref().map_or(Section::Answering, |events| events.section()) {
+            Section::Opening(_) if !self.thinks => Section::Answering,
+            section => section,
         }
     }
 
@@ -246,6 +262,19 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// The tokens that end a turn, and what the model spells out to end it, for want of a token of its own.
+pub(crate) fn ends(tokenizer: &Tokenizer, chat: Option<&dyn Chat>) -> (Vec<TokenId>, Vec<String>) {
+    let mut ends = tokenizer.eog().to_vec();
+    let mut spelled = Vec::new();
+    for marker in chat.map_or(Vec::new(), |chat| chat.stop_markers()) {
+        match tokenizer.id_of(&marker) {
+            Some(id) => ends.push(id),
+            None => spelled.push(marker),
+        }
+    }
+    (ends, spelled)
+}
+
 fn said(events: &mut dyn Events, text: &str) -> Vec<Event> {
     if text.is_empty() { Vec::new() } else { events.text(text) }
 }
@@ -261,6 +290,7 @@ fn tell(event: Event, on: &mut dyn FnMut(Event) -> ControlFlow<()>) -> ControlFl
 #[cfg(test)]
 mod tests {
     use expect_test::{Expect, expect};
+    use grammar::{Source, Vocabulary};
     use models::{ChatError, Message, Part};
     use tokenizer::{Model, SpecialIds, Vocab};
 
@@ -353,7 +383,7 @@ mod tests {
         }
 
         fn stream(&self, _: &ChatOptions) -> Box<dyn Events> {
-            Box::new(TwoMarksReader { thinks: false })
+            Box::new(TwoMarksReader { section: Section::Opening(MARKS[2]) })
         }
 
         fn can_think(&self) -> bool {
@@ -370,17 +400,25 @@ mod tests {
     }
 
     struct TwoMarksReader {
-        thinks: bool,
+        section: Section,
     }
 
     impl Events for TwoMarksReader {
         fn text(&mut self, text: &str) -> Vec<Event> {
-            vec![if self.thinks { Event::Thinking(text.into()) } else { Event::Text(text.into()) }]
+            if self.section == Section::Thinking {
+                return vec![Event::Thinking(text.into())];
+            }
+            self.section = Section::Answering;
+            vec![Event::Text(text.into())]
         }
 
         fn marker(&mut self, marker: &str) -> Vec<Event> {
-            self.thinks = marker == "<think>";
+            self.section = if marker == MARKS[2] { Section::Thinking } else { Section::Answering };
             vec![]
+        }
+
+        fn section(&self) -> Section {
+            self.section
         }
 
         fn finish(&mut self) -> Vec<Event> {
@@ -393,11 +431,25 @@ mod tests {
         n_ctx: usize,
         chat: bool,
         stop: &'a [&'a str],
+        /// A regular expression.
+        grammar: Option<&'a str>,
+        /// Whether the model was asked to think.
+        thinking: bool,
+        bias: &'a [(TokenId, f32)],
         /// Break off at this event.
         cancel_at: usize,
     }
 
-    const RAW: Run<'static> = Run { n_max: 100, n_ctx: 100, chat: false, stop: &[], cancel_at: usize::MAX };
+    const RAW: Run<'static> = Run {
+        n_max: 100,
+        n_ctx: 100,
+        chat: false,
+        stop: &[],
+        grammar: None,
+        thinking: true,
+        bias: &[],
+        cancel_at: usize::MAX,
+    };
     const CHAT: Run<'static> = Run { chat: true, ..RAW };
 
     /// Greedy generation: the events, `Thinking` in brackets, why it ended, and how many tokens there were.
@@ -413,11 +465,24 @@ mod tests {
             if heard.len() > run.cancel_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let stop: Vec<String> = run.stop.iter().map(|s| (*s).to_owned()).collect();
-        let chat_options = ChatOptions::default();
+        let tokenizer = tokenizer();
+        let compile = |pattern| {
+            let ends = ends(&tokenizer, Some(&TwoMarks)).0;
+            Vocabulary::new(&tokenizer, &ends).unwrap().compile(Source::Regex(pattern)).unwrap()
+        };
+        let grammar = run.grammar.map(compile);
+        let chat_options = ChatOptions { thinking: run.thinking, ..ChatOptions::default() };
         let chat = run.chat.then_some((&TwoMarks as &dyn Chat, &chat_options));
-        let options = AnswerOptions { n_max: run.n_max, chat, stop: &stop };
+        let options = AnswerOptions {
+            n_max: run.n_max,
+            chat,
+            stop: &stop,
+            grammar: grammar.as_ref(),
+            logit_bias: run.bias,
+            logprobs: None,
+        };
         let mut sampler = Sampler::new(SamplerOptions::greedy());
-        let ended = generate(&tokenizer(), &mut session, &mut sampler, &options, &mut on);
+        let ended = generate(&tokenizer, &mut session, &mut sampler, &options, &mut on);
         let ended = match ended {
             Ok(answer) => {
                 let computed = &session.tokens[1..];
@@ -470,7 +535,7 @@ mod tests {
         let cut = tokenizer();
         let mut session = Scripted::new(9, vec![0xE6, 264, 0xA5, 262]);
         let (mut heard, options) = (Vec::new(), ChatOptions::default());
-        let options = AnswerOptions { n_max: 9, chat: Some((&TwoMarks, &options)), stop: &[] };
+        let options = AnswerOptions { n_max: 9, chat: Some((&TwoMarks, &options)), ..AnswerOptions::default() };
         let mut sampler = Sampler::new(SamplerOptions::greedy());
         let mut on = |event| {
             heard.push(event);
@@ -523,5 +588,123 @@ mod tests {
             &["ST", "<think>", "lo", "</think>", "OP", "</s>"],
             expect!["ST|[lo]|OP|·; EndOfTurn, 5 tokens, 5 computed"],
         );
+    }
+
+    #[test]
+    fn a_grammar_holds_whatever_the_model_would_rather_say() {
+        let held = Run { grammar: Some("\\{(lo)+\\}"), ..RAW };
+        // Where the model wants what may not come, the first of all that may; and nothing follows what is complete.
+        check(&held, &["▁you", "{", "lo", "lo", "lo", "}"], expect!["{|l|o|lo|lo|}; EndOfTurn, 6 tokens, 5 computed"]);
+        check(&held, &["{", "lo", "}", "lo"], expect!["{|lo|}; EndOfTurn, 3 tokens, 2 computed"]);
+        // The end may come exactly where the grammar's does.
+        let open = Run { grammar: Some("(lo)*"), ..RAW };
+        check(&open, &["</s>", "lo"], expect!["; EndOfTurn, 0 tokens, 0 computed"]);
+        check(&open, &["lo", "lo", "</s>"], expect!["lo|lo; EndOfTurn, 2 tokens, 2 computed"]);
+        check(
+            &held,
+            &["</s>", "</s>", "</s>", "</s>", "</s>", "}"],
+            expect!["{|l|o|l|o|}; EndOfTurn, 6 tokens, 5 computed"],
+        );
+        // Marks are no text.
+        check(
+            &Run { grammar: Some("(?s).*"), ..RAW },
+            &["lo", "<think>", "</s>"],
+            expect!["lo|\0; EndOfTurn, 2 tokens, 2 computed"],
+        );
+        check(&Run { grammar: Some(""), ..RAW }, &["lo"], expect!["; EndOfTurn, 0 tokens, 0 computed"]);
+    }
+
+    #[test]
+    fn a_grammar_ends_for_other_reasons_too() {
+        let held = Run { grammar: Some("(lo|ST|OP)+x"), ..RAW };
+        check(&Run { n_max: 2, ..held }, &["lo", "lo", "lo"], expect!["lo|lo; Length, 2 tokens, 1 computed"]);
+        check(
+            &Run { n_ctx: 3, ..held },
+            &["lo", "lo", "lo", "lo"],
+            expect!["lo|lo|lo; ContextFull, 3 tokens, 2 computed"],
+        );
+        check(
+            &Run { stop: &["STOP"], ..held },
+            &["lo", "ST", "OP", "lo"],
+            expect!["lo; StopString(0), 3 tokens, 2 computed"],
+        );
+
+        check(&held, &["lo"], expect!["lo; the model computes no numbers at position 2"]);
+        // Complete with the last token that there may be.
+        check(&Run { n_max: 2, ..held }, &["lo", "x"], expect!["lo|x; EndOfTurn, 2 tokens, 1 computed"]);
+    }
+
+    #[test]
+    fn a_grammar_begins_where_reasoning_ends() {
+        let held = Run { grammar: Some("(lo)+x"), ..CHAT };
+        let script = ["<think>", "▁you", "\n", "</think>", "▁you", "lo", "x", "lo"];
+        check(
+            &held,
+            &script,
+            expect![[r#"
+            [you]|[
+            ]|l|o|x|·; EndOfTurn, 7 tokens, 6 computed"#]],
+        );
+        // Who thinks does not end the turn by it, for then there would be no answer.
+        check(
+            &held,
+            &["<think>", "ST", "</s>", "<|end|>", "</think>", "lo", "x"],
+            expect!["[ST]|[\0]|[\0]|lo|x|·; EndOfTurn, 7 tokens, 6 computed"],
+        );
+        // Who was not asked to think does not begin to, and who has begun to answer does not either.
+        check(&Run { thinking: false, ..held }, &script, expect!["l|o|l|o|l|o|x|·; EndOfTurn, 7 tokens, 6 computed"]);
+        check(&held, &["lo", "<think>", "lo", "x"], expect!["lo|l|o|x|·; EndOfTurn, 4 tokens, 3 computed"]);
+    }
+
+    #[test]
+    fn a_bias_is_added_and_what_it_leaves_must_be_something() {
+        let lo = ids(&["lo"])[0];
+        let you = ids(&["▁you"])[0];
+        check(
+            &Run { bias: &[(lo, 6.0)], n_max: 2, ..RAW },
+            &["▁you", "</s>"],
+            expect!["lo|lo; Length, 2 tokens, 1 computed"],
+        );
+        check(
+            &Run { bias: &[(you, -100.0), (lo, 1.0)], n_max: 1, ..RAW },
+            &["▁you"],
+            expect!["lo; Length, 1 tokens, 0 computed"],
+        );
+        let x = TokenId::from(b'x');
+        check(
+            &Run { grammar: Some("x"), bias: &[(x, -100.0)], ..RAW },
+            &["lo"],
+            expect!["; no token is allowed at position 1"],
+        );
+        let all: Vec<(TokenId, f32)> = (0..266).map(|id| (id, -100.0)).collect();
+        check(&Run { bias: &all, ..RAW }, &["lo"], expect!["; no token is allowed at position 1"]);
+    }
+
+    #[test]
+    fn each_token_is_told_with_its_probability_before_its_text() {
+        let tokenizer = tokenizer();
+        let mut session = Scripted::new(9, ids(&["▁you", "日", "</s>"]));
+        let heard = std::cell::RefCell::new(Vec::new());
+        let each = |token: crate::Token<'_>| {
+            let top: Vec<TokenId> = token.top.iter().map(|top| top.0).collect();
+            heard.borrow_mut().push(format!("{} {:.2} {top:?}", token.id, token.logprob));
+        };
+        let logprobs = Some(Logprobs { n_top: 2, each: &each });
+        let options = AnswerOptions { n_max: 9, logprobs, ..AnswerOptions::default() };
+        let mut on = |event| {
+            heard.borrow_mut().push(format!("{event:?}"));
+            ControlFlow::Continue(())
+        };
+        let mut sampler = Sampler::new(SamplerOptions::greedy());
+        let answer = generate(&tokenizer, &mut session, &mut sampler, &options, &mut on).unwrap();
+        assert_eq!(answer.ids.len(), 4);
+        expect![[r#"
+            257 -1.02 [257, 0]
+            Text(" you")
+            230 -1.02 [230, 0]
+            151 -1.02 [151, 0]
+            165 -1.02 [165, 0]
+            Text("日")"#]]
+        .assert_eq(&heard.take().join("\n"));
     }
 }

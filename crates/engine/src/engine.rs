@@ -6,17 +6,20 @@ use std::{
     io,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use compute::{Device, Limits, Meter};
 use experts::{Places, Room, Routing, Script, Stats, Store, trace};
 use gguf::Gguf;
+use grammar::{Grammar, Source, Vocabulary};
 use models::{Chat, ChatError, Cost, KvType, Model, Part, Residency, StateOptions};
 use tokenizer::{Special, TokenId, Tokenizer};
 
 use crate::{
-    Error, Plan, Session, devices,
+    Error, Plan, Session,
+    answer::ends,
+    devices,
     identity::{fingerprint, identity},
     keeper::Keeper,
     machine,
@@ -174,6 +177,8 @@ pub(crate) struct Inner {
     limits: Option<Limits>,
     tokenizer: Option<Tokenizer>,
     chat: Result<Box<dyn Chat>, ChatError>,
+    /// Built when the first grammar is.
+    vocabulary: OnceLock<Result<Vocabulary, grammar::Error>>,
     vocab_bytes: u64,
     kept_bytes: u64,
 }
@@ -217,6 +222,7 @@ impl Engine {
             limits,
             tokenizer,
             chat,
+            vocabulary: OnceLock::new(),
         };
         inner.routing.store = budget.map(|budget| inner.store(budget)).transpose()?.map(Arc::new);
         inner.keeper = inner.keeper(options);
@@ -295,6 +301,18 @@ impl Engine {
     /// Why it has no way to.
     pub fn chat(&self) -> Result<&dyn Chat, &ChatError> {
         self.0.chat.as_deref()
+    }
+
+    /// A form for answers, for [`AnswerOptions::grammar`](crate::AnswerOptions::grammar). The first one takes about
+    /// a second more.
+    ///
+    /// # Errors
+    /// [`Error::NoVocabulary`], and [`Error::Grammar`] with what is wrong with `source`.
+    pub fn grammar(&self, source: Source<'_>) -> Result<Grammar, Error> {
+        let tokenizer = self.tokenizer().ok_or(Error::NoVocabulary)?;
+        let build = || Vocabulary::new(tokenizer, &ends(tokenizer, self.chat().ok()).0);
+        let vocabulary = self.0.vocabulary.get_or_init(build).as_ref().map_err(Clone::clone)?;
+        Ok(vocabulary.compile(source)?)
     }
 
     /// The ids of a prompt in parts; nothing in a text becomes a marker.

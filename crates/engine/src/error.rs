@@ -210,6 +210,17 @@ pub enum Error {
         /// Where the token would stand.
         pos: usize,
     },
+
+    /// A bias, or a bias and a grammar, leave no token that the model could go on with.
+    #[error("no token is allowed at position {pos}")]
+    NothingAllowed {
+        /// Where the token would stand.
+        pos: usize,
+    },
+
+    /// A form that answers were to have, and that they cannot be held to.
+    #[error(transparent)]
+    Grammar(#[from] grammar::Error),
 }
 
 impl From<ReadError> for Error {
@@ -261,6 +272,8 @@ impl Error {
             Error::NoNumbers { .. } | Error::NoChoice { .. } => {
                 "the weights are damaged or were converted wrongly; download them again".into()
             }
+            Error::NothingAllowed { .. } => "let the bias leave something that may follow".into(),
+            Error::Grammar(e) => e.hint().into(),
             Error::Token { .. } => "token ids belong to one vocabulary: make them with this model's".into(),
         }
     }

@@ -6,7 +6,7 @@
 //! Session        one timeline of tokens: sync, push, logits, rewind; several compute together
 //! Seats          who gets which of these sessions, first come, first served
 //! Sampler        logits -> the next token
-//! answer         the loop of the two, with text and events coming out
+//! answer         the loop of the two, with text and events coming out, held to a Grammar if so asked
 //! ```
 //!
 //! The engine knows no terminal and no network.
@@ -17,10 +17,13 @@ mod devices;
 mod engine;
 mod error;
 mod folder;
+mod held;
 mod identity;
 mod keeper;
 mod ledger;
+mod logprobs;
 mod machine;
+mod picker;
 mod pieces;
 mod plan;
 mod runner;
@@ -37,12 +40,14 @@ pub use compute::{DeviceError, Limits};
 pub use engine::{Budget, Engine, Experts, Kept, Learning, Loading, ModelInfo, Options};
 pub use error::Error;
 pub use experts::Stats;
+pub use grammar::{Grammar, Source};
 pub use kv::Stats as KeptStats;
 pub use ledger::{Ledger, Traffic};
+pub use logprobs::{Logprobs, Token};
 pub use machine::memory_bytes;
 pub use models::{Cost, KvType, Work};
 pub use plan::{Arena, Plan};
-pub use sampler::{Sampler, SamplerError, SamplerOptions};
+pub use sampler::{BIAS_FORBIDS, Sampler, SamplerError, SamplerOptions};
 pub use seats::{Seat, Seats};
 pub use session::{Prefill, Session, Synced};
 pub use turns::Load;

@@ -1,7 +1,7 @@
 //! The choice of the next token: logits in, one id out.
 //!
 //! ```text
-//! logits -> penalties -> / temperature -> top-k -> top-p -> min-p -> draw
+//! logits -> bias -> penalties -> only what is allowed -> / temperature -> top-k -> top-p -> min-p -> draw
 //! ```
 //!
 //! The order is that of Hugging Face's `GenerationMixin._get_logits_processor`, for which vendors recommend their
@@ -9,8 +9,10 @@
 //!
 //! | stage | keeps or computes | source |
 //! |---|---|---|
+//! | bias | `l + bias` of the ids that have one; minus infinity from [`BIAS_FORBIDS`] down | OpenAI's API reference |
 //! | repetition | `l > 0 ? l / r : l * r`, for each id among the last tokens | Keskar et al. 2019, section 4.1; the sign is Hugging Face's |
 //! | frequency, presence | `l - n * frequency - presence`, `n > 0` times among the last tokens | OpenAI's API reference |
+//! | allowed | the ids of a set, by a grammar or as not forbidden: what is left keeps its proportions | |
 //! | temperature | `w = exp((l - max) / temperature)`; 0 is greedy | Ackley et al. 1985 |
 //! | top-k | the `k` likeliest | Fan et al. 2018, section 5.4 |
 //! | top-p | the fewest whose share of what top-k left is at least `p`, likeliest first | Holtzman et al. 2020, section 3.1 |
@@ -24,6 +26,7 @@
 
 use std::cmp::Ordering;
 
+use grammar::TokenSet;
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{RngCore as _, SeedableRng as _},
@@ -115,13 +118,17 @@ pub struct SamplerError {
     pub allowed: &'static str,
 }
 
+/// A bias of so little forbids its token, whatever the logit.
+pub const BIAS_FORBIDS: f32 = -100.0;
+
 /// Chooses tokens. One per answer: it holds the random numbers still to come.
 pub struct Sampler {
     options: SamplerOptions,
     rng: ChaCha8Rng,
     /// Sorted.
     forbidden: Vec<TokenId>,
-    /// The logits as changed by penalties.
+    bias: Vec<(TokenId, f32)>,
+    /// The logits as changed by bias and penalties.
     logits: Vec<f32>,
     /// How often each id is among the last tokens; all 0 between two calls.
     counts: Vec<u32>,
@@ -166,6 +173,7 @@ impl Sampler {
             rng: ChaCha8Rng::seed_from_u64(options.seed),
             options,
             forbidden: Vec::new(),
+            bias: Vec::new(),
             logits: Vec::new(),
             counts: Vec::new(),
             candidates: Vec::new(),
@@ -186,26 +194,53 @@ impl Sampler {
         self.forbidden.sort_unstable();
     }
 
+    /// Adds to the logits of these ids from now on. Replaces an earlier list; ids that there are not mean nothing.
+    pub fn bias(&mut self, bias: &[(TokenId, f32)]) {
+        self.bias.clear();
+        self.bias.extend_from_slice(bias);
+    }
+
     /// The next token after `tokens`, of which penalties look at the last. `None` if no logit can be picked: every one
-    /// is NaN, minus infinity or forbidden, so the weights or a kernel are broken.
+    /// is NaN, minus infinity or forbidden, so the weights or a kernel are broken, or the bias leaves nothing.
     pub fn pick(&mut self, logits: &[f32], tokens: &[TokenId]) -> Option<TokenId> {
         let best = first_largest(logits);
-        let untouched = !self.options.penalizes() && best.is_some_and(|id| !self.is_forbidden(id));
+        let untouched = !self.changes_logits() && best.is_some_and(|id| !self.is_forbidden(id));
         if untouched && self.is_greedy() {
             return best;
         }
+        self.pick_changed(logits, tokens, None)
+    }
+
+    /// [`pick`](Sampler::pick), among the tokens of `allowed` only, this once.
+    pub fn pick_among(&mut self, logits: &[f32], tokens: &[TokenId], allowed: &TokenSet) -> Option<TokenId> {
+        self.pick_changed(logits, tokens, Some(allowed))
+    }
+
+    fn pick_changed(&mut self, logits: &[f32], tokens: &[TokenId], allowed: Option<&TokenSet>) -> Option<TokenId> {
         let mut changed = std::mem::take(&mut self.logits);
         changed.clear();
         changed.extend_from_slice(logits);
+        for &(id, bias) in &self.bias {
+            if let Some(logit) = changed.get_mut(id as usize) {
+                *logit = if bias <= BIAS_FORBIDS { f32::NEG_INFINITY } else { *logit + bias };
+            }
+        }
         self.penalize(&mut changed, tokens);
         for &id in &self.forbidden {
             if let Some(logit) = changed.get_mut(id as usize) {
                 *logit = f32::NEG_INFINITY;
             }
         }
+        if let Some(allowed) = allowed {
+            keep_allowed(&mut changed, allowed);
+        }
         let picked = self.pick_from(&changed);
         self.logits = changed;
         picked
+    }
+
+    fn changes_logits(&self) -> bool {
+        self.options.penalizes() || !self.bias.is_empty()
     }
 
     fn is_greedy(&self) -> bool {
@@ -332,6 +367,16 @@ impl Sampler {
     }
 }
 
+/// Makes the logits of all tokens that are not in `allowed` minus infinity.
+fn keep_allowed(logits: &mut [f32], allowed: &TokenSet) {
+    let words = allowed.words().iter().copied().chain(std::iter::repeat(0));
+    for (logits, word) in logits.chunks_mut(32).zip(words) {
+        for (bit, logit) in (0..).zip(logits) {
+            *logit = if word >> bit & 1 == 1 { *logit } else { f32::NEG_INFINITY };
+        }
+    }
+}
+
 fn mass_of(candidates: &[Candidate]) -> f64 {
     candidates.iter().map(|c| f64::from(c.weight)).sum()
 }
@@ -410,6 +455,54 @@ mod tests {
             assert_eq!(sampler.pick(&[5.0, -30.0, 9.0], &[]), Some(1));
             sampler.forbid([0, 1, 2]);
             assert_eq!(sampler.pick(&[5.0, -30.0, 9.0], &[]), None);
+        }
+    }
+
+    #[test]
+    fn among_all_tokens_the_choice_is_the_same_to_the_bit() {
+        let logits = noise(1000, 5);
+        let mut all = TokenSet::new(1000);
+        (0..1000).for_each(|id| all.insert(id));
+        for options in [SamplerOptions::greedy(), SamplerOptions::default(), SamplerOptions { top_p: 0.9, ..plain() }] {
+            let mut sampler = Sampler::new(options.clone());
+            let ids: Vec<_> = (0..50).map(|_| sampler.pick_among(&logits, &[], &all).unwrap()).collect();
+            assert_eq!(ids, draws(options, &logits, 50));
+        }
+    }
+
+    #[test]
+    fn what_is_allowed_keeps_its_proportions() {
+        // As if there were no others: a third of them, ids 0, 3, 6, ...
+        let logits = noise(999, 6);
+        let mut allowed = TokenSet::new(999);
+        let few: Vec<f32> = (0..333).map(|i| logits[3 * i]).collect();
+        (0..333).for_each(|i| allowed.insert(3 * i));
+        for options in [SamplerOptions::greedy(), SamplerOptions { top_k: 20, ..plain() }, SamplerOptions::default()] {
+            let mut sampler = Sampler::new(options.clone());
+            let ids: Vec<_> = (0..50).map(|_| sampler.pick_among(&logits, &[], &allowed).unwrap()).collect();
+            assert_eq!(ids, draws(options, &few, 50).iter().map(|id| 3 * id).collect::<Vec<_>>());
+        }
+        // Tokens that the set has never heard of are not in it.
+        let longer = [vec![0.0; 999], vec![99.0; 100]].concat();
+        assert_eq!(Sampler::new(SamplerOptions::greedy()).pick_among(&longer, &[], &allowed), Some(0));
+        let none = TokenSet::new(999);
+        assert_eq!(Sampler::new(plain()).pick_among(&logits, &[], &none), None);
+    }
+
+    #[test]
+    fn bias_is_added_to_logits() {
+        for (bias, picked) in [
+            (&[(1, 2.0)][..], Some(1)),
+            (&[(0, -100.0), (2, -1e9)], Some(1)),
+            (&[(2, -1.5)], Some(1)),
+            (&[(0, -100.0), (1, -100.0), (2, -100.0)], None),
+            (&[(77, 5.0)], Some(2)),
+        ] {
+            let mut sampler = Sampler::new(SamplerOptions::greedy());
+            sampler.bias(bias);
+            assert_eq!(sampler.pick(&[1.0, 2.0, 3.0], &[]), picked, "{bias:?}");
+            sampler.bias(&[]);
+            assert_eq!(sampler.pick(&[1.0, 2.0, 3.0], &[]), Some(2));
         }
     }
 

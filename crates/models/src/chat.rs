@@ -196,6 +196,17 @@ pub enum Event {
     },
 }
 
+/// What the model's next token belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// The reasoning.
+    Thinking,
+    /// The answer.
+    Answering,
+    /// The answer, unless it is this marker: then reasoning begins.
+    Opening(&'static str),
+}
+
 /// A family's way to write conversations and to read answers.
 pub trait Chat: Send + Sync {
     /// The prompt for a conversation.
@@ -233,6 +244,9 @@ pub trait Events: Send {
     /// The model wrote the one token `marker`, one of the added tokens of its vocabulary. The marker that ends the
     /// answer is not reported.
     fn marker(&mut self, marker: &str) -> Vec<Event>;
+
+    /// What the next token belongs to.
+    fn section(&self) -> Section;
 
     /// The model has ended, or was cut short: what was held back.
     fn finish(&mut self) -> Vec<Event>;

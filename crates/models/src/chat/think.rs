@@ -1,6 +1,6 @@
 //! Reasoning in the answers of families with templates: what comes before `</think>`.
 
-use super::{Event, Events};
+use super::{Event, Events, Section};
 
 pub(crate) const THINK: &str = "<think>";
 pub(crate) const THINK_END: &str = "</think>";
@@ -112,6 +112,15 @@ impl Events for ThinkReader {
             _ => return self.text(marker),
         }
         Vec::new()
+    }
+
+    fn section(&self) -> Section {
+        match self.state {
+            State::Opening if self.held.is_empty() => Section::Opening(THINK),
+            State::Thinking { .. } => Section::Thinking,
+            // What is held of an opening is white space, or may yet be spelled out: it has no marker for it.
+            State::Opening | State::Answering => Section::Answering,
+        }
     }
 
     fn finish(&mut self) -> Vec<Event> {

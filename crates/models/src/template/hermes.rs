@@ -8,7 +8,7 @@
 //! around calls belong to the format. A call is complete with its object; what breaks its rules is given back as text,
 //! tag included. A call that broke off, or was cut short, stays without an end.
 
-use crate::chat::{Event, Events, ThinkReader, begun_at};
+use crate::chat::{Event, Events, Section, ThinkReader, begun_at};
 use crate::json::Follower;
 
 const BEGIN: &str = "<tool_call>";
@@ -145,6 +145,10 @@ impl Events for CallReader {
             At::Text | At::End => self.think.marker(marker),
         };
         self.sort(found)
+    }
+
+    fn section(&self) -> Section {
+        self.think.section()
     }
 
     fn finish(&mut self) -> Vec<Event> {

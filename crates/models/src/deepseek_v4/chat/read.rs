@@ -14,7 +14,7 @@
 
 use super::DSML;
 use super::block::{Block, Broken, Progress};
-use crate::chat::{Event, Events, Part, THINK_END};
+use crate::chat::{Event, Events, Part, Section, THINK_END};
 
 /// Reads answers; see the head of this file.
 pub(super) struct Reader {
@@ -29,12 +29,6 @@ pub(super) struct Reader {
     n_calls: usize,
     /// What is to be told before anything else.
     ready: Vec<Event>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Section {
-    Thinking,
-    Answering,
 }
 
 impl Reader {
@@ -77,7 +71,7 @@ impl Reader {
         self.fresh = false;
         events.push(match self.section {
             Section::Thinking => Event::Thinking(text.to_owned()),
-            Section::Answering => Event::Text(text.to_owned()),
+            _ => Event::Text(text.to_owned()),
         });
     }
 
@@ -92,7 +86,7 @@ impl Reader {
         let decided = match self.section {
             _ if self.reads_calls => text.strip_suffix('<').unwrap_or(&text).trim_end_matches('\n'),
             Section::Thinking => text.trim_end_matches('\n'),
-            Section::Answering => &text,
+            _ => &text,
         };
         self.emit(decided, events);
         text[decided.len()..].clone_into(&mut self.held);
@@ -159,6 +153,10 @@ impl Events for Reader {
             _ => self.read(marker, &mut events),
         }
         events
+    }
+
+    fn section(&self) -> Section {
+        self.section
     }
 
     fn finish(&mut self) -> Vec<Event> {

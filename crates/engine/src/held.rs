@@ -1,0 +1,73 @@
+//! An answer that is held to a grammar, from where its reasoning is over.
+//!
+//! ```text
+//! reasoning ... </think>   anything but the end of the turn, unless nothing is an answer, too
+//! the next token           the grammar's first, and so on to the end of the turn
+//! ```
+//!
+//! A model that opens its reasoning by itself may do so by the marker for it, in place of the first token; not if it was
+//! told not to think. What ends reasoning that was spelled out by ordinary tokens may bring the first characters of the
+//! answer in the same token: those are not held to anything.
+
+use grammar::{Constraint, Grammar, TokenSet};
+use models::Section;
+use tokenizer::{TokenId, Tokenizer};
+
+use crate::Error;
+
+pub(crate) struct Held {
+    constraint: Constraint,
+    /// What may come while it reasons.
+    thoughts: TokenSet,
+    /// Whether a token of the answer has come. From then on nothing else can.
+    begun: bool,
+}
+
+impl Held {
+    pub(crate) fn new(grammar: &Grammar, tokenizer: &Tokenizer, ends: &[TokenId]) -> Held {
+        let mut constraint = grammar.start();
+        let may_be_nothing = constraint.may_end();
+        let mut thoughts = TokenSet::new(tokenizer.n_vocab());
+        let may_come = |id: &TokenId| may_be_nothing || !ends.contains(id);
+        (0..tokenizer.n_vocab() as TokenId).filter(may_come).for_each(|id| thoughts.insert(id));
+        Held { constraint, thoughts, begun: false }
+    }
+
+    fn is_active(&self, section: Section) -> bool {
+        self.begun || section != Section::Thinking
+    }
+
+    /// Whether the answer is complete and cannot go on.
+    pub(crate) fn is_complete(&self, section: Section) -> bool {
+        self.is_active(section) && self.constraint.must_end()
+    }
+
+    /// The tokens that may come next in `section`.
+    pub(crate) fn allowed(&mut self, section: Section, tokenizer: &Tokenizer) -> Result<TokenSet, Error> {
+        if !self.is_active(section) {
+            return Ok(self.thoughts.clone());
+        }
+        let mut allowed = self.constraint.mask()?;
+        if let Some(id) = self.opening(section, tokenizer) {
+            allowed.insert(id);
+        }
+        Ok(allowed)
+    }
+
+    /// Goes on by `id`, which was picked in `section`.
+    pub(crate) fn accept(&mut self, id: TokenId, section: Section, tokenizer: &Tokenizer) -> Result<(), Error> {
+        if !self.is_active(section) || self.opening(section, tokenizer) == Some(id) {
+            return Ok(());
+        }
+        self.begun = true;
+        Ok(self.constraint.accept(id)?)
+    }
+
+    /// The token that may open reasoning in place of an answer.
+    fn opening(&self, section: Section, tokenizer: &Tokenizer) -> Option<TokenId> {
+        match section {
+            Section::Opening(marker) if !self.begun => tokenizer.id_of(marker),
+            _ => None,
+        }
+    }
+}

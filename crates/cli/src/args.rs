@@ -161,6 +161,8 @@ pub(crate) struct ChatArgs {
     #[command(flatten)]
     pub(crate) thinking: ThinkingArgs,
     #[command(flatten)]
+    pub(crate) form: FormArgs,
+    #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
     pub(crate) kept: KeptArgs,
@@ -216,6 +218,18 @@ pub(crate) struct ThinkingArgs {
     /// Write the reasoning to stdout even when that is not a terminal
     #[arg(long)]
     pub(crate) show_thinking: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Form of the answer")]
+pub(crate) struct FormArgs {
+    /// Answer in JSON that is valid by this JSON schema, {} for any
+    #[arg(short = 'j', long, value_name = "SCHEMA", conflicts_with = "json_schema_file")]
+    pub(crate) json_schema: Option<String>,
+
+    /// Answer in JSON that is valid by the schema in this file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) json_schema_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

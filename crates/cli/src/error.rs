@@ -341,11 +341,12 @@ fn gguf_hint(error: &gguf::Error) -> String {
 /// 2 where the file or the flags are to blame, 1 where the machine or the moment is.
 fn engine_status(error: &engine::Error) -> u8 {
     use engine::Error::{
-        ContextSize, InstructionSet, NoExperts, NoRoomForExperts, NoRoutes, NoVocabulary, OtherRoutes, Token,
+        ContextSize, Grammar, InstructionSet, NoExperts, NoRoomForExperts, NoRoutes, NoVocabulary, OtherRoutes, Token,
     };
     let bad_usage = matches!(
         error,
         ContextSize { .. }
+            | Grammar(_)
             | InstructionSet { .. }
             | NoExperts { .. }
             | NoRoomForExperts { .. }

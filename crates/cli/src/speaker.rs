@@ -2,16 +2,17 @@
 
 use std::{ops::ControlFlow, time::Instant};
 
-use engine::{AnswerOptions, Engine, Options, Sampler, SamplerOptions, Session, Stats, Stop};
+use engine::{AnswerOptions, Engine, Grammar, Options, Sampler, SamplerOptions, Session, Source, Stats, Stop};
 use models::{Chat, ChatOptions, Event, Message};
 use tokenizer::{Special, TokenId};
 
 use crate::{
-    args::ChatArgs,
+    args::{ChatArgs, FormArgs},
     error::Error,
     interrupt::{self, Work},
     model,
     progress::{Pondering, Progress},
+    prompt,
     sessions::ModelId,
     terminal, units,
 };
@@ -132,6 +133,8 @@ pub(crate) struct Local {
     recalled: Option<Vec<TokenId>>,
     sampler: Sampler,
     sampling: SamplerOptions,
+    /// What answers have to look like.
+    form: Option<Grammar>,
     /// Longest answer.
     n_max: usize,
 }
@@ -140,16 +143,19 @@ impl Local {
     /// Loads the model and tells what memory it takes, before it is taken.
     pub(crate) fn open(args: &ChatArgs) -> Result<Local, Error> {
         let sampling = args.sampling.options()?;
+        let schema = schema(&args.form)?;
         let options = Options { kept: args.kept.kept(&args.model.cache)?, ..args.model.options()? };
         let engine = model::open(&args.model, &options)?;
         if engine.tokenizer().is_none() {
             return Err(Error::NoVocabulary { path: engine.path().to_path_buf() });
         }
+        let schema = schema.map(|text| engine.grammar(Source::JsonSchema(&text)));
+        let form = schema.transpose()?;
         let session = open_session(&engine, args.prompt.ctx.unwrap_or_else(|| engine.n_ctx_default()))?;
         interrupt::before_end(engine.flusher());
         let sampler = Sampler::new(sampling.clone());
         let n_max = args.prompt.tokens.unwrap_or(usize::MAX);
-        Ok(Local { engine, session: Some(session), recalled: None, sampler, sampling, n_max })
+        Ok(Local { engine, session: Some(session), recalled: None, sampler, sampling, form, n_max })
     }
 
     /// Completes what is written beside answers.
@@ -183,7 +189,7 @@ impl Speaker for Local {
         let n_ctx = self.session.as_ref().ok_or(Error::NoContext)?.n_ctx();
         check_bytes(ask, n_ctx)?;
         let ids = self.prompt(ask)?;
-        let Local { engine, session, recalled, sampler, n_max, .. } = self;
+        let Local { engine, session, recalled, sampler, form, n_max, .. } = self;
         let session = session.as_mut().ok_or(Error::NoContext)?;
         if ids.len() >= session.n_ctx() {
             return Err(Error::PromptTooLong { n: ids.len(), n_ctx: session.n_ctx() });
@@ -205,7 +211,7 @@ impl Speaker for Local {
             Ask::Turn(_, options) => Some((chat(engine)?, options)),
             Ask::Raw(_) => None,
         };
-        let options = AnswerOptions { n_max: *n_max, chat, ..AnswerOptions::default() };
+        let options = AnswerOptions { n_max: *n_max, chat, grammar: form.as_ref(), ..AnswerOptions::default() };
         let before = engine.expert_stats();
         let answer = engine::answer(engine, session, sampler, &options, &mut |event| match work.interrupted() {
             true => ControlFlow::Break(()),
@@ -273,6 +279,14 @@ fn check_bytes(ask: Ask<'_>, n_ctx: usize) -> Result<(), Error> {
     match n_bytes > n_ctx.saturating_mul(16).saturating_add(1 << 20) {
         true => Err(Error::PromptFarTooLong { n_bytes, n_ctx }),
         false => Ok(()),
+    }
+}
+
+/// The schema that answers are to be valid by.
+fn schema(args: &FormArgs) -> Result<Option<String>, Error> {
+    match &args.json_schema_file {
+        Some(path) => prompt::read_file(path).map(Some),
+        None => Ok(args.json_schema.clone()),
     }
 }
 

@@ -202,3 +202,32 @@ fn wishes_about_reasoning_act_or_are_refused() {
     assert_eq!(both.status, Some(2));
     assert!(both.err.contains("'--think' cannot be used with '--nothink'"), "{}", both.err);
 }
+
+#[test]
+fn an_answer_is_json_by_the_schema_that_was_given() {
+    let schema = r#"{"type": "object", "properties": {"ok": {"type": "boolean"}, "n": {"enum": [1, 2]}},
+        "required": ["ok", "n"], "additionalProperties": false}"#;
+    let path = common::scratch().join("schema.json");
+    std::fs::write(&path, schema).unwrap();
+    let file = path.to_str().unwrap();
+    for (name, flags) in [
+        ("llama/micro.gguf", &["--raw", "-j", schema][..]),
+        ("deepseek_v4/micro-flash.gguf", &["--nothink", "--json-schema", schema]),
+        ("deepseek_v4/micro-flash.gguf", &["--nothink", "--json-schema-file", file]),
+    ] {
+        let model = model(name);
+        let ran = run(&[&["-m", &model, "-n", "200", "--temp", "0", "-p", "Hi"], flags].concat());
+        assert_eq!(ran.status, Some(0), "{}", ran.err);
+        let value: serde_json::Value =
+            serde_json::from_str(ran.out_str()).unwrap_or_else(|e| panic!("{e}: {}", ran.out_str()));
+        assert!(value["ok"].is_boolean() && value["n"].is_u64(), "{value}");
+    }
+}
+
+#[test]
+fn a_schema_that_cannot_be_kept_is_refused_by_name() {
+    let ran = answer("llama/micro.gguf", &["--raw", "-p", "a", "-j", r#"{"properties": {"a": {"not": {}}}}"#]);
+    assert_eq!((ran.status, ran.out.len()), (Some(2), 0));
+    let lines = "error: `not` at `#/properties/a` is not supported\nhelp: leave the keyword out, and check the answer";
+    assert!(ran.err.contains(lines), "{}", ran.err);
+}

@@ -43,6 +43,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
         n_waiting_max: args.queue,
         n_connections_max: N_CONNECTIONS_MAX,
         prefix: "ds4".into(),
+        warn: terminal::note,
     };
     let server = Server::bind(engine, sessions, options).map_err(|source| Error::Listen { address, source })?;
     let key = if needs_key { ", for those with a key" } else { "" };

@@ -38,6 +38,9 @@ pub struct AnswerOptions<'a> {
     pub logit_bias: &'a [(TokenId, f32)],
     /// Who is told of each token how likely it was.
     pub logprobs: Option<Logprobs<'a>>,
+    /// Asked before each token but the first: whether nobody wants it any longer. The caller's function may not hear of tokens
+    /// that say nothing.
+    pub given_up: Option<&'a dyn Fn() -> bool>,
 }
 
 /// What was generated. Its text went to the caller's function as it came.
@@ -64,7 +67,7 @@ pub enum Stop {
     Length,
     /// The session has no room for another token.
     ContextFull,
-    /// The caller's function broke off.
+    /// The caller's function broke off, or it was given up.
     Cancelled,
 }
 
@@ -136,6 +139,9 @@ fn generate(
             break reader.finish(on).unwrap_or(Stop::Length);
         }
         if let Some(&id) = ids.last() {
+            if options.given_up.is_some_and(|given_up| given_up()) {
+                break Stop::Cancelled;
+            }
             if timeline.tokens().len() >= timeline.n_ctx() {
                 break reader.finish(on).unwrap_or(Stop::ContextFull);
             }
@@ -480,6 +486,7 @@ mod tests {
             grammar: grammar.as_ref(),
             logit_bias: run.bias,
             logprobs: None,
+            given_up: None,
         };
         let mut sampler = Sampler::new(SamplerOptions::greedy());
         let ended = generate(&tokenizer, &mut session, &mut sampler, &options, &mut on);
@@ -493,6 +500,22 @@ mod tests {
             Err(error) => error.to_string(),
         };
         expect.assert_eq(&format!("{}; {ended}", heard.join("|")));
+    }
+
+    #[test]
+    fn it_can_be_given_up_where_it_says_nothing() {
+        let tokenizer = tokenizer();
+        let mut scripted = Scripted::new(99, vec![265; 50]); // a mark that raw text does not show
+        let n_asked = std::cell::Cell::new(0);
+        let given_up = || {
+            n_asked.set(n_asked.get() + 1);
+            n_asked.get() == 3
+        };
+        let options = AnswerOptions { n_max: 50, given_up: Some(&given_up), ..AnswerOptions::default() };
+        let mut sampler = Sampler::new(SamplerOptions::greedy());
+        let on = &mut |_| ControlFlow::Continue(());
+        let answer = generate(&tokenizer, &mut scripted, &mut sampler, &options, on).unwrap();
+        assert_eq!((answer.ids.len(), answer.stop), (3, Stop::Cancelled));
     }
 
     #[test]

@@ -188,6 +188,7 @@ impl Turns {
     /// As [`Runner::run`] and [`Runner::logits`].
     pub(crate) fn decode(&self, row: Row, logits: &mut Vec<f32>) -> Result<(), Error> {
         let mut line = self.line();
+        line.forget(row.slot);
         line.wanted.push(Wanted { row, logits: std::mem::take(logits) });
         self.changed.notify_all();
         let decoded = loop {
@@ -293,6 +294,12 @@ impl Line {
         }
     }
 
+    /// Drops what a panic has left of a slot's last token.
+    fn forget(&mut self, slot: u32) {
+        self.wanted.retain(|wanted| wanted.row.slot != slot);
+        self.decoded.retain(|decoded| decoded.0 != slot);
+    }
+
     /// What became of a slot's token, if it was decoded.
     fn take(&mut self, slot: u32) -> Option<Decoded> {
         let i = self.decoded.iter().position(|d| d.0 == slot)?;
@@ -382,7 +389,6 @@ mod tests {
                 // Who led the batch hears of the panic; the token can be tried again.
                 let decode = |logits: &mut Vec<f32>| turns.decode(row, logits).unwrap_or_else(|e| panic!("{e}"));
                 if catch_unwind(AssertUnwindSafe(|| decode(&mut logits))).is_err() {
-                    turns.line().take(slot);
                     decode(&mut logits);
                 }
             }

@@ -27,7 +27,7 @@ use crate::{
     metrics::Metrics,
     openapi, page,
     reply::{json, or_refusal, stream, whole},
-    work::Work,
+    work::{Answers, Work},
 };
 
 /// The most bytes of a request.
@@ -223,12 +223,11 @@ async fn one_model(State(app): Shared, Path(name): Path<String>) -> Response<Bod
 async fn chat_completions(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
     let reply = async {
         let request = chat::read(&body(&headers, request).await?, &app.model)?;
-        let n_choices = request.ask.n_choices;
         if request.stream {
             let chunks = chat::Chunks::new(&app.model, &request);
             return Ok(stream(submit(&app, request.ask).await?, chunks));
         }
-        let choices = whole(submit(&app, request.ask).await?, n_choices).await?;
+        let choices = whole(submit(&app, request.ask).await?).await?;
         Ok(json(&chat::reply(&app.model, &choices)))
     };
     or_refusal(reply.await, Dialect::OpenAi)
@@ -237,13 +236,12 @@ async fn chat_completions(State(app): Shared, headers: HeaderMap, request: Body)
 async fn completions_(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
     let reply = async {
         let request = completions::read(&body(&headers, request).await?, &app.model)?;
-        let n_choices = request.ask.n_choices;
         if request.stream {
             let chunks = completions::Chunks::new(&app.model, &request);
             return Ok(stream(submit(&app, request.ask).await?, chunks));
         }
         let echo = request.echo.clone();
-        let choices = whole(submit(&app, request.ask).await?, n_choices).await?;
+        let choices = whole(submit(&app, request.ask).await?).await?;
         Ok(json(&completions::reply(&app.model, &choices, &echo)))
     };
     or_refusal(reply.await, Dialect::OpenAi)
@@ -260,10 +258,7 @@ async fn detokenize(State(app): Shared, headers: HeaderMap, request: Body) -> Re
 }
 
 /// Queues a request, away from the threads that serve connections: long texts take time to become tokens.
-async fn submit(
-    app: &Arc<App>,
-    ask: crate::ask::Ask,
-) -> Result<tokio::sync::mpsc::Receiver<crate::work::Heard>, Refusal> {
+async fn submit(app: &Arc<App>, ask: crate::ask::Ask) -> Result<Answers, Refusal> {
     let app = app.clone();
     let submitted = tokio::task::spawn_blocking(move || app.work.submit(ask)).await;
     submitted.unwrap_or_else(|_| {

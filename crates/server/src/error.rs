@@ -6,6 +6,11 @@ use axum::{
 };
 use serde_json::{Value, json};
 
+/// A name that a client made up, no longer than it is worth reading.
+fn cut(name: &str) -> String {
+    name.escape_debug().take(128).collect()
+}
+
 /// A request that is refused, or fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
@@ -40,12 +45,14 @@ impl Refusal {
 
     /// A field is wrong.
     pub(crate) fn field(path: &str, why: &str) -> Refusal {
+        let path = &cut(path);
         let message = format!("{path}: {why}");
         Refusal { field: Some(path.to_owned()), ..Refusal::new(StatusCode::BAD_REQUEST, "invalid_value", message) }
     }
 
     /// There is no such field.
     pub(crate) fn unknown(path: &str) -> Refusal {
+        let path = &cut(path);
         let message = format!("{path}: there is no such field");
         Refusal { field: Some(path.to_owned()), ..Refusal::new(StatusCode::BAD_REQUEST, "unknown_parameter", message) }
     }
@@ -70,9 +77,10 @@ impl Refusal {
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the server is shutting down; try again")
     }
 
-    /// The engine failed.
-    pub(crate) fn failed(error: &engine::Error) -> Refusal {
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "engine_failed", format!("{error}; {}", error.hint()))
+    /// The engine failed: why is for whoever runs the server.
+    pub(crate) fn failed() -> Refusal {
+        let message = "the model cannot be computed; the server's log says why";
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "engine_failed", message)
     }
 
     /// As a dialect writes it.

@@ -81,6 +81,8 @@ pub struct Options {
     pub n_connections_max: usize,
     /// What names of metrics begin with.
     pub prefix: String,
+    /// Who is told, in a line, what clients are not.
+    pub warn: fn(&str),
 }
 
 /// Time for the head of a request.
@@ -129,7 +131,7 @@ impl Server {
         let address = listener.local_addr()?;
         let engine = Arc::new(engine);
         let metrics = Arc::new(Metrics::new(&options.prefix));
-        let work = Work::start(engine.clone(), sessions, options.n_waiting_max, metrics.clone());
+        let work = Work::start(engine.clone(), sessions, options.n_waiting_max, metrics.clone(), options.warn);
         let model = Model {
             fingerprint: format!("{}-{}", env!("CARGO_PKG_VERSION"), engine.info().file_bytes),
             n_ctx: work.n_ctx(),

@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     error::{Dialect, Refusal},
-    work::{Call, Finish, Heard, Said},
+    work::{Answers, Call, Finish, Heard, Said},
 };
 
 /// The longest silence on a stream.
@@ -77,8 +77,8 @@ impl Partial {
 ///
 /// # Errors
 /// Why there is none.
-pub(crate) async fn whole(mut from: Receiver<Heard>, n_choices: usize) -> Result<Vec<Choice>, Refusal> {
-    let mut answers = vec![(Partial::default(), None); n_choices];
+pub(crate) async fn whole(Answers { mut from, n }: Answers) -> Result<Vec<Choice>, Refusal> {
+    let mut answers = vec![(Partial::default(), None); n];
     while let Some(Heard { choice, said }) = from.recv().await {
         let (partial, finish) = &mut answers[choice];
         match said {
@@ -124,15 +124,18 @@ pub(crate) enum Framing {
 pub(crate) struct Frames {
     framing: Framing,
     bytes: String,
+    /// Whether there is more than comments.
+    says_something: bool,
 }
 
 impl Frames {
     pub(crate) fn new(framing: Framing) -> Frames {
-        Frames { framing, bytes: String::new() }
+        Frames { framing, bytes: String::new(), says_something: false }
     }
 
     /// A frame without a name.
     pub(crate) fn data(&mut self, data: &Value) {
+        self.says_something = true;
         match self.framing {
             Framing::Events => self.bytes.extend(["data: ", &data.to_string(), "\n\n"]),
             Framing::Lines => self.bytes.extend([&data.to_string(), "\n"]),
@@ -141,6 +144,7 @@ impl Frames {
 
     /// A frame with a name.
     pub(crate) fn event(&mut self, name: &str, data: &Value) {
+        self.says_something = true;
         self.bytes.extend(["event: ", name, "\ndata: ", &data.to_string(), "\n\n"]);
     }
 
@@ -171,6 +175,8 @@ struct Answering<W> {
     frames: Frames,
     silence: Pin<Box<Sleep>>,
     state: State,
+    /// Answers that have not ended.
+    n_open: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -192,35 +198,47 @@ impl<W: Writer + Unpin> Stream for Answering<W> {
         while this.state == State::Open {
             match this.from.poll_recv(context) {
                 Poll::Ready(Some(heard)) => {
-                    if matches!(heard.said, Said::Failed(_)) {
-                        this.state = State::Closed;
+                    match heard.said {
+                        Said::Failed(_) => this.state = State::Closed,
+                        Said::End(_) => this.n_open -= 1,
+                        _ => {}
                     }
                     this.writer.said(heard, &mut this.frames);
+                }
+                // Nobody will say why: the client was too far behind to be told.
+                Poll::Ready(None) if this.n_open > 0 => {
+                    this.writer.said(Heard { choice: 0, said: Said::Failed(Refusal::ending()) }, &mut this.frames);
+                    this.state = State::Closed;
                 }
                 Poll::Ready(None) => {
                     this.writer.end(&mut this.frames);
                     this.state = State::Closed;
                 }
-                Poll::Pending if !this.frames.is_empty() => break,
                 Poll::Pending => {
-                    if this.silence.as_mut().poll(context).is_pending() {
+                    if this.silence.as_mut().poll(context).is_ready() {
+                        this.writer.alive(&mut this.frames);
+                        this.silence.as_mut().reset(Instant::now() + SILENCE);
+                    }
+                    if this.frames.is_empty() {
                         return Poll::Pending;
                     }
-                    this.writer.alive(&mut this.frames);
-                    this.silence.as_mut().reset(Instant::now() + SILENCE);
+                    break;
                 }
             }
         }
         if this.frames.is_empty() {
             return Poll::Ready(None);
         }
-        this.silence.as_mut().reset(Instant::now() + SILENCE);
+        // Comments do not reset every client's patience.
+        if std::mem::take(&mut this.frames.says_something) {
+            this.silence.as_mut().reset(Instant::now() + SILENCE);
+        }
         Poll::Ready(Some(Ok(this.frames.take())))
     }
 }
 
 /// The reply that streams an answer.
-pub(crate) fn stream<W: Writer + Unpin>(from: Receiver<Heard>, writer: W) -> Response<Body> {
+pub(crate) fn stream<W: Writer + Unpin>(Answers { from, n }: Answers, writer: W) -> Response<Body> {
     let framing = writer.framing();
     let answering = Answering {
         from,
@@ -228,6 +246,7 @@ pub(crate) fn stream<W: Writer + Unpin>(from: Receiver<Heard>, writer: W) -> Res
         frames: Frames::new(framing),
         silence: Box::pin(sleep(SILENCE)),
         state: State::Opening,
+        n_open: n,
     };
     let mut response = Response::new(Body::from_stream(answering));
     let kind = match framing {

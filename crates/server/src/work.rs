@@ -2,17 +2,21 @@
 //! that is all it takes to be left alone.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use axum::http::StatusCode;
-use engine::{AnswerOptions, Engine, Prefill, Sampler, SamplerOptions, Seat, Seats, Session, Stop, Synced};
-use models::{Event, Part};
+use engine::{Answer, AnswerOptions, Engine, Prefill, Sampler, SamplerOptions, Seat, Seats, Session, Stop, Synced};
+use models::{ChatOptions, Event, Part};
 use tokenizer::{Special, TokenId};
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
@@ -109,6 +113,14 @@ impl Said {
     }
 }
 
+/// What comes of a request.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    pub(crate) from: Receiver<Heard>,
+    /// How many answers there will be.
+    pub(crate) n: usize,
+}
+
 /// A part of one of the answers to a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Heard {
@@ -129,28 +141,37 @@ struct Shared {
     n_ctx: usize,
     line: Mutex<Line>,
     changed: Condvar,
+    /// Answers that are under way are to stop.
+    stopping: AtomicBool,
     metrics: Arc<Metrics>,
     replays: Replays,
+    warn: fn(&str),
 }
 
 struct Line {
     jobs: VecDeque<Job>,
     n_max: usize,
-    /// No more are taken, and those that wait are told so.
+    /// Threads that have nothing to do.
+    n_idle: usize,
+    /// No more are taken.
     ending: bool,
-    /// Those that are being answered are to stop.
-    stopping: bool,
 }
 
 /// One answer that is wanted.
+#[derive(Clone)]
 struct Job {
     /// The prompt by itself.
     ids: Arc<[TokenId]>,
     /// What it is made of, where tokens of ours may stand for texts of it.
     parts: Option<Arc<[Part]>>,
-    ask: Arc<Ask>,
+    /// How its format reads the answer; none for raw text.
+    chat: Option<ChatOptions>,
     sampling: SamplerOptions,
+    n_max: usize,
+    stop: Vec<String>,
     choice: usize,
+    /// Other answers to the same prompt, which are begun when it has been read.
+    others: usize,
     to: Sender<Heard>,
     since: Instant,
 }
@@ -162,17 +183,20 @@ impl Work {
         sessions: Vec<Session>,
         n_waiting_max: usize,
         metrics: Arc<Metrics>,
+        warn: fn(&str),
     ) -> Work {
         let (n, n_ctx) = (sessions.len(), sessions[0].n_ctx());
-        let line = Line { jobs: VecDeque::new(), n_max: n_waiting_max, ending: false, stopping: false };
+        let line = Line { jobs: VecDeque::new(), n_max: n_waiting_max, n_idle: n, ending: false };
         let shared = Shared {
             engine,
             seats: Seats::new(sessions),
             n_ctx,
             line: Mutex::new(line),
             changed: Condvar::new(),
+            stopping: AtomicBool::new(false),
             metrics,
             replays: Replays::default(),
+            warn,
         };
         let shared = Arc::new(shared);
         let thread = |i| {
@@ -192,8 +216,8 @@ impl Work {
     /// The tokens of a prompt. Takes as long as there is text.
     ///
     /// # Errors
-    /// The model cannot be asked this, or there is no room for it and an answer.
-    pub(crate) fn tokens(&self, prompt: &Prompt) -> Result<(Vec<TokenId>, Option<Vec<Part>>), Refusal> {
+    /// The model cannot be asked this.
+    pub(crate) fn tokens(&self, prompt: &mut Prompt) -> Result<(Vec<TokenId>, Option<Vec<Part>>), Refusal> {
         let engine = &self.shared.engine;
         let (ids, parts) = match prompt {
             Prompt::Ids(ids) => (ids.clone(), None),
@@ -205,17 +229,13 @@ impl Work {
             }
             Prompt::Chat(messages, options) => {
                 let chat = engine.chat().map_err(refuse_chat)?;
-                let mut messages = messages.clone();
-                self.shared.replays.restore(&mut messages);
-                let parts = chat.render(&messages, options).map_err(|error| refuse_chat(&error))?;
-                (engine.encode(&parts).map_err(|error| Refusal::failed(&error))?, Some(parts))
+                self.shared.replays.restore(messages);
+                let parts = chat.render(messages, options).map_err(|error| refuse_chat(&error))?;
+                (engine.encode(&parts).map_err(|error| self.shared.refusal(&error))?, Some(parts))
             }
         };
         if ids.is_empty() {
             return Err(Refusal::body("the prompt is empty"));
-        }
-        if ids.len() >= self.n_ctx() {
-            return Err(Refusal::context(ids.len(), self.n_ctx()));
         }
         Ok((ids, parts))
     }
@@ -223,45 +243,53 @@ impl Work {
     /// Queues a request; what is said comes through the channel.
     ///
     /// # Errors
-    /// As [`Work::tokens`]; the line is full, or the server ends.
-    pub(crate) fn submit(&self, ask: Ask) -> Result<Receiver<Heard>, Refusal> {
-        let (ids, parts) = self.tokens(&ask.prompt)?;
+    /// As [`Work::tokens`]; there is no room for the prompt and an answer, the line is full, or the server ends.
+    pub(crate) fn submit(&self, mut ask: Ask) -> Result<Answers, Refusal> {
+        let since = Instant::now();
+        self.shared.line().check()?; // before there is work
+        let (ids, parts) = self.tokens(&mut ask.prompt)?;
+        if ids.len() >= self.n_ctx() {
+            return Err(Refusal::context(ids.len(), self.n_ctx()));
+        }
         let (to, from) = channel(N_UNREAD_MAX);
-        let (ids, parts, ask) = (Arc::<[_]>::from(ids), parts.map(Arc::<[_]>::from), Arc::new(ask));
+        let chat = match ask.prompt {
+            Prompt::Chat(_, options) => Some(options),
+            Prompt::Text(_) | Prompt::Ids(_) => None,
+        };
+        let job = Job {
+            ids: ids.into(),
+            parts: parts.map(Arc::from),
+            chat,
+            sampling: ask.sampling,
+            n_max: ask.n_max.unwrap_or(usize::MAX),
+            stop: ask.stop,
+            choice: 0,
+            others: ask.n_choices - 1,
+            to,
+            since,
+        };
         let mut line = self.shared.line();
-        if line.ending {
-            return Err(Refusal::ending());
-        }
-        if line.jobs.len() + ask.n_choices > line.n_max.max(ask.n_choices) {
-            return Err(Refusal::busy(format!("{} requests wait already", line.jobs.len())));
-        }
-        for choice in 0..ask.n_choices {
-            let seed = ask.sampling.seed.wrapping_add(choice as u64);
-            line.jobs.push_back(Job {
-                ids: ids.clone(),
-                parts: parts.clone(),
-                sampling: SamplerOptions { seed, ..ask.sampling.clone() },
-                ask: ask.clone(),
-                choice,
-                to: to.clone(),
-                since: Instant::now(),
-            });
-        }
+        line.check()?;
+        line.jobs.push_back(job);
         self.shared.metrics.waiting(line.jobs.len());
         drop(line);
-        self.shared.changed.notify_all();
-        Ok(from)
+        self.shared.changed.notify_one();
+        Ok(Answers { from, n: ask.n_choices })
     }
 
-    /// Takes no more requests.
+    /// Takes no more requests, and sends away those that wait.
     pub(crate) fn end(&self) {
-        self.shared.line().ending = true;
+        let mut line = self.shared.line();
+        line.ending = true;
+        let left = std::mem::take(&mut line.jobs);
+        drop(line);
         self.shared.changed.notify_all();
+        left.iter().for_each(|job| job.say_last(Said::Failed(Refusal::ending())));
     }
 
     /// Stops the answers that are under way.
     pub(crate) fn stop(&self) {
-        self.shared.line().stopping = true;
+        self.shared.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Waits for the threads of a server that has ended.
@@ -282,6 +310,34 @@ pub(crate) fn refuse_chat(error: &models::ChatError) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, "invalid_conversation", format!("{error}; {}", error.hint()))
 }
 
+/// Why an answer has no end.
+enum Abandoned {
+    /// Nobody listens, or has not for a long time.
+    Unheard,
+    /// The server ends.
+    Ending,
+    /// The engine failed.
+    Failed(engine::Error),
+}
+
+impl From<engine::Error> for Abandoned {
+    fn from(error: engine::Error) -> Abandoned {
+        Abandoned::Failed(error)
+    }
+}
+
+impl Line {
+    /// Whether there is room for one more.
+    fn check(&mut self) -> Result<(), Refusal> {
+        self.jobs.retain(|job| !job.to.is_closed());
+        match self.jobs.len() {
+            _ if self.ending => Err(Refusal::ending()),
+            n if n >= self.n_max + self.n_idle => Err(Refusal::busy(format!("{n} requests wait already"))),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Shared {
     fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
@@ -291,105 +347,145 @@ impl Shared {
     fn run(&self) {
         while let Some(job) = self.next() {
             if catch_unwind(AssertUnwindSafe(|| self.answer(&job))).is_err() {
+                self.metrics.failed();
                 let bug =
                     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "a bug: see the server's log");
-                job.say(Said::Failed(bug));
+                job.say_last(Said::Failed(bug));
             }
+            self.line().n_idle += 1;
         }
     }
 
-    /// The next job, when there is one; `None` when there will be none. At the end, those that wait are sent away.
+    /// The next job, when there is one; `None` when there will be none.
     fn next(&self) -> Option<Job> {
         let mut line = self.line();
-        loop {
-            if line.ending {
-                let left = std::mem::take(&mut line.jobs);
-                drop(line);
-                left.iter().for_each(|job| _ = job.say(Said::Failed(Refusal::ending())));
-                return None;
-            }
+        while !line.ending {
             line.jobs.retain(|job| !job.to.is_closed());
+            let job = line.jobs.pop_front();
             self.metrics.waiting(line.jobs.len());
-            if let Some(job) = line.jobs.pop_front() {
-                self.metrics.waiting(line.jobs.len());
-                return Some(job);
+            if job.is_some() {
+                line.n_idle -= 1;
+                return job;
             }
-            line = self.changed.wait_timeout(line, Duration::from_secs(1)).unwrap_or_else(PoisonError::into_inner).0;
+            line = self.changed.wait(line).unwrap_or_else(PoisonError::into_inner);
         }
+        None
     }
 
     fn answer(&self, job: &Job) {
-        let said = match self.try_answer(job) {
-            Ok(Some(finish)) => {
+        match self.try_answer(job) {
+            Ok(finish) => {
                 self.metrics.answered(&finish);
-                Said::End(finish)
+                job.say(Said::End(finish), &|| self.is_stopping());
             }
-            Ok(None) => {
-                self.metrics.abandoned();
-                Said::Failed(Refusal::ending())
-            }
-            Err(error) => {
+            Err(Abandoned::Unheard) => self.metrics.abandoned(),
+            Err(Abandoned::Ending) => job.say_last(Said::Failed(Refusal::ending())),
+            Err(Abandoned::Failed(error)) => {
                 self.metrics.failed();
-                Said::Failed(Refusal::failed(&error))
+                job.say_last(Said::Failed(self.refusal(&error)));
             }
-        };
-        job.say(said);
+        }
     }
 
-    /// The whole answer; `None` if nobody wants to hear it any longer.
-    fn try_answer(&self, job: &Job) -> Result<Option<Finish>, engine::Error> {
-        let given_up = || job.to.is_closed() || self.line().stopping;
-        let Some(mut seat) = self.seats.take(&job.ids, &given_up) else { return Ok(None) };
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// What a client is told of a failure; what names files of this machine is for whoever runs the server.
+    fn refusal(&self, error: &engine::Error) -> Refusal {
+        (self.warn)(&format!("{error}; {}", error.hint()));
+        match error {
+            engine::Error::ContextFull { n_tokens, n_ctx } => Refusal::context(*n_tokens, *n_ctx),
+            engine::Error::Token { .. } | engine::Error::NothingAllowed { .. } => Refusal::body(error.to_string()),
+            _ => Refusal::failed(),
+        }
+    }
+
+    /// The whole answer.
+    fn try_answer(&self, job: &Job) -> Result<Finish, Abandoned> {
+        let given_up = || job.to.is_closed() || self.is_stopping();
+        let abandoned = || if self.is_stopping() { Abandoned::Ending } else { Abandoned::Unheard };
+        let mut seat = self.seats.take(&job.ids, &given_up).ok_or_else(abandoned)?;
         let _busy = self.metrics.busy();
         let mut timings = Timings { queued: job.since.elapsed(), ..Timings::default() };
-        job.say(Said::Begun);
+        job.say(Said::Begun, &given_up);
         let start = Instant::now();
         let ids = match &job.parts {
             Some(parts) => self.engine.encode_after(seat.tokens(), parts)?,
             None => job.ids.to_vec(),
         };
-        let Some(n_cached) = self.prefill(job, &mut seat, &ids, &given_up)? else { return Ok(None) };
+        let n_cached = self.prefill(job, &mut seat, &ids, &given_up)?.ok_or_else(abandoned)?;
+        self.begin_others(job);
         timings.prefill = start.elapsed();
         self.metrics.prefilled(n_cached, ids.len() - n_cached);
-        let n_max = job.ask.n_max.unwrap_or(usize::MAX);
-        let mut sampler = Sampler::new(job.sampling.clone());
-        let chat = match &job.ask.prompt {
-            Prompt::Chat(_, options) => self.engine.chat().ok().map(|chat| (chat, options)),
-            Prompt::Text(_) | Prompt::Ids(_) => None,
-        };
-        let options = AnswerOptions { n_max, chat, stop: &job.ask.stop };
         let start = Instant::now();
-        let (mut n_reasoning, mut so_far) = (0, Partial::default());
-        let answer = engine::answer(&self.engine, &mut seat, &mut sampler, &options, &mut |event| {
-            n_reasoning += usize::from(matches!(event, Event::Thinking(_)));
-            let said = Said::of(event);
-            so_far.hear(&said);
-            match job.say(said) {
-                true if !given_up() => ControlFlow::Continue(()),
-                _ => ControlFlow::Break(()),
-            }
-        })?;
+        let (answer, heard, n_reasoning) = self.decode(job, &mut seat, &given_up)?;
         timings.decode = start.elapsed();
         let usage = Usage { n_prompt: ids.len(), n_cached, n_answer: answer.ids.len(), n_reasoning };
         let stop_text = match answer.stop {
-            Stop::StopString(i) => job.ask.stop.get(i).cloned(),
-            Stop::Cancelled => return Ok(None),
+            Stop::StopString(i) => job.stop.get(i).cloned(),
+            Stop::Cancelled => return Err(abandoned()),
             _ => None,
         };
-        let n_calls = self.remember(job, so_far, &answer.ids);
-        Ok(Some(Finish { stop: answer.stop, stop_text, n_calls, usage, timings }))
+        let n_calls = self.remember(job, heard, &answer);
+        Ok(Finish { stop: answer.stop, stop_text, n_calls, usage, timings })
+    }
+
+    /// Generates, and says it. Returns what was said, too, and how many tokens were the reasoning's.
+    fn decode(
+        &self,
+        job: &Job,
+        seat: &mut Seat<'_>,
+        given_up: &dyn Fn() -> bool,
+    ) -> Result<(Answer, Partial, usize), engine::Error> {
+        let mut sampler = Sampler::new(job.sampling.clone());
+        let chat = job.chat.as_ref().and_then(|options| Some((self.engine.chat().ok()?, options)));
+        let n_before = Cell::new(0);
+        let given_up = || {
+            n_before.set(n_before.get() + 1);
+            given_up()
+        };
+        let options = AnswerOptions {
+            n_max: job.n_max,
+            chat,
+            stop: &job.stop,
+            given_up: Some(&given_up),
+            ..AnswerOptions::default()
+        };
+        let (mut n_reasoning, mut heard) = (0, Partial::default());
+        let answer = engine::answer(&self.engine, seat, &mut sampler, &options, &mut |event| {
+            if matches!(event, Event::Thinking(_)) {
+                n_reasoning = n_before.get() + 1;
+            }
+            let said = Said::of(event);
+            heard.hear(&said);
+            if job.say(said, &|| self.is_stopping()) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok((answer, heard, n_reasoning))
+    }
+
+    /// Queues the other answers to a prompt that has been read, before all else: they begin with what is known of it.
+    fn begin_others(&self, job: &Job) {
+        let mut line = self.line();
+        for choice in (1..=job.others).rev() {
+            let seed = job.sampling.seed.wrapping_add(choice as u64);
+            let sampling = SamplerOptions { seed, ..job.sampling.clone() };
+            line.jobs.push_front(Job { choice, sampling, others: 0, ..job.clone() });
+        }
+        drop(line);
+        self.changed.notify_all();
     }
 
     /// Remembers an answer that calls tools, to show it again as it was written. How many calls it makes.
-    fn remember(&self, job: &Job, mut heard: Partial, ids: &[TokenId]) -> usize {
+    fn remember(&self, job: &Job, mut heard: Partial, answer: &Answer) -> usize {
         let text = std::mem::take(&mut heard.text);
         let calls = heard.into_calls();
         let n_calls = calls.len();
-        if let Prompt::Chat(_, options) = &job.ask.prompt
+        if let (Some(options), Stop::EndOfTurn) = (&job.chat, answer.stop)
             && let (Ok(chat), Some(tokenizer)) = (self.engine.chat(), self.engine.tokenizer())
         {
             let mut written = chat.opening(options);
-            written.extend(parts(tokenizer, ids));
+            written.extend(parts(tokenizer, &answer.ids));
             self.replays.remember(Turn { text, calls, written });
         }
         n_calls
@@ -440,20 +536,25 @@ impl Job {
     /// Whether the prompt ends with the marker that opens a reasoning which later prompts leave out.
     fn reasons(&self) -> bool {
         let opens = self.parts.as_ref().is_some_and(|parts| matches!(parts.last(), Some(Part::Marker(_))));
-        matches!(&self.ask.prompt, Prompt::Chat(_, options) if opens && options.thinking && options.tools.is_empty())
+        self.chat.as_ref().is_some_and(|options| opens && options.thinking && options.tools.is_empty())
     }
 
-    /// Tells whoever listens; false if nobody does, or has not for a long time.
-    fn say(&self, said: Said) -> bool {
+    /// Tells whoever listens; false if nobody does, or has not for a long time, or it is given up meanwhile.
+    fn say(&self, said: Said, given_up: &dyn Fn() -> bool) -> bool {
         let mut heard = Heard { choice: self.choice, said };
         let since = Instant::now();
         loop {
             match self.to.try_send(heard) {
                 Ok(()) => return true,
-                Err(TrySendError::Full(unheard)) if since.elapsed() < PATIENCE => heard = unheard,
+                Err(TrySendError::Full(unheard)) if since.elapsed() < PATIENCE && !given_up() => heard = unheard,
                 Err(_) => return false,
             }
             thread::sleep(LOOK_EVERY);
         }
+    }
+
+    /// The same, where it is not worth waiting.
+    fn say_last(&self, said: Said) {
+        let _ = self.to.try_send(Heard { choice: self.choice, said }); // who is far behind sees that it ends
     }
 }

@@ -276,6 +276,7 @@ fn an_end_completes_what_is_under_way() {
     let mut stream = server.connect();
     stream.write_all(&post("/v1/chat/completions", &request.to_string(), "")).expect("it is read");
     stream.read_exact(&mut [0; 300]).expect("it answers");
+    wait_for("it is begun", || metric(&server, "test_sessions_busy") == 1.0);
     server.end();
     let mut rest = String::new();
     stream.read_to_string(&mut rest).expect("it is text");

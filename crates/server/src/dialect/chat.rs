@@ -368,7 +368,6 @@ pub(crate) struct Chunks {
     include_usage: bool,
     usages: Vec<Usage>,
     timings: Value,
-    failed: bool,
     n_choices: usize,
 }
 
@@ -382,7 +381,7 @@ impl Chunks {
             "system_fingerprint": model.fingerprint,
         });
         let (include_usage, n_choices) = (request.include_usage, request.ask.n_choices);
-        Chunks { head, include_usage, usages: Vec::new(), timings: Value::Null, failed: false, n_choices }
+        Chunks { head, include_usage, usages: Vec::new(), timings: Value::Null, n_choices }
     }
 
     fn chunk(&self, index: usize, delta: Value, finish_reason: Option<&str>) -> Value {
@@ -427,7 +426,6 @@ impl Writer for Chunks {
                 out.data(&chunk);
             }
             Said::Failed(refusal) => {
-                self.failed = true;
                 out.data(&refusal.to_json(Dialect::OpenAi));
                 out.word("[DONE]");
             }
@@ -435,9 +433,6 @@ impl Writer for Chunks {
     }
 
     fn end(&mut self, out: &mut Frames) {
-        if self.failed {
-            return;
-        }
         if self.include_usage {
             let mut chunk = self.head.clone();
             chunk["choices"] = json!([]);
@@ -488,14 +483,8 @@ mod tests {
 
     #[test]
     fn calls_come_head_first_and_arguments_as_they_are_written() {
-        let mut chunks = Chunks {
-            head: json!({}),
-            include_usage: false,
-            usages: Vec::new(),
-            timings: Value::Null,
-            failed: false,
-            n_choices: 1,
-        };
+        let mut chunks =
+            Chunks { head: json!({}), include_usage: false, usages: Vec::new(), timings: Value::Null, n_choices: 1 };
         let call = Call { index: 0, id: "call_1".into(), name: "look".into() };
         let heard =
             [Said::Call(call), Said::Arguments(0, "{\"a\":".into()), Said::Arguments(0, "1}".into()), Said::Called(0)];

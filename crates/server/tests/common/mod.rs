@@ -51,6 +51,7 @@ pub(crate) fn start(setup: Setup<'_>) -> Running {
         n_waiting_max: setup.n_waiting_max,
         n_connections_max: 512,
         prefix: "test".into(),
+        warn: |line| eprintln!("{line}"),
     };
     let server = Server::bind(engine, sessions, options).unwrap_or_else(|e| panic!("{e}"));
     let (address, ending) = (server.address(), server.ending());

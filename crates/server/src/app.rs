@@ -10,7 +10,7 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::{Path, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     routing::{get, post},
 };
@@ -118,14 +118,16 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response<Body> {
     let dialect = Dialect::of(request.uri().path());
     let origin = request.headers().get(header::ORIGIN).cloned();
-    let is_preflight = request.method() == Method::OPTIONS;
+    let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+    let is_preflight =
+        request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let free = request.uri().path() == "/health" || page::is_page(request.uri().path());
     let checked = app.access.check_way(request.headers(), request.uri());
     let checked =
         if free || is_preflight { checked } else { checked.and_then(|()| app.access.check_key(request.headers())) };
     let mut response = match checked {
         Err(refusal) => refusal.into_response(dialect),
-        Ok(()) if is_preflight => preflight(),
+        Ok(()) if is_preflight => preflight(asked),
         Ok(()) => next.run(request).await,
     };
     if response.status().is_client_error() {
@@ -139,19 +141,16 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     response
 }
 
-/// What a browser asks before it asks.
-fn preflight() -> Response<Body> {
+/// What a browser asks before it asks: which headers a page may send. Any, if the page may ask at all.
+fn preflight(asked: Option<HeaderValue>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    let allow = |name: HeaderName, value| (name, HeaderValue::from_static(value));
-    response.headers_mut().extend([
-        allow(header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS"),
-        allow(
-            header::ACCESS_CONTROL_ALLOW_HEADERS,
-            "authorization, content-type, x-api-key, anthropic-version, anthropic-beta",
-        ),
-        allow(header::ACCESS_CONTROL_MAX_AGE, "600"),
-    ]);
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    if let Some(asked) = asked {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked);
+    }
     response
 }
 

@@ -120,8 +120,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn int(&self, name: &str) -> Option<i64> {
-        let value = self.any(name)?;
-        value.as_i64().or_else(|| value.as_f64().map(|x| x as i64))
+        whole(self.any(name)?)
     }
 
     pub(crate) fn num(&self, name: &str) -> Option<f64> {
@@ -159,11 +158,16 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// A whole number, also one that is written as 2.0; none that a float holds inexactly.
+fn whole(value: &Value) -> Option<i64> {
+    const EXACT: f64 = (1_u64 << 53) as f64;
+    let is_exact = |x: &f64| x.fract() == 0.0 && x.abs() <= EXACT;
+    value.as_i64().or_else(|| value.as_f64().filter(|_| value.is_f64()).filter(is_exact).map(|x| x as i64))
+}
+
 impl Kind {
     /// Whether a value is of this kind; else what is allowed.
     fn check(&self, value: &Value) -> Result<(), String> {
-        let whole =
-            |value: &Value| value.as_i64().or_else(|| value.as_f64().filter(|x| x.fract() == 0.0).map(|x| x as i64));
         let (right, allowed) = match self {
             Kind::Bool => (value.is_boolean(), "must be true or false".into()),
             Kind::Int(from, to) => {
@@ -221,6 +225,7 @@ mod tests {
         check(json!({"m": 1}), expect!["m: there is no such field"]);
         check(json!({"n": 0}), expect!["n: must be a whole number from 1 to 8"]);
         check(json!({"n": 1.5}), expect!["n: must be a whole number from 1 to 8"]);
+        check(json!({"n": 18446744073709551615_u64}), expect!["n: must be a whole number from 1 to 8"]);
         check(json!({"n": "1"}), expect!["n: must be a whole number from 1 to 8"]);
         check(json!({"stop": [1]}), expect!["stop: must be a string, or an array of strings"]);
         check(json!({"store": true}), expect!["store: can only be false: nothing is stored"]);

@@ -65,7 +65,7 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     let ask = Ask {
         prompt,
         sampling: sampling(&fields, &model.sampling)?,
-        n_max: Some(n_max(&fields).unwrap_or(16)),
+        n_max: if fields.int("n_predict") == Some(-1) { None } else { Some(n_max(&fields).unwrap_or(16)) },
         n_choices: fields.int("n").unwrap_or(1) as usize,
         stop: stop(&fields, "stop")?,
     };

@@ -15,6 +15,19 @@ pub(crate) struct Ask {
     pub(crate) n_choices: usize,
     /// Texts that end an answer.
     pub(crate) stop: Vec<String>,
+    /// What an answer must look like.
+    pub(crate) form: Option<Form>,
+    /// Added to the logits of tokens.
+    pub(crate) logit_bias: Vec<(TokenId, f32)>,
+}
+
+/// What an answer must look like; its reasoning is free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Any JSON object.
+    JsonObject,
+    /// JSON that is valid by this schema.
+    JsonSchema(String),
 }
 
 /// What an answer follows.
@@ -30,3 +43,5 @@ pub(crate) const N_CHOICES_MAX: i64 = 16;
 /// The most texts that end an answer, and their most bytes.
 pub(crate) const N_STOP_MAX: usize = 64;
 pub(crate) const STOP_BYTES_MAX: usize = 1024;
+/// The most tokens whose logits are changed.
+pub(crate) const N_BIAS_MAX: usize = 4096;

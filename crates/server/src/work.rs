@@ -15,13 +15,16 @@ use std::{
 };
 
 use axum::http::StatusCode;
-use engine::{Answer, AnswerOptions, Engine, Prefill, Sampler, SamplerOptions, Seat, Seats, Session, Stop, Synced};
+use engine::{
+    Answer, AnswerOptions, Engine, Grammar, Prefill, Sampler, SamplerOptions, Seat, Seats, Session, Source, Stop,
+    Synced,
+};
 use models::{ChatOptions, Event, Part};
 use tokenizer::{Special, TokenId};
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
 use crate::{
-    ask::{Ask, Prompt},
+    ask::{Ask, Form, Prompt},
     dialect::new_id,
     error::Refusal,
     metrics::Metrics,
@@ -169,6 +172,8 @@ struct Job {
     sampling: SamplerOptions,
     n_max: usize,
     stop: Vec<String>,
+    grammar: Option<Arc<Grammar>>,
+    logit_bias: Vec<(TokenId, f32)>,
     choice: usize,
     /// Other answers to the same prompt, which are begun when it has been read.
     others: usize,
@@ -251,6 +256,7 @@ impl Work {
         if ids.len() >= self.n_ctx() {
             return Err(Refusal::context(ids.len(), self.n_ctx()));
         }
+        let grammar = ask.form.as_ref().map(|form| self.grammar(form)).transpose()?;
         let (to, from) = channel(N_UNREAD_MAX);
         let chat = match ask.prompt {
             Prompt::Chat(_, options) => Some(options),
@@ -263,6 +269,8 @@ impl Work {
             sampling: ask.sampling,
             n_max: ask.n_max.unwrap_or(usize::MAX),
             stop: ask.stop,
+            grammar,
+            logit_bias: ask.logit_bias,
             choice: 0,
             others: ask.n_choices - 1,
             to,
@@ -275,6 +283,18 @@ impl Work {
         drop(line);
         self.shared.changed.notify_one();
         Ok(Answers { from, n: ask.n_choices })
+    }
+
+    /// What holds an answer to a form.
+    fn grammar(&self, form: &Form) -> Result<Arc<Grammar>, Refusal> {
+        let source = match form {
+            Form::JsonObject => Source::JsonObject,
+            Form::JsonSchema(schema) => Source::JsonSchema(schema),
+        };
+        self.shared.engine.grammar(source).map(Arc::new).map_err(|error| match error {
+            engine::Error::Grammar(error) => Refusal::field("response_format", &error.to_string()),
+            error => self.shared.refusal(&error),
+        })
     }
 
     /// Takes no more requests, and sends away those that wait.
@@ -449,6 +469,8 @@ impl Shared {
             n_max: job.n_max,
             chat,
             stop: &job.stop,
+            grammar: job.grammar.as_deref(),
+            logit_bias: &job.logit_bias,
             given_up: Some(&given_up),
             ..AnswerOptions::default()
         };

@@ -150,6 +150,40 @@ fn the_interface_describes_itself() {
 }
 
 #[test]
+fn an_answer_keeps_to_a_schema() {
+    let server = start(Setup::default());
+    let schema = json!({"type": "object", "properties": {"n": {"enum": [1, 2, 3]}, "b": {"type": "boolean"}},
+        "required": ["n", "b"], "additionalProperties": false});
+    let format =
+        |schema: &Value| json!({"type": "json_schema", "json_schema": {"name": "x", "strict": true, "schema": schema}});
+    for think in [false, true] {
+        let more =
+            json!({"response_format": format(&schema), "max_tokens": 400, "temperature": 1, "seed": 1, "think": think});
+        let reply = server.post("/v1/chat/completions", &question(more)).json();
+        let choice = &reply["choices"][0];
+        if choice["finish_reason"] == "length" {
+            continue; // it thinks and thinks
+        }
+        let answer: Value = serde_json::from_str(choice["message"]["content"].as_str().expect("a text")).expect("JSON");
+        assert!([1, 2, 3].map(Value::from).contains(&answer["n"]) && answer["b"].is_boolean(), "{answer}");
+    }
+    let refused =
+        server.post("/v1/chat/completions", &question(json!({"response_format": format(&json!({"type": 7}))})));
+    assert_eq!((refused.status, refused.json()["error"]["param"].as_str()), (400, Some("response_format")));
+}
+
+#[test]
+fn a_bias_decides() {
+    let server = start(Setup::default());
+    let ids = server.post("/tokenize", &json!({"content": "a"})).json();
+    let request =
+        json!({"prompt": "Once", "max_tokens": 3, "temperature": 0, "logit_bias": {ids["tokens"][0].to_string(): 100}});
+    assert_eq!(server.post("/v1/completions", &request).json()["choices"][0]["text"], "aaa");
+    let wrong = json!({"prompt": "Once", "logit_bias": {"999999": 1}});
+    assert_eq!(server.post("/v1/completions", &wrong).status, 400);
+}
+
+#[test]
 fn keys_are_asked_for() {
     let server = start(Setup { keys: &["0123456789abcdef"], ..Setup::default() });
     assert_eq!(server.get("/v1/models").status, 401);

@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 
 use super::{
     new_id, now_s,
-    sampling::{LENGTH, SAMPLING, n_max, sampling, stop},
+    sampling::{LENGTH, SAMPLING, logit_bias, n_max, sampling, stop},
 };
 use crate::{
     app::Model,
-    ask::{Ask, Prompt},
+    ask::{Ask, Form, Prompt},
     error::{Dialect, Refusal},
     fields::{Field, Fields, Kind, acts, nothing, only},
     reply::{Choice, Frames, Writer},
@@ -32,8 +32,12 @@ const OWN: [Field; 30] = [
     acts("chat_template_kwargs", Kind::Object, "enable_thinking and thinking: the same; reasoning_effort."),
     only("logprobs", "false", "probabilities are not reported"),
     only("top_logprobs", "0", "probabilities are not reported"),
-    only("logit_bias", "{}", "logits cannot be changed"),
-    only("response_format", r#"{"type":"text"}"#, "answers cannot be held to a form"),
+    acts("logit_bias", Kind::Object, "Token ids and what is added to their logits, -100 to 100."),
+    acts(
+        "response_format",
+        Kind::Object,
+        "type: text, json_object, or json_schema with json_schema.schema, which the answer keeps to.",
+    ),
     acts("tools", Kind::Array, "Functions that the model may call."),
     acts("tool_choice", Kind::Any, "auto, none, required, or the function that must be called."),
     only("functions", "[]", "they were replaced by tools"),
@@ -90,13 +94,23 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     let messages = messages.collect::<Result<Vec<_>, _>>()?;
     let (thinking, effort) = wishes(&fields)?;
     let (tools, call) = tools(&fields)?;
-    let options = ChatOptions { tools, call, ..model.chat_options(thinking, effort)? };
+    let form = form(&fields)?;
+    if form.is_some() && !tools.is_empty() && call != Calls::Never {
+        return Err(fields.refuse("response_format", "cannot be kept where tools may be called; leave the tools out"));
+    }
+    let schema = form.as_ref().map(|form| match form {
+        Form::JsonObject => r#"{"type": "object"}"#.to_owned(),
+        Form::JsonSchema(schema) => schema.clone(),
+    });
+    let options = ChatOptions { tools, call, schema, ..model.chat_options(thinking, effort)? };
     let ask = Ask {
         prompt: Prompt::Chat(messages, options),
         sampling: sampling(&fields, &model.sampling)?,
         n_max: n_max(&fields),
         n_choices: fields.int("n").unwrap_or(1) as usize,
         stop: stop(&fields, "stop")?,
+        form,
+        logit_bias: logit_bias(&fields, model)?,
     };
     let include_usage = match fields.any("stream_options") {
         Some(options) => {
@@ -189,6 +203,30 @@ fn tools(fields: &Fields<'_>) -> Result<(Vec<Tool>, Calls), Refusal> {
     };
     check_calls(&tools, &calls).map_err(|why| fields.refuse("tool_choice", why))?;
     Ok((tools, calls))
+}
+
+/// What the answer must look like.
+fn form(fields: &Fields<'_>) -> Result<Option<Form>, Refusal> {
+    const FORMAT: &[&[Field]] = &[&[
+        acts("type", Kind::Word(&["text", "json_object", "json_schema"]), "Which form."),
+        acts("json_schema", Kind::Object, "schema: which."),
+    ]];
+    const SCHEMA: &[&[Field]] = &[&[
+        acts("schema", Kind::Any, "The schema."),
+        nothing("name", "the schema says what it is"),
+        nothing("description", "the schema says what it is"),
+        nothing("strict", "schemas are always kept to"),
+    ]];
+    let Some(format) = fields.any("response_format") else { return Ok(None) };
+    let format = Fields::at(format, &fields.path("response_format"), FORMAT)?;
+    match format.needed("type")?.as_str() {
+        Some("json_object") => Ok(Some(Form::JsonObject)),
+        Some("json_schema") => {
+            let schema = Fields::at(format.needed("json_schema")?, &format.path("json_schema"), SCHEMA)?;
+            Ok(Some(Form::JsonSchema(schema.needed("schema")?.to_string())))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// A function with a name.

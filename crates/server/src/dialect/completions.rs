@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{
     chat::{finish_reason, timings, usage},
     new_id, now_s,
-    sampling::{LENGTH, SAMPLING, n_max, sampling, stop},
+    sampling::{LENGTH, SAMPLING, logit_bias, n_max, sampling, stop},
     tokens,
 };
 use crate::{
@@ -28,7 +28,7 @@ const OWN: [Field; 10] = [
     acts("echo", Kind::Bool, "Repeat the prompt before its continuation."),
     only("suffix", r#""""#, "text can only be continued"),
     only("logprobs", "null", "probabilities are not reported"),
-    only("logit_bias", "{}", "logits cannot be changed"),
+    acts("logit_bias", Kind::Object, "Token ids and what is added to their logits, -100 to 100."),
     only("best_of", "1", "all answers are returned"),
     nothing("user", "it names whom a service blames"),
 ];
@@ -68,6 +68,8 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
         n_max: if fields.int("n_predict") == Some(-1) { None } else { Some(n_max(&fields).unwrap_or(16)) },
         n_choices: fields.int("n").unwrap_or(1) as usize,
         stop: stop(&fields, "stop")?,
+        form: None,
+        logit_bias: logit_bias(&fields, model)?,
     };
     Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), include_usage, echo })
 }

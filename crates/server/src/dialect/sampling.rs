@@ -1,9 +1,12 @@
 //! How tokens are chosen, and how long an answer is: fields that OpenAI's dialects share.
 
 use engine::SamplerOptions;
+use serde_json::Value;
+use tokenizer::TokenId;
 
 use crate::{
-    ask::{N_CHOICES_MAX, N_STOP_MAX, STOP_BYTES_MAX},
+    app::Model,
+    ask::{N_BIAS_MAX, N_CHOICES_MAX, N_STOP_MAX, STOP_BYTES_MAX},
     error::Refusal,
     fields::{Field, Fields, Kind, acts},
 };
@@ -68,6 +71,23 @@ pub(crate) fn sampling(fields: &Fields<'_>, default: &SamplerOptions) -> Result<
 pub(crate) fn n_max(fields: &Fields<'_>) -> Option<usize> {
     let names = ["max_completion_tokens", "max_output_tokens", "max_tokens", "n_predict"];
     names.iter().find_map(|name| fields.int(name)).and_then(|n| usize::try_from(n).ok())
+}
+
+/// What is added to the logits of tokens.
+///
+/// # Errors
+/// An id that is none, or a value out of range.
+pub(crate) fn logit_bias(fields: &Fields<'_>, model: &Model) -> Result<Vec<(TokenId, f32)>, Refusal> {
+    let n_vocab = model.engine.info().n_vocab;
+    let one = |(id, bias): (&String, &Value)| {
+        let id = id.parse().ok().filter(|&id| (id as usize) < n_vocab)?;
+        Some((id, bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias))? as f32))
+    };
+    let Some(Value::Object(biases)) = fields.any("logit_bias") else { return Ok(Vec::new()) };
+    let biases = (biases.len() <= N_BIAS_MAX).then(|| biases.iter().map(one).collect::<Option<_>>()).flatten();
+    let allowed =
+        format!("must be at most {N_BIAS_MAX} token ids below {n_vocab}, each with a number from -100 to 100");
+    biases.ok_or_else(|| fields.refuse("logit_bias", &allowed))
 }
 
 /// Texts that end an answer.

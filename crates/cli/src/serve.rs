@@ -1,6 +1,6 @@
 //! The model behind HTTP: `ds4 serve`.
 
-use std::{thread, time::Duration};
+use std::{net::TcpListener, thread, time::Duration};
 
 use engine::Options;
 use server::{Ending, Server};
@@ -24,6 +24,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
     let (access, sampling) = (args.access()?, args.sampling.options()?);
     model::spare(&args.model, [])?;
+    // A place to listen at is found, or not, before a model is loaded for minutes.
+    let (address, needs_key) = (args.address(), access.needs_key());
+    let listener = TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
     let kept = Some(args.store.served(&args.model));
     let engine = model::open(&args.model, &Options { kept, ..args.model.options()? })?;
     if engine.tokenizer().is_none() {
@@ -33,19 +36,19 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
     let name = names.first().cloned().unwrap_or_else(|| stem(&engine));
     let about = describe(&engine);
     let sessions = open_sessions(&engine, args.sessions, args.ctx.unwrap_or_else(|| engine.n_ctx_default()))?;
-    let (address, needs_key) = (args.address(), access.needs_key());
     let options = server::Options {
-        address,
         access,
         name,
         aliases: names,
         sampling,
+        seed: args.sampling.seed,
         n_waiting_max: args.queue,
         n_connections_max: N_CONNECTIONS_MAX,
         prefix: "ds4".into(),
         warn: terminal::note,
     };
-    let server = Server::bind(engine, sessions, options).map_err(|source| Error::Listen { address, source })?;
+    let server =
+        Server::new(engine, sessions, listener, options).map_err(|source| Error::Listen { address, source })?;
     let key = if needs_key { ", for those with a key" } else { "" };
     terminal::note(&format!("{about}, at http://{}{key}; Ctrl+C ends", server.address()));
     let work = Work::begin();

@@ -4,37 +4,51 @@
 //! request -> Host, Origin -> key -> size and kind of the body -> JSON -> handler -> reply
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
-    body::{Body, Bytes},
+    body::Body,
     extract::{Path, Request, State},
     http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     routing::{get, post},
 };
 use engine::{Engine, SamplerOptions};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use models::{ChatOptions, Effort, WishError};
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
 use crate::{
-    dialect::{chat, completions, models as model_list, tokens},
+    dialect::{chat, completions, messages, models as model_list, ollama, responses, tokens},
     error::{Dialect, Refusal},
     guard::Access,
     metrics::Metrics,
     openapi, page,
-    reply::{json, or_refusal, stream, whole},
+    reply::{Choice, json, or_refusal, stream, whole},
     work::{Answers, Work},
 };
 
 /// The most bytes of a request.
 const BODY_BYTES_MAX: usize = 64 << 20;
-/// How long a body may take: so long, and a second more for so many bytes that it is said to have.
+/// How long a body may pause.
+const BODY_PAUSE: Duration = Duration::from_secs(10);
+/// A body that takes longer than this must come at this rate.
 const BODY_TIME: Duration = Duration::from_secs(30);
-const BODY_BYTES_PER_S: u64 = 64 << 10;
+const BODY_BYTES_PER_S: u64 = 1 << 10;
+/// Room for bodies is given away in parts of so many bytes.
+const ROOM_BYTES: usize = 1 << 20;
+/// How many of these there are: what JSON becomes takes up to twenty times as much.
+pub(crate) const N_ROOM: usize = 96;
+/// How many requests are read at a time.
+pub(crate) const N_READERS: usize = 2;
 
 /// What handlers share.
 pub(crate) struct App {
@@ -43,6 +57,10 @@ pub(crate) struct App {
     pub(crate) model: Model,
     pub(crate) access: Access,
     pub(crate) metrics: Arc<Metrics>,
+    /// Room for bodies of requests.
+    pub(crate) room: Arc<Semaphore>,
+    /// Turns to read one.
+    pub(crate) readers: Semaphore,
 }
 
 /// The model that is served.
@@ -57,6 +75,7 @@ pub(crate) struct Model {
     pub(crate) created_s: u64,
     /// How tokens are chosen where a request does not say.
     pub(crate) sampling: SamplerOptions,
+    pub(crate) seed: Option<u64>,
 }
 
 impl Model {
@@ -105,6 +124,15 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{*name}", get(one_model))
         .route("/v1/chat/completions", post(chat_completions))
         .route("/v1/completions", post(completions_))
+        .route("/v1/messages", post(messages_))
+        .route("/v1/messages/count_tokens", post(count_message_tokens))
+        .route("/v1/responses", post(responses_))
+        .route("/v1/responses/input_tokens", post(count_input_tokens))
+        .route("/api/chat", post(ollama_chat))
+        .route("/api/generate", post(ollama_generate))
+        .route("/api/tags", get(ollama_tags))
+        .route("/api/show", post(ollama_show))
+        .route("/api/version", get(ollama_version))
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize))
         .merge(page::routes())
@@ -154,11 +182,15 @@ fn preflight(asked: Option<HeaderValue>) -> Response<Body> {
     response
 }
 
-/// The JSON of a request.
+/// The bytes of a request, and the room that they take.
 ///
 /// # Errors
-/// It is none, or too much, or too slow.
-async fn body(headers: &HeaderMap, body: Body) -> Result<Value, Refusal> {
+/// It is no JSON, too much, or too slow.
+async fn body(
+    app: &App,
+    headers: &HeaderMap,
+    mut body: Body,
+) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Refusal> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/json") {
@@ -170,15 +202,38 @@ async fn body(headers: &HeaderMap, body: Body) -> Result<Value, Refusal> {
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message));
     }
     let n_bytes = headers.get(header::CONTENT_LENGTH).and_then(|n| n.to_str().ok()?.parse().ok()).unwrap_or(0);
-    if n_bytes > BODY_BYTES_MAX as u64 {
+    if n_bytes > BODY_BYTES_MAX {
         return Err(too_large());
     }
-    let time = BODY_TIME + Duration::from_secs(n_bytes / BODY_BYTES_PER_S);
-    let bytes = timeout(time, Limited::new(body, BODY_BYTES_MAX).collect()).await;
-    let bytes = bytes.map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body took too long"))?;
-    let bytes: Bytes = bytes.map_err(|error| unreadable(&*error))?.to_bytes();
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Refusal::body(format!("the body is no JSON that can be read: {error}")))
+    let (mut bytes, mut room, start) = (Vec::new(), None, Instant::now());
+    while let Some(frame) = timeout(BODY_PAUSE, body.frame()).await.map_err(|_| too_slow())? {
+        let frame = frame.map_err(|_| Refusal::body("the body ended too early, or its parts have no right size"))?;
+        bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+        let seconds = start.elapsed().as_secs();
+        if bytes.len() > BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+        if seconds > BODY_TIME.as_secs() && bytes.len() as u64 / seconds < BODY_BYTES_PER_S {
+            return Err(too_slow());
+        }
+        hold(app, &mut room, bytes.len())?;
+    }
+    Ok((bytes, room))
+}
+
+/// Makes sure that there is room for so many bytes.
+fn hold(app: &App, room: &mut Option<OwnedSemaphorePermit>, n_bytes: usize) -> Result<(), Refusal> {
+    let held = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+    let more = n_bytes.div_ceil(ROOM_BYTES).saturating_sub(held);
+    if more > 0 {
+        let more = app.room.clone().try_acquire_many_owned(more as u32);
+        let more = more.map_err(|_| Refusal::busy("other requests have more text than there is room for"))?;
+        match room {
+            Some(room) => room.merge(more),
+            None => *room = Some(more),
+        }
+    }
+    Ok(())
 }
 
 fn too_large() -> Refusal {
@@ -186,11 +241,32 @@ fn too_large() -> Refusal {
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
 }
 
-fn unreadable(error: &(dyn std::error::Error + 'static)) -> Refusal {
-    match error.is::<LengthLimitError>() {
-        true => too_large(),
-        false => Refusal::body("the body ended too early"),
-    }
+fn too_slow() -> Refusal {
+    Refusal::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body took too long")
+}
+
+/// Reads a request, and does something with it, away from the threads that serve connections: texts may be long.
+async fn asked<T: Send + 'static>(
+    app: &Arc<App>,
+    headers: HeaderMap,
+    request: Body,
+    then: impl FnOnce(&Value, &App) -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    let (bytes, room) = body(app, &headers, request).await?;
+    let turn = app.readers.acquire().await;
+    let of_threads = app.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let value: Value = serde_json::from_slice(&bytes)
+            .map_err(|error| Refusal::body(format!("the body is no JSON that can be read: {error}")))?;
+        drop(bytes);
+        let read = then(&value, &of_threads);
+        drop((value, room));
+        read
+    });
+    let read = read.await;
+    drop(turn);
+    let bug = || Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "a bug: see the server's log");
+    read.unwrap_or_else(|_| Err(bug()))
 }
 
 type Shared = State<Arc<App>>;
@@ -221,48 +297,131 @@ async fn one_model(State(app): Shared, Path(name): Path<String>) -> Response<Bod
 
 async fn chat_completions(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
     let reply = async {
-        let request = chat::read(&body(&headers, request).await?, &app.model)?;
-        if request.stream {
-            let chunks = chat::Chunks::new(&app.model, &request);
-            return Ok(stream(submit(&app, request.ask).await?, chunks));
+        let read = asked(&app, headers, request, |request, app| {
+            let request = chat::read(request, &app.model)?;
+            let chunks = request.stream.then(|| chat::Chunks::new(&app.model, &request));
+            Ok((app.work.submit(request.ask)?, chunks))
+        });
+        let (answers, chunks) = read.await?;
+        match chunks {
+            Some(chunks) => Ok(stream(answers, chunks)),
+            None => Ok(json(&chat::reply(&app.model, &whole(answers).await?))),
         }
-        let choices = whole(submit(&app, request.ask).await?).await?;
-        Ok(json(&chat::reply(&app.model, &choices)))
     };
     or_refusal(reply.await, Dialect::OpenAi)
 }
 
 async fn completions_(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
     let reply = async {
-        let request = completions::read(&body(&headers, request).await?, &app.model)?;
-        if request.stream {
-            let chunks = completions::Chunks::new(&app.model, &request);
-            return Ok(stream(submit(&app, request.ask).await?, chunks));
+        let read = asked(&app, headers, request, |request, app| {
+            let request = completions::read(request, &app.model)?;
+            let chunks = request.stream.then(|| completions::Chunks::new(&app.model, &request));
+            Ok((app.work.submit(request.ask)?, chunks, request.echo))
+        });
+        let (answers, chunks, echo) = read.await?;
+        match chunks {
+            Some(chunks) => Ok(stream(answers, chunks)),
+            None => Ok(json(&completions::reply(&app.model, &whole(answers).await?, &echo))),
         }
-        let echo = request.echo.clone();
-        let choices = whole(submit(&app, request.ask).await?).await?;
-        Ok(json(&completions::reply(&app.model, &choices, &echo)))
     };
     or_refusal(reply.await, Dialect::OpenAi)
 }
 
-async fn tokenize(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
-    let reply = async { Ok(json(&tokens::tokenize(&body(&headers, request).await?, &app.engine)?)) };
+async fn messages_(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
+    let reply = async {
+        let read = asked(&app, headers, request, |request, app| {
+            let messages::Request { ask, stream, form } = messages::read(request, &app.model)?;
+            Ok((app.work.submit(ask)?, stream, form))
+        });
+        match read.await? {
+            (answers, true, form) => Ok(stream(answers, messages::Events::new(form))),
+            (answers, false, form) => Ok(json(&messages::reply(&form, &one(answers).await?))),
+        }
+    };
+    or_refusal(reply.await, Dialect::Anthropic)
+}
+
+async fn count_message_tokens(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
+    let counted = asked(&app, headers, request, |request, app| {
+        let mut ask = messages::read(request, &app.model)?.ask;
+        Ok(json(&messages::count(app.work.tokens(&mut ask.prompt)?.0.len())))
+    });
+    or_refusal(counted.await, Dialect::Anthropic)
+}
+
+async fn responses_(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
+    let reply = async {
+        let read = asked(&app, headers, request, |request, app| {
+            let responses::Request { ask, stream, form } = responses::read(request, &app.model)?;
+            Ok((app.work.submit(ask)?, stream, form))
+        });
+        match read.await? {
+            (answers, true, form) => Ok(stream(answers, responses::Events::new(form))),
+            (answers, false, form) => Ok(json(&responses::reply(&form, &one(answers).await?))),
+        }
+    };
     or_refusal(reply.await, Dialect::OpenAi)
+}
+
+async fn count_input_tokens(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
+    let counted = asked(&app, headers, request, |request, app| {
+        let mut ask = responses::read(request, &app.model)?.ask;
+        Ok(json(&responses::count(app.work.tokens(&mut ask.prompt)?.0.len())))
+    });
+    or_refusal(counted.await, Dialect::OpenAi)
+}
+
+async fn ollama_chat(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
+    or_refusal(ollama_answer(&app, headers, request, ollama::read_chat).await, Dialect::Ollama)
+}
+
+async fn ollama_generate(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
+    or_refusal(ollama_answer(&app, headers, request, ollama::read_generate).await, Dialect::Ollama)
+}
+
+async fn ollama_answer(
+    app: &Arc<App>,
+    headers: HeaderMap,
+    request: Body,
+    read: fn(&Value, &Model) -> Result<ollama::Request, Refusal>,
+) -> Result<Response<Body>, Refusal> {
+    let read = asked(app, headers, request, move |request, app| {
+        let ollama::Request { ask, stream, form } = read(request, &app.model)?;
+        Ok((ask.map(|ask| app.work.submit(ask)).transpose()?, stream, form))
+    });
+    match read.await? {
+        (None, _, form) => Ok(json(&ollama::loaded(&form))),
+        (Some(answers), true, form) => Ok(stream(answers, ollama::Lines::new(form))),
+        (Some(answers), false, form) => Ok(json(&ollama::reply(&form, &one(answers).await?))),
+    }
+}
+
+async fn ollama_tags(State(app): Shared) -> Response<Body> {
+    json(&ollama::tags(&app.model))
+}
+
+async fn ollama_show(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
+    let shown = asked(&app, headers, request, |request, app| Ok(json(&ollama::show(request, &app.model)?)));
+    or_refusal(shown.await, Dialect::Ollama)
+}
+
+async fn ollama_version() -> Response<Body> {
+    json(&ollama::version())
+}
+
+async fn tokenize(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
+    let told = asked(&app, headers, request, |request, app| Ok(json(&tokens::tokenize(request, &app.engine)?)));
+    or_refusal(told.await, Dialect::OpenAi)
 }
 
 async fn detokenize(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
-    let reply = async { Ok(json(&tokens::detokenize(&body(&headers, request).await?, &app.engine)?)) };
-    or_refusal(reply.await, Dialect::OpenAi)
+    let told = asked(&app, headers, request, |request, app| Ok(json(&tokens::detokenize(request, &app.engine)?)));
+    or_refusal(told.await, Dialect::OpenAi)
 }
 
-/// Queues a request, away from the threads that serve connections: long texts take time to become tokens.
-async fn submit(app: &Arc<App>, ask: crate::ask::Ask) -> Result<Answers, Refusal> {
-    let app = app.clone();
-    let submitted = tokio::task::spawn_blocking(move || app.work.submit(ask)).await;
-    submitted.unwrap_or_else(|_| {
-        Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "a bug: see the log"))
-    })
+/// Waits for the one answer to a request.
+async fn one(answers: Answers) -> Result<Choice, Refusal> {
+    Ok(whole(answers).await?.remove(0))
 }
 
 async fn unknown(request: Request) -> Response<Body> {

@@ -65,8 +65,6 @@ use crate::{
 /// How to serve.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Addresses and port to listen at; port 0 takes a free one.
-    pub address: SocketAddr,
     /// Who may ask.
     pub access: Access,
     /// The model's name for clients.
@@ -75,6 +73,8 @@ pub struct Options {
     pub aliases: Vec<String>,
     /// How tokens are chosen where a request does not say.
     pub sampling: SamplerOptions,
+    /// The seed of such requests; each has its own if there is none.
+    pub seed: Option<u64>,
     /// The most requests that wait for a session.
     pub n_waiting_max: usize,
     /// The most connections at a time.
@@ -118,16 +118,22 @@ impl Ending {
 }
 
 impl Server {
-    /// Listens; requests wait until [`Server::run`].
+    /// Answers what comes to `listener`, once it runs.
     ///
     /// # Errors
-    /// The address is taken, or not ours.
+    /// The system has no threads, or the listener is none of it.
     ///
     /// # Panics
     /// If there is no session.
-    pub fn bind(engine: Engine, sessions: Vec<Session>, options: Options) -> io::Result<Server> {
+    pub fn new(
+        engine: Engine,
+        sessions: Vec<Session>,
+        listener: std::net::TcpListener,
+        options: Options,
+    ) -> io::Result<Server> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(N_THREADS).enable_all().build()?;
-        let listener = runtime.block_on(TcpListener::bind(options.address))?;
+        listener.set_nonblocking(true)?;
+        let listener = runtime.block_on(async { TcpListener::from_std(listener) })?;
         let address = listener.local_addr()?;
         let engine = Arc::new(engine);
         let metrics = Arc::new(Metrics::new(&options.prefix));
@@ -140,8 +146,17 @@ impl Server {
             name: options.name,
             aliases: options.aliases,
             sampling: options.sampling,
+            seed: options.seed,
         };
-        let app = Arc::new(App { engine, work, model, access: options.access, metrics });
+        let app = Arc::new(App {
+            engine,
+            work,
+            model,
+            access: options.access,
+            metrics,
+            room: Arc::new(Semaphore::new(app::N_ROOM)),
+            readers: Semaphore::new(app::N_READERS),
+        });
         let ask_end = Arc::new(watch::Sender::new(false));
         Ok(Server { runtime, listener, address, app, n_connections_max: options.n_connections_max, ask_end })
     }
@@ -149,11 +164,6 @@ impl Server {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// Whether only programs of this machine reach it.
-    pub fn is_local(&self) -> bool {
-        is_local(self.address.ip())
     }
 
     /// What ends it.

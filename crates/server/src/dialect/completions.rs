@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{
     chat::{finish_reason, timings, usage},
     new_id, now_s,
-    sampling::{LENGTH, SAMPLING, logit_bias, n_max, sampling, stop},
+    sampling::{LENGTH, SAMPLING, SEVERAL, logit_bias, n_max, sampling, stop},
     tokens,
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What a request may say.
-pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &LENGTH, &OWN];
+pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &SEVERAL, &LENGTH, &OWN];
 
 const OWN: [Field; 10] = [
     acts("model", Kind::Str, "Must be the model that is served, or one of its other names."),
@@ -64,7 +64,7 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     };
     let ask = Ask {
         prompt,
-        sampling: sampling(&fields, &model.sampling)?,
+        sampling: sampling(&fields, &model.sampling, model.seed)?,
         n_max: if fields.int("n_predict") == Some(-1) { None } else { Some(n_max(&fields).unwrap_or(16)) },
         n_choices: fields.int("n").unwrap_or(1) as usize,
         stop: stop(&fields, "stop")?,

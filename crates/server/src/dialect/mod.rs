@@ -4,8 +4,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(crate) mod chat;
 pub(crate) mod completions;
+mod content;
+pub(crate) mod messages;
 pub(crate) mod models;
+pub(crate) mod ollama;
+pub(crate) mod responses;
 mod sampling;
+#[cfg(test)]
+mod script;
 pub(crate) mod tokens;
 
 /// Seconds since 1970.
@@ -16,4 +22,53 @@ pub(crate) fn now_s() -> u64 {
 /// A name that nobody can guess.
 pub(crate) fn new_id(kind: &str) -> String {
     format!("{kind}{:032x}", rand::random::<u128>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use expect_test::expect_file;
+
+    use super::*;
+    use crate::fields::{Does, Field};
+
+    const HEAD: &str = "\
+# The HTTP interface
+
+What requests may say, from the tables that requests are read by (`UPDATE_EXPECT=1 cargo test -p server` writes this file).
+A field that is not here is refused by its name; `null` is as if a field were not there. `n/a` in the second column marks fields
+that clients send and that change nothing.
+
+Beside these, `GET /health`, `/metrics`, `/v1/models`, `/v1/models/NAME`, `/api/tags` and `/api/version` take no fields.
+";
+
+    fn table(text: &mut String, title: &str, tables: &[&[Field]]) {
+        writeln!(text, "\n## {title}\n\n| field | | what it does |\n|---|---|---|").unwrap();
+        for field in tables.iter().copied().flatten() {
+            let (kind, why) = match field.does {
+                Does::Acts(how) => (String::new(), how.to_owned()),
+                Does::Nothing(why) => ("n/a".to_owned(), why.to_owned()),
+                Does::Only(only, why) => (format!("only `{only}`"), why.to_owned()),
+            };
+            writeln!(text, "| `{}` | {kind} | {why} |", field.name).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_manual_tells_every_field() {
+        let mut text = HEAD.to_owned();
+        table(&mut text, "`POST /v1/chat/completions`", chat::FIELDS);
+        table(&mut text, "`POST /v1/completions`", completions::FIELDS);
+        table(&mut text, "`POST /v1/responses`, `/v1/responses/input_tokens`", responses::FIELDS);
+        let left_out = responses::LEFT_OUT.join("`, `");
+        writeln!(text, "\nTools of type `{left_out}` are accepted, and the model does not see them.").unwrap();
+        table(&mut text, "`POST /v1/messages`, `/v1/messages/count_tokens`", messages::FIELDS);
+        table(&mut text, "`POST /api/chat`", ollama::CHAT);
+        table(&mut text, "`POST /api/generate`", ollama::GENERATE);
+        table(&mut text, "`options` of these two", ollama::OPTIONS);
+        table(&mut text, "`POST /tokenize`", tokens::TOKENIZE);
+        table(&mut text, "`POST /detokenize`", tokens::DETOKENIZE);
+        expect_file!["../../../../docs/api.md"].assert_eq(&text);
+    }
 }

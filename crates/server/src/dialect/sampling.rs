@@ -1,4 +1,4 @@
-//! How tokens are chosen, and how long an answer is: fields that OpenAI's dialects share.
+//! How tokens are chosen, and how long an answer is: fields that dialects share.
 
 use engine::SamplerOptions;
 use serde_json::Value;
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Fields that choose tokens.
-pub(crate) const SAMPLING: [Field; 11] = [
+pub(crate) const SAMPLING: [Field; 9] = [
     acts(
         "temperature",
         Kind::Num(0.0, 100.0),
@@ -30,6 +30,10 @@ pub(crate) const SAMPLING: [Field; 11] = [
         Kind::Int(i64::MIN, i64::MAX),
         "The same seed gives the same answer; without one, each answer has its own.",
     ),
+];
+
+/// Fields that OpenAI's have, and others do not, or elsewhere.
+pub(crate) const SEVERAL: [Field; 2] = [
     acts("stop", Kind::Any, "A text, or up to 64, that end the answer and are not part of it."),
     acts("n", Kind::Int(1, N_CHOICES_MAX), "How many answers."),
 ];
@@ -46,11 +50,15 @@ pub(crate) const LENGTH: [Field; 4] = [
     acts("n_predict", Kind::Int(-1, i64::MAX), "The same; -1 for what there is room for."),
 ];
 
-/// Options of the sampler, where fields do not say otherwise those of `default`.
+/// Options of the sampler, where fields do not say otherwise those of `default`; and `seed`, or one that nobody knows.
 ///
 /// # Errors
 /// A value that means nothing.
-pub(crate) fn sampling(fields: &Fields<'_>, default: &SamplerOptions) -> Result<SamplerOptions, Refusal> {
+pub(crate) fn sampling(
+    fields: &Fields<'_>,
+    default: &SamplerOptions,
+    seed: Option<u64>,
+) -> Result<SamplerOptions, Refusal> {
     let num = |name, default: f32| fields.num(name).map_or(default, |x| x as f32);
     let options = SamplerOptions {
         temperature: num("temperature", default.temperature),
@@ -60,7 +68,7 @@ pub(crate) fn sampling(fields: &Fields<'_>, default: &SamplerOptions) -> Result<
         repetition_penalty: num("repetition_penalty", num("repeat_penalty", default.repetition_penalty)),
         presence_penalty: num("presence_penalty", default.presence_penalty),
         frequency_penalty: num("frequency_penalty", default.frequency_penalty),
-        seed: fields.int("seed").map_or_else(rand::random, |seed| seed as u64),
+        seed: fields.int("seed").map(|seed| seed as u64).or(seed).unwrap_or_else(rand::random),
         ..default.clone()
     };
     options.check().map_err(|error| Refusal::body(error.to_string()))?;

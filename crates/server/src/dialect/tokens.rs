@@ -18,6 +18,9 @@ pub(crate) const TOKENIZE: &[&[Field]] = &[&[
 
 pub(crate) const DETOKENIZE: &[&[Field]] = &[&[acts("tokens", Kind::Array, "Token ids.")]];
 
+/// The most tokens that are told with what they spell: each takes a kilobyte meanwhile.
+const N_PIECES_MAX: usize = 100_000;
+
 /// The tokens of a text.
 ///
 /// # Errors
@@ -30,6 +33,11 @@ pub(crate) fn tokenize(request: &Value, engine: &Engine) -> Result<Value, Refusa
     let bos = tokenizer.bos().filter(|_| fields.flag("add_special").unwrap_or(false));
     let ids: Vec<TokenId> = bos.into_iter().chain(tokenizer.encode(text, special)).collect();
     if fields.flag("with_pieces").unwrap_or(false) {
+        if ids.len() > N_PIECES_MAX {
+            return Err(
+                fields.refuse("with_pieces", &format!("is for at most {N_PIECES_MAX} tokens, not {}", ids.len()))
+            );
+        }
         let piece = |&id: &TokenId| json!({ "id": id, "piece": tokenizer.text_of(id) });
         return Ok(json!({ "tokens": ids.iter().map(piece).collect::<Vec<_>>() }));
     }

@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     thread::JoinHandle,
     time::Duration,
@@ -43,17 +43,18 @@ pub(crate) fn start(setup: Setup<'_>) -> Running {
     let sessions = engine.sessions(setup.n_sessions, setup.n_ctx).unwrap_or_else(|e| panic!("{e}"));
     let keys: Vec<String> = setup.keys.iter().map(|key| (*key).to_owned()).collect();
     let options = server::Options {
-        address: ([127, 0, 0, 1], 0).into(),
         access: Access::new(&keys, &[], &["https://good.example".into()]),
         name: "micro".into(),
         aliases: Vec::new(),
         sampling: SamplerOptions::default(),
+        seed: None,
         n_waiting_max: setup.n_waiting_max,
         n_connections_max: 512,
         prefix: "test".into(),
         warn: |line| eprintln!("{line}"),
     };
-    let server = Server::bind(engine, sessions, options).unwrap_or_else(|e| panic!("{e}"));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("{e}"));
+    let server = Server::new(engine, sessions, listener, options).unwrap_or_else(|e| panic!("{e}"));
     let (address, ending) = (server.address(), server.ending());
     Running { address, ending, thread: Some(std::thread::spawn(move || server.run(|| ()))) }
 }

@@ -1,0 +1,252 @@
+//! What conversations are made of: what dialects share in reading them.
+
+use models::{Calls, ChatOptions, Effort, End, Message, Role, Tool};
+use serde_json::Value;
+
+use crate::{
+    app::Model,
+    ask::Prompt,
+    error::Refusal,
+    fields::{Field, Fields, Kind, acts, nothing},
+    work::{Call, Said},
+};
+
+/// A conversation, and what is wished of its next answer.
+#[derive(Debug, Default)]
+pub(crate) struct Conversation {
+    pub(crate) messages: Vec<Message>,
+    pub(crate) tools: Vec<Tool>,
+    pub(crate) call: Calls,
+    /// At most one call is to be heard of.
+    pub(crate) one_call: bool,
+    /// Whether to reason; the model's own way if nobody says.
+    pub(crate) thinking: Option<bool>,
+    pub(crate) effort: Option<Effort>,
+    pub(crate) end: End,
+}
+
+impl Conversation {
+    /// How the model is asked it.
+    ///
+    /// # Errors
+    /// It cannot do as is wished.
+    pub(crate) fn prompt(self, model: &Model) -> Result<Prompt, Refusal> {
+        let options = model.chat_options(self.thinking, self.effort)?;
+        let options = ChatOptions { tools: self.tools, call: self.call, end: self.end, ..options };
+        Ok(Prompt::Chat(self.messages, options))
+    }
+}
+
+/// Messages as turns: what one speaker says in several pieces is one message, in paragraphs.
+#[derive(Debug, Default)]
+pub(crate) struct Turns(Vec<Message>);
+
+impl Turns {
+    /// The system or the user says more.
+    pub(crate) fn say(&mut self, role: Role, text: &str) {
+        match self.0.last_mut() {
+            _ if text.is_empty() => {}
+            Some(last) if last.role == role => add_paragraph(&mut last.text, text),
+            _ => self.0.push(Message::new(role, text)),
+        }
+    }
+
+    /// The assistant's turn that is going on, or a new one.
+    pub(crate) fn assistant(&mut self) -> &mut Message {
+        if self.0.last().is_none_or(|last| last.role != Role::Assistant) {
+            self.0.push(Message::assistant(""));
+        }
+        self.0.last_mut().expect("one was there or pushed")
+    }
+
+    /// The assistant thinks more.
+    pub(crate) fn think(&mut self, text: &str) {
+        if !text.is_empty() {
+            add_paragraph(self.assistant().reasoning.get_or_insert_default(), text);
+        }
+    }
+
+    /// What came of a call.
+    pub(crate) fn result(&mut self, call_id: &str, text: String) {
+        self.0.push(Message::result(call_id, text));
+    }
+
+    /// Who spoke last.
+    pub(crate) fn last(&self) -> Option<&Message> {
+        self.0.last()
+    }
+
+    pub(crate) fn into_messages(self) -> Vec<Message> {
+        self.0
+    }
+}
+
+/// Adds a paragraph to a text.
+pub(crate) fn add_paragraph(text: &mut String, more: &str) {
+    if !text.is_empty() && !more.is_empty() {
+        text.push_str("\n\n");
+    }
+    text.push_str(more);
+}
+
+/// Reasoning as a text that clients send back without reading it. It is not hidden: whoever asks has seen the model's words
+/// anyway, or may.
+pub(crate) fn seal(reasoning: &str) -> String {
+    format!("{SEAL}{reasoning}")
+}
+
+/// The reasoning in what a client sends back; nothing if another server made that.
+pub(crate) fn unseal(sealed: &str) -> &str {
+    sealed.strip_prefix(SEAL).unwrap_or_default()
+}
+
+const SEAL: &str = "text:";
+
+/// Whether a part of an answer belongs to a call after its first.
+pub(crate) fn is_further_call(said: &Said) -> bool {
+    matches!(said, Said::Call(Call { index, .. }) | Said::Arguments(index, _) | Said::Called(index) if *index > 0)
+}
+
+/// What something of this kind is called in an error.
+pub(crate) fn shown(kind: &str) -> String {
+    kind.escape_debug().take(32).collect()
+}
+
+/// How hard to reason, in words.
+pub(crate) const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+
+/// What our models call an effort.
+pub(crate) fn effort_of(word: &str) -> Effort {
+    match word {
+        "minimal" | "low" => Effort::Low,
+        "max" => Effort::Max,
+        _ => Effort::High,
+    }
+}
+
+/// The most letters of a function's name.
+const NAME_BYTES_MAX: usize = 128;
+
+/// A function with a name.
+pub(crate) fn named(function: &Value, path: &str) -> Result<Tool, Refusal> {
+    let is_sound = |c: char| c.is_ascii_alphanumeric() || "_-.:/".contains(c);
+    let name = function.get("name").and_then(Value::as_str);
+    let name = name.filter(|name| (1..=NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(is_sound));
+    let refuse =
+        || Refusal::field(&format!("{path}.name"), "must be the function's name: letters, digits and _ - . : /");
+    let name = name.ok_or_else(refuse)?.to_owned();
+    let function = function.as_object().expect("it has a field").clone();
+    Ok(Tool { name, function })
+}
+
+/// Whether the calls that are to be made can be.
+pub(crate) fn check_calls(tools: &[Tool], calls: &Calls) -> Result<(), &'static str> {
+    match calls {
+        Calls::Must(_) if tools.is_empty() => Err("there are no tools to call"),
+        Calls::Must(Some(name)) if tools.iter().all(|tool| tool.name != *name) => Err("names none of the tools"),
+        _ => Ok(()),
+    }
+}
+
+/// A text, or the texts of parts, one after another.
+pub(crate) fn text(content: &Value, path: &str) -> Result<String, Refusal> {
+    const PART: &[&[Field]] = &[&[
+        acts("type", Kind::Str, "text, or as Responses has it input_text and output_text."),
+        acts("text", Kind::Str, "The text."),
+        nothing("cache_control", "what is known of a prompt is found by its tokens"),
+        nothing("annotations", "they are about a text, not part of it"),
+        nothing("logprobs", "they are about a text, not part of it"),
+    ]];
+    match content {
+        Value::String(text) => Ok(text.clone()),
+        Value::Array(parts) => {
+            let part = |(i, part): (usize, &Value)| {
+                let path = format!("{path}[{i}]");
+                match part["type"].as_str() {
+                    Some("text" | "input_text" | "output_text") => {
+                        let fields = Fields::at(part, &path, PART)?;
+                        Ok(fields.needed("text")?.as_str().expect("the table says so").to_owned())
+                    }
+                    Some(kind) => {
+                        let why = format!("parts of type {} cannot be read: the model reads text only", shown(kind));
+                        Err(Refusal::field(&path, &why))
+                    }
+                    None => Err(Refusal::field(&format!("{path}.type"), "is missing")),
+                }
+            };
+            parts.iter().enumerate().map(part).collect()
+        }
+        _ => Err(Refusal::field(path, "must be a string, or an array of parts")),
+    }
+}
+
+/// Conversations on paper, for tests.
+#[cfg(test)]
+pub(crate) fn show(conversation: &Conversation) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::new();
+    for m in &conversation.messages {
+        let role = format!("{:?}", m.role).to_lowercase();
+        let id = m.call_id.as_ref().map(|id| format!(" {id}")).unwrap_or_default();
+        if let Some(reasoning) = &m.reasoning {
+            writeln!(out, "{role} thinks {reasoning:?}").unwrap();
+        }
+        writeln!(out, "{role}{id} {:?}", m.text).unwrap();
+        for call in &m.calls {
+            writeln!(out, "{role} calls {} {} {}", call.id, call.name, call.arguments).unwrap();
+        }
+    }
+    for tool in &conversation.tools {
+        writeln!(out, "tool {}", Value::Object(tool.function.clone())).unwrap();
+    }
+    let Conversation { call, one_call, thinking, effort, end, .. } = conversation;
+    writeln!(out, "call {call:?}, one {one_call}, thinking {thinking:?}, effort {effort:?}, end {end:?}").unwrap();
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn content_is_a_text_or_parts_of_text() {
+        let read = |content: Value| text(&content, "messages[0].content").map_err(|refusal| refusal.message);
+        assert_eq!(read(json!("a")), Ok("a".into()));
+        assert_eq!(read(json!([{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}])), Ok("ab".into()));
+        assert_eq!(
+            read(json!([{"type": "image_url", "image_url": {"url": "x"}}])),
+            Err("messages[0].content[0]: parts of type image_url cannot be read: the model reads text only".into())
+        );
+        assert_eq!(read(json!([{"type": "text"}])), Err("messages[0].content[0].text: is missing".into()));
+        assert_eq!(read(json!(7)), Err("messages[0].content: must be a string, or an array of parts".into()));
+    }
+    #[test]
+    fn turns_take_pieces_together() {
+        let mut turns = Turns::default();
+        turns.say(Role::System, "a");
+        turns.say(Role::System, "");
+        turns.say(Role::System, "b");
+        turns.think("why");
+        turns.assistant().text.push_str("so");
+        turns.result("1", "x".into());
+        turns.result("2", "y".into());
+        let shown = |m: &Message| (m.role, m.text.clone());
+        assert_eq!(
+            turns.into_messages().iter().map(shown).collect::<Vec<_>>(),
+            [
+                (Role::System, "a\n\nb".into()),
+                (Role::Assistant, "so".into()),
+                (Role::Tool, "x".into()),
+                (Role::Tool, "y".into())
+            ]
+        );
+    }
+
+    #[test]
+    fn reasoning_comes_back_out_of_its_seal_and_nothing_else_does() {
+        assert_eq!(unseal(&seal("why")), "why");
+        assert_eq!(unseal("EqQBCgIYAhIkZ"), "");
+    }
+}

@@ -1,0 +1,877 @@
+//! Anthropic's messages: `POST /v1/messages`, and what they are in tokens: `POST /v1/messages/count_tokens`.
+//!
+//! ```text
+//! message_start, then for each block of the answer: content_block_start, content_block_delta.., content_block_stop;
+//! message_delta with the reason of the end and the tokens, message_stop
+//! ```
+//!
+//! A call is told when it is complete: programs run what they see of a call, whatever the message ended with.
+
+use models::{Calls, Effort, End, Role, Tool, ToolCall};
+use serde_json::{Map, Value, json};
+
+use super::{
+    content::{
+        Conversation, EFFORTS, Turns, add_paragraph, check_calls, effort_of, is_further_call, seal, shown, unseal,
+    },
+    new_id,
+    sampling::{SAMPLING, n_max, sampling, stop},
+};
+use crate::{
+    app::Model,
+    ask::Ask,
+    error::{Dialect, Refusal},
+    fields::{Field, Fields, Kind, acts, nothing, only},
+    reply::{Choice, Frames, Writer},
+    work::{Call, Finish, Heard, Said, Usage},
+};
+
+/// What a request may say.
+pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &OWN];
+
+const OWN: [Field; 22] = [
+    acts("model", Kind::Str, "Must be the model that is served, or one of its other names."),
+    acts("system", Kind::Any, "Instructions: a text, or blocks of type text, which become paragraphs."),
+    acts("messages", Kind::Array, "The conversation. If an assistant's text comes last, the answer continues it."),
+    acts(
+        "max_tokens",
+        Kind::Int(0, i64::MAX),
+        "Longest answer in tokens, reasoning included; what there is room for if absent.",
+    ),
+    acts("stop_sequences", Kind::Array, "Up to 64 texts that end the answer and are not part of it."),
+    acts("stream", Kind::Bool, "Send the answer as it comes, as server-sent events."),
+    acts("tools", Kind::Array, "Functions that the model may call, each with an input_schema."),
+    acts(
+        "tool_choice",
+        Kind::Object,
+        "type: auto, any, none, or tool with its name; disable_parallel_tool_use: one call at most.",
+    ),
+    acts(
+        "thinking",
+        Kind::Object,
+        "type: enabled, adaptive or disabled; display: omitted seals the reasoning in its signature.",
+    ),
+    acts("output_config", Kind::Object, "effort: how hard to reason."),
+    acts("reasoning_effort", Kind::Word(&EFFORTS), "The same; none answers at once."),
+    only("output_format", "null", "answers cannot be held to a form"),
+    only("container", "null", "nothing is run here"),
+    only("mcp_servers", "[]", "tools are called by the client, not here"),
+    nothing("cache_control", "what is known of a prompt is found by its tokens"),
+    nothing(
+        "context_management",
+        "the model's format says which reasoning it sees again; all else is the client's to leave out",
+    ),
+    nothing("metadata", "it names whom a service blames"),
+    nothing("service_tier", "there is one"),
+    nothing("speed", "there is one"),
+    nothing("inference_geo", "answers are computed here"),
+    nothing("betas", "what they add is understood, or refused by name, without them"),
+    nothing("user_profile_id", "it names whom a service blames"),
+];
+
+const MESSAGE: &[&[Field]] = &[&[
+    acts("role", Kind::Word(&["user", "assistant", "system"]), "Who speaks."),
+    acts("content", Kind::Any, "A text, or blocks."),
+]];
+
+/// What blocks of all types may have.
+const BLOCK: [Field; 3] = [
+    acts("type", Kind::Str, "What it is."),
+    nothing("cache_control", "what is known of a prompt is found by its tokens"),
+    nothing("citations", "they are about a text, not part of it"),
+];
+const TEXT: &[&[Field]] = &[&BLOCK, &[acts("text", Kind::Str, "The text.")]];
+const THINKING: &[&[Field]] = &[
+    &BLOCK,
+    &[
+        acts("thinking", Kind::Str, "What an assistant thought."),
+        acts("signature", Kind::Str, "The same, sealed, where the text was to be omitted."),
+    ],
+];
+const REDACTED: &[&[Field]] =
+    &[&BLOCK, &[acts("data", Kind::Str, "Reasoning that was sealed here; that of others is left out.")]];
+const USE: &[&[Field]] = &[
+    &BLOCK,
+    &[
+        acts("id", Kind::Str, "What the result is matched by."),
+        acts("name", Kind::Str, "Which tool."),
+        acts("input", Kind::Object, "Its arguments."),
+        nothing("caller", "the model calls, nobody else"),
+    ],
+];
+const RESULT: &[&[Field]] = &[
+    &BLOCK,
+    &[
+        acts("tool_use_id", Kind::Str, "Which call it is the result of."),
+        acts("content", Kind::Any, "A text, or blocks of type text, which become paragraphs."),
+        acts("is_error", Kind::Bool, "Whether the call failed: the model sees Error: before the text."),
+    ],
+];
+const REFERENCE: &[&[Field]] =
+    &[&BLOCK, &[acts("tool_name", Kind::Str, "A tool that was searched for: the model sees its name.")]];
+
+const TOOL: &[&[Field]] = &[&[
+    acts("type", Kind::Word(&["custom"]), "What it is."),
+    acts("name", Kind::Str, "What it is called by."),
+    acts("description", Kind::Str, "What it does."),
+    acts("input_schema", Kind::Object, "The JSON schema of its arguments."),
+    nothing("cache_control", "what is known of a prompt is found by its tokens"),
+    nothing("defer_loading", "the model sees all tools at once"),
+    nothing("eager_input_streaming", "a call is told when it is complete"),
+    nothing("input_examples", "the models' formats have no place for them"),
+    nothing("allowed_callers", "the model calls, nobody else"),
+    nothing("strict", "the model sees the schema, and keeps to it as well as it can"),
+]];
+
+/// A request that was read.
+pub(crate) struct Request {
+    pub(crate) ask: Ask,
+    pub(crate) stream: bool,
+    pub(crate) form: Form,
+}
+
+/// How the answer is to be told.
+#[derive(Clone, Debug)]
+pub(crate) struct Form {
+    model: String,
+    /// Reasoning is sealed in its signature, and not shown.
+    sealed: bool,
+    /// At most one call is told.
+    one_call: bool,
+}
+
+/// Reads a request.
+///
+/// # Errors
+/// What of it we cannot do.
+pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
+    let fields = Fields::of(request, FIELDS)?;
+    model.check_name(fields.str("model"))?;
+    let conversation = conversation(&fields)?;
+    let form = Form { model: model.name.clone(), sealed: is_sealed(&fields), one_call: conversation.one_call };
+    let ask = Ask {
+        prompt: conversation.prompt(model)?,
+        sampling: sampling(&fields, &model.sampling, model.seed)?,
+        n_max: n_max(&fields),
+        n_choices: 1,
+        stop: stop(&fields, "stop_sequences")?,
+        form: None,
+        logit_bias: Vec::new(),
+    };
+    Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), form })
+}
+
+fn conversation(fields: &Fields<'_>) -> Result<Conversation, Refusal> {
+    let mut turns = Turns::default();
+    if let Some(system) = fields.any("system") {
+        turns.say(Role::System, &texts(system, &fields.path("system"))?);
+    }
+    let messages = fields.needed("messages")?.as_array().expect("the table says so");
+    if messages.is_empty() {
+        return Err(fields.refuse("messages", "is empty"));
+    }
+    for (i, message) in messages.iter().enumerate() {
+        read_message(message, &fields.path(&format!("messages[{i}]")), &mut turns)?;
+    }
+    let end = match turns.last() {
+        Some(last) if last.role == Role::Assistant && last.calls.is_empty() => End::Continue,
+        _ => End::Answer,
+    };
+    let (thinking, effort) = wishes(fields)?;
+    let (tools, call, one_call) = tools(fields)?;
+    Ok(Conversation { messages: turns.into_messages(), tools, call, one_call, thinking, effort, end })
+}
+
+fn read_message(message: &Value, path: &str, turns: &mut Turns) -> Result<(), Refusal> {
+    let fields = Fields::at(message, path, MESSAGE)?;
+    let role = match fields.needed("role")?.as_str() {
+        Some("system") => Role::System,
+        Some("user") => Role::User,
+        _ => Role::Assistant,
+    };
+    match fields.needed("content")? {
+        Value::String(text) => add_text(turns, role, text),
+        Value::Array(blocks) => {
+            for (i, block) in blocks.iter().enumerate() {
+                read_block(block, &fields.path(&format!("content[{i}]")), role, turns)?;
+            }
+        }
+        _ => return Err(fields.refuse("content", "must be a string, or an array of blocks")),
+    }
+    Ok(())
+}
+
+/// The model's own text was cut into blocks; others' are paragraphs.
+fn add_text(turns: &mut Turns, role: Role, text: &str) {
+    match role {
+        Role::Assistant => turns.assistant().text.push_str(text),
+        _ => turns.say(role, text),
+    }
+}
+
+fn read_block(block: &Value, path: &str, role: Role, turns: &mut Turns) -> Result<(), Refusal> {
+    match (block["type"].as_str(), role) {
+        (Some("text"), _) => add_text(turns, role, needed(&Fields::at(block, path, TEXT)?, "text")?),
+        (Some("thinking"), Role::Assistant) => {
+            let fields = Fields::at(block, path, THINKING)?;
+            let open = fields.str("thinking").filter(|text| !text.is_empty());
+            turns.think(open.unwrap_or(unseal(fields.str("signature").unwrap_or_default())));
+        }
+        (Some("redacted_thinking"), Role::Assistant) => {
+            turns.think(unseal(needed(&Fields::at(block, path, REDACTED)?, "data")?));
+        }
+        (Some("tool_use"), Role::Assistant) => {
+            let fields = Fields::at(block, path, USE)?;
+            let (id, name) = (needed(&fields, "id")?.to_owned(), needed(&fields, "name")?.to_owned());
+            let arguments = fields.any("input").map_or_else(|| "{}".to_owned(), Value::to_string);
+            turns.assistant().calls.push(ToolCall { id, name, arguments });
+        }
+        (Some("tool_result"), Role::User) => {
+            let fields = Fields::at(block, path, RESULT)?;
+            let mut text = match fields.any("content") {
+                Some(content) => texts(content, &fields.path("content"))?,
+                None => String::new(),
+            };
+            if fields.flag("is_error") == Some(true) {
+                text.insert_str(0, "Error: ");
+            }
+            turns.result(needed(&fields, "tool_use_id")?, text);
+        }
+        (Some(kind), _) => return Err(unreadable(path, kind)),
+        (None, _) => return Err(Refusal::field(&format!("{path}.type"), "is missing")),
+    }
+    Ok(())
+}
+
+fn unreadable(path: &str, kind: &str) -> Refusal {
+    let why = format!("blocks of type {} cannot be read here: the model reads text only", shown(kind));
+    Refusal::field(path, &why)
+}
+
+fn needed<'a>(fields: &Fields<'a>, name: &str) -> Result<&'a str, Refusal> {
+    fields.needed(name)?.as_str().ok_or_else(|| fields.refuse(name, "must be a string"))
+}
+
+/// A text, or blocks of text as paragraphs.
+fn texts(content: &Value, path: &str) -> Result<String, Refusal> {
+    /// Claude Code's first block of a system prompt is a line for whoever bills it. It changes from one conversation to the
+    /// next, so that nothing after it would be known again.
+    const BILLING: &str = "x-anthropic-billing-header:";
+    let blocks = match content {
+        Value::String(text) => return Ok(text.clone()),
+        Value::Array(blocks) => blocks,
+        _ => return Err(Refusal::field(path, "must be a string, or an array of blocks")),
+    };
+    let mut all = String::new();
+    for (i, block) in blocks.iter().enumerate() {
+        let path = format!("{path}[{i}]");
+        let text = match block["type"].as_str() {
+            Some("text") => needed(&Fields::at(block, &path, TEXT)?, "text")?,
+            Some("tool_reference") => needed(&Fields::at(block, &path, REFERENCE)?, "tool_name")?,
+            Some(kind) => return Err(unreadable(&path, kind)),
+            None => return Err(Refusal::field(&format!("{path}.type"), "is missing")),
+        };
+        if !text.starts_with(BILLING) {
+            add_paragraph(&mut all, text);
+        }
+    }
+    Ok(all)
+}
+
+/// What may be called, whether it must be, and whether once at most.
+fn tools(fields: &Fields<'_>) -> Result<(Vec<Tool>, Calls, bool), Refusal> {
+    const CHOICE: &[&[Field]] = &[&[
+        acts("type", Kind::Word(&["auto", "any", "tool", "none"]), "Whether."),
+        acts("name", Kind::Str, "Which."),
+        acts("disable_parallel_tool_use", Kind::Bool, "At most one call is told."),
+    ]];
+    let tools = fields.array("tools").unwrap_or_default().iter().enumerate();
+    let tools = tools.map(|(i, tool)| read_tool(tool, &fields.path(&format!("tools[{i}]"))));
+    let tools = tools.collect::<Result<Vec<_>, _>>()?;
+    let Some(choice) = fields.any("tool_choice") else { return Ok((tools, Calls::Auto, false)) };
+    let choice = Fields::at(choice, &fields.path("tool_choice"), CHOICE)?;
+    let call = match needed(&choice, "type")? {
+        "any" => Calls::Must(None),
+        "tool" => Calls::Must(Some(needed(&choice, "name")?.to_owned())),
+        "none" => Calls::Never,
+        _ => Calls::Auto,
+    };
+    check_calls(&tools, &call).map_err(|why| fields.refuse("tool_choice", why))?;
+    Ok((tools, call, choice.flag("disable_parallel_tool_use").unwrap_or(false)))
+}
+
+/// A tool as models are shown it.
+fn read_tool(tool: &Value, path: &str) -> Result<Tool, Refusal> {
+    if let Some(kind) = tool["type"].as_str().filter(|&kind| kind != "custom") {
+        let why = format!("{} is Anthropic's to run or to describe; tools here need an input_schema", shown(kind));
+        return Err(Refusal::field(&format!("{path}.type"), &why));
+    }
+    let fields = Fields::at(tool, path, TOOL)?;
+    let name = needed(&fields, "name")?.to_owned();
+    let mut function = Map::from_iter([("name".to_owned(), json!(name))]);
+    function.extend(fields.any("description").map(|text| ("description".to_owned(), text.clone())));
+    function.insert("parameters".to_owned(), fields.needed("input_schema")?.clone());
+    Ok(Tool { name, function })
+}
+
+/// Whether to reason, and how hard.
+fn wishes(fields: &Fields<'_>) -> Result<(Option<bool>, Option<Effort>), Refusal> {
+    const WISH: &[&[Field]] = &[&[
+        acts("type", Kind::Word(&["enabled", "adaptive", "disabled"]), "Whether; adaptive leaves it to the model."),
+        acts(
+            "budget_tokens",
+            Kind::Int(0, i64::MAX),
+            "Under 4096, reason with low effort, unless an effort is given. It is a hint, as it is to Anthropic's newer \
+             models: reasoning that is broken off makes worse answers than either; max_tokens is kept.",
+        ),
+        acts("display", Kind::Word(&["summarized", "omitted"]), "omitted seals the reasoning in its signature."),
+    ]];
+    const OUTPUT: &[&[Field]] = &[&[
+        acts("effort", Kind::Word(&EFFORTS), "How hard to reason; none answers at once."),
+        only("format", "null", "answers cannot be held to a form"),
+        nothing("task_budget", "the client counts what its turns take"),
+    ]];
+    let output = fields.any("output_config").map(|value| Fields::at(value, &fields.path("output_config"), OUTPUT));
+    let output = output.transpose()?;
+    let thinking = fields.any("thinking").map(|value| Fields::at(value, &fields.path("thinking"), WISH)).transpose()?;
+    let word = output.as_ref().and_then(|output| output.str("effort")).or(fields.str("reasoning_effort"));
+    let wanted = match thinking.as_ref().and_then(|thinking| thinking.str("type")) {
+        Some("enabled") => Some(true),
+        Some("disabled") => Some(false),
+        _ => None,
+    };
+    let little = thinking.and_then(|thinking| thinking.int("budget_tokens")).is_some_and(|n| n < 4096);
+    Ok(match word {
+        _ if wanted == Some(false) => (wanted, None),
+        Some("none") => (Some(false), None),
+        Some(word) => (wanted, Some(effort_of(word))),
+        None => (wanted, little.then_some(Effort::Low)),
+    })
+}
+
+fn is_sealed(fields: &Fields<'_>) -> bool {
+    fields.any("thinking").is_some_and(|thinking| thinking["display"] == "omitted")
+}
+
+/// The tokens of a prompt.
+pub(crate) fn count(n_tokens: usize) -> Value {
+    json!({ "input_tokens": n_tokens })
+}
+
+/// Why an answer ended.
+fn stop_reason(finish: &Finish) -> &'static str {
+    match finish.stop {
+        engine::Stop::Length | engine::Stop::ContextFull => "max_tokens",
+        engine::Stop::StopString(_) => "stop_sequence",
+        _ if finish.n_calls > 0 => "tool_use",
+        _ => "end_turn",
+    }
+}
+
+/// Tokens, as Anthropic counts them: those that were known are not among the others. What is computed of a prompt is kept
+/// without being told to, so that none are counted as kept.
+fn usage(usage: Usage) -> Value {
+    json!({
+        "input_tokens": usage.n_prompt - usage.n_cached,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.n_cached,
+        "output_tokens": usage.n_answer,
+    })
+}
+
+fn message(form: &Form, content: Value, finish: Option<&Finish>) -> Value {
+    json!({
+        "id": new_id("msg_"),
+        "type": "message",
+        "role": "assistant",
+        "model": form.model,
+        "content": content,
+        "stop_reason": finish.map(stop_reason),
+        "stop_sequence": finish.and_then(|finish| finish.stop_text.as_ref()),
+        "usage": usage(finish.map_or(Usage::default(), |finish| finish.usage)),
+    })
+}
+
+/// What reasoning is signed with: clients send it back only so. Where its text is omitted, the signature is the text.
+fn signature(form: &Form, reasoning: &str) -> String {
+    if form.sealed { seal(reasoning) } else { seal("") }
+}
+
+/// The answer as a whole.
+pub(crate) fn reply(form: &Form, choice: &Choice) -> Value {
+    let mut content = Vec::new();
+    if !choice.reasoning.is_empty() {
+        let shown = if form.sealed { "" } else { &choice.reasoning };
+        let signature = signature(form, &choice.reasoning);
+        content.push(json!({ "type": "thinking", "thinking": shown, "signature": signature }));
+    }
+    if !choice.text.is_empty() {
+        content.push(json!({ "type": "text", "text": choice.text }));
+    }
+    for call in choice.calls.iter().take(if form.one_call { 1 } else { usize::MAX }) {
+        let input = input(&call.arguments);
+        content.push(json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": input }));
+    }
+    message(form, Value::Array(content), Some(&choice.finish))
+}
+
+/// Arguments as an object, which is what clients expect, whatever the model wrote.
+fn input(arguments: &str) -> Value {
+    match serde_json::from_str(arguments) {
+        Ok(Value::Object(input)) => Value::Object(input),
+        _ => json!({}),
+    }
+}
+
+/// Writes events.
+pub(crate) struct Events {
+    form: Form,
+    /// The block that is open.
+    block: Option<Block>,
+    /// Blocks that were begun.
+    n_blocks: usize,
+    /// A call as far as it was heard.
+    call: Option<ToolCall>,
+    failed: bool,
+}
+
+enum Block {
+    /// With what was thought, as far as the signature needs it.
+    Thinking(String),
+    Text,
+}
+
+impl Events {
+    pub(crate) fn new(form: Form) -> Events {
+        Events { form, block: None, n_blocks: 0, call: None, failed: false }
+    }
+
+    fn open(&mut self, content: Value, out: &mut Frames) {
+        let start = json!({ "type": "content_block_start", "index": self.n_blocks, "content_block": content });
+        out.event("content_block_start", &start);
+        self.n_blocks += 1;
+    }
+
+    /// More of the block that is open.
+    fn delta(&self, delta: Value, out: &mut Frames) {
+        let delta = json!({ "type": "content_block_delta", "index": self.n_blocks - 1, "delta": delta });
+        out.event("content_block_delta", &delta);
+    }
+
+    fn stop(&self, out: &mut Frames) {
+        out.event("content_block_stop", &json!({ "type": "content_block_stop", "index": self.n_blocks - 1 }));
+    }
+
+    fn close(&mut self, out: &mut Frames) {
+        let Some(block) = self.block.take() else { return };
+        if let Block::Thinking(text) = block {
+            let signature = signature(&self.form, &text);
+            self.delta(json!({ "type": "signature_delta", "signature": signature }), out);
+        }
+        self.stop(out);
+    }
+
+    fn think(&mut self, text: String, out: &mut Frames) {
+        if !matches!(self.block, Some(Block::Thinking(_))) {
+            self.close(out);
+            self.open(json!({ "type": "thinking", "thinking": "", "signature": "" }), out);
+            self.block = Some(Block::Thinking(String::new()));
+        }
+        match &mut self.block {
+            Some(Block::Thinking(all)) if self.form.sealed => all.push_str(&text),
+            _ => self.delta(json!({ "type": "thinking_delta", "thinking": text }), out),
+        }
+    }
+
+    fn text(&mut self, text: &str, out: &mut Frames) {
+        if !matches!(self.block, Some(Block::Text)) {
+            self.close(out);
+            self.open(json!({ "type": "text", "text": "" }), out);
+            self.block = Some(Block::Text);
+        }
+        self.delta(json!({ "type": "text_delta", "text": text }), out);
+    }
+
+    fn called(&mut self, out: &mut Frames) {
+        let Some(call) = self.call.take() else { return };
+        self.close(out);
+        self.open(json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": {} }), out);
+        let arguments = input(&call.arguments).to_string();
+        self.delta(json!({ "type": "input_json_delta", "partial_json": arguments }), out);
+        self.stop(out);
+    }
+
+    fn finish(&mut self, finish: &Finish, out: &mut Frames) {
+        self.close(out);
+        let delta = json!({ "stop_reason": stop_reason(finish), "stop_sequence": finish.stop_text });
+        out.event("message_delta", &json!({ "type": "message_delta", "delta": delta, "usage": usage(finish.usage) }));
+    }
+}
+
+impl Writer for Events {
+    /// How long the prompt is, the end says: it is read only now.
+    fn begin(&mut self, out: &mut Frames) {
+        let message = message(&self.form, json!([]), None);
+        out.event("message_start", &json!({ "type": "message_start", "message": message }));
+        self.alive(out);
+    }
+
+    fn said(&mut self, Heard { said, .. }: Heard, out: &mut Frames) {
+        if self.form.one_call && is_further_call(&said) {
+            return;
+        }
+        match said {
+            Said::Begun => {}
+            Said::Prefill(prefill) => out.comment(&format!("prefill {} of {}", prefill.done, prefill.total)),
+            Said::Thinking(text) => self.think(text, out),
+            Said::Text(text) => self.text(&text, out),
+            Said::Call(Call { id, name, .. }) => self.call = Some(ToolCall { id, name, arguments: String::new() }),
+            Said::Arguments(_, json) => {
+                if let Some(call) = &mut self.call {
+                    call.arguments.push_str(&json);
+                }
+            }
+            Said::Called(_) => self.called(out),
+            Said::End(finish) => self.finish(&finish, out),
+            Said::Failed(refusal) => {
+                self.failed = true;
+                out.event("error", &refusal.to_json(Dialect::Anthropic));
+            }
+        }
+    }
+
+    fn end(&mut self, out: &mut Frames) {
+        if !self.failed {
+            out.event("message_stop", &json!({ "type": "message_stop" }));
+        }
+    }
+
+    fn alive(&mut self, out: &mut Frames) {
+        out.event("ping", &json!({ "type": "ping" }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::{SamplerOptions, Stop};
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::dialect::{
+        content::show,
+        script::{calls, choice, ends, says, streamed, thinks, without_ids},
+    };
+
+    fn check(request: Value, expect: Expect) {
+        let read = Fields::of(&request, FIELDS).and_then(|fields| {
+            let sampling = sampling(&fields, &SamplerOptions::default(), None)?;
+            let (n_max, stop, sealed) = (n_max(&fields), stop(&fields, "stop_sequences")?, is_sealed(&fields));
+            let more = format!("t {}, n_max {n_max:?}, stop {stop:?}, sealed {sealed}\n", sampling.temperature);
+            Ok(show(&conversation(&fields)?) + &more)
+        });
+        expect.assert_eq(&read.unwrap_or_else(|refusal| refusal.message));
+    }
+
+    fn form() -> Form {
+        Form { model: "m".into(), sealed: false, one_call: false }
+    }
+
+    #[test]
+    fn what_claude_code_sends_is_understood() {
+        let cache = json!({"type": "ephemeral"});
+        check(
+            json!({
+                "model": "deepseek-v4-flash",
+                "system": [
+                    {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.330; cch=1a2b3;"},
+                    {"type": "text", "text": "You are Claude Code.", "cache_control": cache},
+                    {"type": "text", "text": "Be brief.", "cache_control": cache},
+                ],
+                "messages": [
+                    {"role": "user", "content": [
+                        {"type": "text", "text": "<system-reminder>x</system-reminder>"},
+                        {"type": "text", "text": "List files.", "cache_control": cache},
+                    ]},
+                    {"role": "system", "content": "Skills: none."},
+                    {"role": "assistant", "content": [
+                        {"type": "thinking", "thinking": "", "signature": "text:I list."},
+                        {"type": "text", "text": "Now."},
+                        {"type": "tool_use", "id": "call_1", "name": "Bash", "input": {"command": "ls", "b": 1}, "caller": {"type": "direct"}},
+                        {"type": "tool_use", "id": "call_2", "name": "Bash", "input": {"command": "rm"}},
+                    ]},
+                    {"role": "user", "content": [
+                        {"type": "tool_result", "tool_use_id": "call_1", "content": "a.txt", "is_error": false},
+                        {"type": "tool_result", "tool_use_id": "call_2", "content": [{"type": "text", "text": "denied"}],
+                         "is_error": true, "cache_control": cache},
+                    ]},
+                ],
+                "tools": [
+                    {"name": "Bash", "description": "Runs.", "input_schema": {"type": "object", "properties": {"command": {"type": "string"}}}},
+                    {"name": "WebFetch", "input_schema": {"type": "object"}, "defer_loading": true},
+                ],
+                "max_tokens": 32000,
+                "thinking": {"type": "adaptive", "display": "omitted"},
+                "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+                "output_config": {"effort": "high"},
+                "metadata": {"user_id": "x"},
+                "stream": true,
+            }),
+            expect![[r#"
+                system "You are Claude Code.\n\nBe brief."
+                user "<system-reminder>x</system-reminder>\n\nList files."
+                system "Skills: none."
+                assistant thinks "I list."
+                assistant "Now."
+                assistant calls call_1 Bash {"command":"ls","b":1}
+                assistant calls call_2 Bash {"command":"rm"}
+                tool call_1 "a.txt"
+                tool call_2 "Error: denied"
+                tool {"name":"Bash","description":"Runs.","parameters":{"type":"object","properties":{"command":{"type":"string"}}}}
+                tool {"name":"WebFetch","parameters":{"type":"object"}}
+                call Auto, one false, thinking None, effort Some(High), end Answer
+                t 1, n_max Some(32000), stop [], sealed true
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_the_sdks_send_is_understood() {
+        check(
+            json!({"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Well,"}],
+                   "system": "Be brief.", "temperature": 0.5, "stop_sequences": ["###"], "service_tier": "auto",
+                   "thinking": {"type": "enabled", "budget_tokens": 2048}}),
+            expect![[r####"
+                system "Be brief."
+                user "Hi"
+                assistant "Well,"
+                call Auto, one false, thinking Some(true), effort Some(Low), end Continue
+                t 0.5, n_max Some(100), stop ["###"], sealed false
+            "####]],
+        );
+        check(
+            json!({"messages": [{"role": "user", "content": "Hi"}], "thinking": {"type": "disabled"},
+                   "tools": [{"type": "custom", "name": "f", "input_schema": {}}],
+                   "tool_choice": {"type": "tool", "name": "f", "disable_parallel_tool_use": true}}),
+            expect![[r#"
+                user "Hi"
+                tool {"name":"f","parameters":{}}
+                call Must(Some("f")), one true, thinking Some(false), effort None, end Answer
+                t 1, n_max None, stop [], sealed false
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_by_name() {
+        let with = |name: &str, value: Value| {
+            let mut request = json!({"messages": [{"role": "user", "content": "Hi"}]});
+            request[name] = value;
+            request
+        };
+        check(
+            with("tools", json!([{"type": "web_search_20250305", "name": "web_search", "max_uses": 8}])),
+            expect![
+                "tools[0].type: web_search_20250305 is Anthropic's to run or to describe; tools here need an input_schema"
+            ],
+        );
+        check(with("tools", json!([{"name": "f"}])), expect!["tools[0].input_schema: is missing"]);
+        check(with("tool_choice", json!({"type": "any"})), expect!["tool_choice: there are no tools to call"]);
+        check(
+            with("mcp_servers", json!([{"type": "url"}])),
+            expect!["mcp_servers: can only be []: tools are called by the client, not here"],
+        );
+        check(with("best_effort", json!(1)), expect!["best_effort: there is no such field"]);
+        check(
+            with("messages", json!([{"role": "user", "content": [{"type": "image", "source": {}}]}])),
+            expect!["messages[0].content[0]: blocks of type image cannot be read here: the model reads text only"],
+        );
+        check(
+            with("messages", json!([{"role": "tool", "content": ""}])),
+            expect!["messages[0].role: must be one of user, assistant, system"],
+        );
+        check(
+            with("messages", json!([{"role": "user", "content": [{"type": "tool_use", "id": "1", "name": "f"}]}])),
+            expect!["messages[0].content[0]: blocks of type tool_use cannot be read here: the model reads text only"],
+        );
+    }
+
+    fn script() -> Vec<Said> {
+        let mut script = vec![Said::Begun, thinks("Wh"), thinks("y"), says("So"), says(".")];
+        script.extend(calls(0, "f", &["{\"a\":", "1}"]));
+        script.extend(calls(1, "g", &["{}"]));
+        script
+    }
+
+    #[test]
+    fn an_answer_is_a_stream_of_blocks() {
+        let mut script = script();
+        script.push(ends(Stop::EndOfTurn, 2));
+        expect![[r#"
+            event: message_start
+            data: {"type":"message_start","message":{"id":"msg_ID","type":"message","role":"assistant","model":"m","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":0,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":0}}}
+
+            event: ping
+            data: {"type":"ping"}
+
+            event: content_block_start
+            data: {"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":"","signature":""}}
+
+            event: content_block_delta
+            data: {"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"Wh"}}
+
+            event: content_block_delta
+            data: {"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"y"}}
+
+            event: content_block_delta
+            data: {"type":"content_block_delta","index":0,"delta":{"type":"signature_delta","signature":"text:"}}
+
+            event: content_block_stop
+            data: {"type":"content_block_stop","index":0}
+
+            event: content_block_start
+            data: {"type":"content_block_start","index":1,"content_block":{"type":"text","text":""}}
+
+            event: content_block_delta
+            data: {"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"So"}}
+
+            event: content_block_delta
+            data: {"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"."}}
+
+            event: content_block_stop
+            data: {"type":"content_block_stop","index":1}
+
+            event: content_block_start
+            data: {"type":"content_block_start","index":2,"content_block":{"type":"tool_use","id":"call_0","name":"f","input":{}}}
+
+            event: content_block_delta
+            data: {"type":"content_block_delta","index":2,"delta":{"type":"input_json_delta","partial_json":"{\"a\":1}"}}
+
+            event: content_block_stop
+            data: {"type":"content_block_stop","index":2}
+
+            event: content_block_start
+            data: {"type":"content_block_start","index":3,"content_block":{"type":"tool_use","id":"call_1","name":"g","input":{}}}
+
+            event: content_block_delta
+            data: {"type":"content_block_delta","index":3,"delta":{"type":"input_json_delta","partial_json":"{}"}}
+
+            event: content_block_stop
+            data: {"type":"content_block_stop","index":3}
+
+            event: message_delta
+            data: {"type":"message_delta","delta":{"stop_reason":"tool_use","stop_sequence":null},"usage":{"input_tokens":40,"cache_creation_input_tokens":0,"cache_read_input_tokens":60,"output_tokens":7}}
+
+            event: message_stop
+            data: {"type":"message_stop"}
+
+        "#]].assert_eq(&streamed(Events::new(form()), script));
+    }
+
+    #[test]
+    fn reasoning_can_be_sealed_and_calls_be_one() {
+        let mut script = script();
+        script.push(ends(Stop::EndOfTurn, 2));
+        let form = Form { sealed: true, one_call: true, ..form() };
+        expect![[r#"{"id":"msg_ID","type":"message","role":"assistant","model":"m","content":[{"type":"thinking","thinking":"","signature":"text:Why"},{"type":"text","text":"So."},{"type":"tool_use","id":"call_0","name":"f","input":{"a":1}}],"stop_reason":"tool_use","stop_sequence":null,"usage":{"input_tokens":40,"cache_creation_input_tokens":0,"cache_read_input_tokens":60,"output_tokens":7}}"#]].assert_eq(&without_ids(&reply(&form, &choice(script.clone())).to_string()));
+        expect![[r#"
+            event: message_start
+            data: {"type":"message_start","message":{"id":"msg_ID","type":"message","role":"assistant","model":"m","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":0,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":0}}}
+
+            event: ping
+            data: {"type":"ping"}
+
+            event: content_block_start
+            data: {"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":"","signature":""}}
+
+            event: content_block_delta
+            data: {"type":"content_block_delta","index":0,"delta":{"type":"signature_delta","signature":"text:Why"}}
+
+            event: content_block_stop
+            data: {"type":"content_block_stop","index":0}
+
+            event: content_block_start
+            data: {"type":"content_block_start","index":1,"content_block":{"type":"text","text":""}}
+
+            event: content_block_delta
+            data: {"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"So"}}
+
+            event: content_block_delta
+            data: {"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"."}}
+
+            event: content_block_stop
+            data: {"type":"content_block_stop","index":1}
+
+            event: content_block_start
+            data: {"type":"content_block_start","index":2,"content_block":{"type":"tool_use","id":"call_0","name":"f","input":{}}}
+
+            event: content_block_delta
+            data: {"type":"content_block_delta","index":2,"delta":{"type":"input_json_delta","partial_json":"{\"a\":1}"}}
+
+            event: content_block_stop
+            data: {"type":"content_block_stop","index":2}
+
+            event: message_delta
+            data: {"type":"message_delta","delta":{"stop_reason":"tool_use","stop_sequence":null},"usage":{"input_tokens":40,"cache_creation_input_tokens":0,"cache_read_input_tokens":60,"output_tokens":7}}
+
+            event: message_stop
+            data: {"type":"message_stop"}
+
+        "#]].assert_eq(&streamed(Events::new(form), script));
+    }
+
+    #[test]
+    fn a_call_that_was_cut_short_is_not_told() {
+        let mut script = vec![says("So"), Said::Call(Call { index: 0, id: "call_0".into(), name: "rm".into() })];
+        script.extend([Said::Arguments(0, "{\"path\":\"/".into()), ends(Stop::Length, 0)]);
+        expect![[r#"{"id":"msg_ID","type":"message","role":"assistant","model":"m","content":[{"type":"text","text":"So"}],"stop_reason":"max_tokens","stop_sequence":null,"usage":{"input_tokens":40,"cache_creation_input_tokens":0,"cache_read_input_tokens":60,"output_tokens":7}}"#]].assert_eq(&without_ids(&reply(&form(), &choice(script.clone())).to_string()));
+        expect![[r#"
+            event: message_start
+            data: {"type":"message_start","message":{"id":"msg_ID","type":"message","role":"assistant","model":"m","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":0,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":0}}}
+
+            event: ping
+            data: {"type":"ping"}
+
+            event: content_block_start
+            data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}
+
+            event: content_block_delta
+            data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"So"}}
+
+            event: content_block_stop
+            data: {"type":"content_block_stop","index":0}
+
+            event: message_delta
+            data: {"type":"message_delta","delta":{"stop_reason":"max_tokens","stop_sequence":null},"usage":{"input_tokens":40,"cache_creation_input_tokens":0,"cache_read_input_tokens":60,"output_tokens":7}}
+
+            event: message_stop
+            data: {"type":"message_stop"}
+
+        "#]].assert_eq(&streamed(Events::new(form()), script));
+    }
+
+    #[test]
+    fn the_end_says_why() {
+        let reason = |stop| reply(&form(), &choice(vec![says("x"), ends(stop, 0)]))["stop_reason"].clone();
+        assert_eq!(reason(Stop::EndOfTurn), "end_turn");
+        assert_eq!(reason(Stop::ContextFull), "max_tokens");
+        assert_eq!(reason(Stop::StopString(0)), "stop_sequence");
+        let failed = vec![says("x"), Said::Failed(Refusal::ending())];
+        expect![[r#"
+            event: message_start
+            data: {"type":"message_start","message":{"id":"msg_ID","type":"message","role":"assistant","model":"m","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":0,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":0}}}
+
+            event: ping
+            data: {"type":"ping"}
+
+            event: content_block_start
+            data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}
+
+            event: content_block_delta
+            data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"x"}}
+
+            event: error
+            data: {"type":"error","error":{"type":"overloaded_error","message":"the server is shutting down; try again"}}
+
+        "#]].assert_eq(&streamed(Events::new(form()), failed));
+    }
+}

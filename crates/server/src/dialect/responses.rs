@@ -1,0 +1,1038 @@
+//! OpenAI's responses: `POST /v1/responses`, and what they are in tokens: `POST /v1/responses/input_tokens`.
+//!
+//! ```text
+//! response.created, .in_progress, then for each item of the answer: output_item.added, its parts and deltas, output_item.done;
+//! response.completed, .incomplete or .failed
+//! ```
+//!
+//! Nothing is stored: clients send the whole conversation each time, with reasoning in the item in which they got it. An item
+//! whose call breaks off is never done, so that nobody makes the call.
+
+use models::{Calls, Effort, End, Role, Tool, ToolCall};
+use serde_json::{Map, Value, json};
+
+use super::{
+    content::{
+        Conversation, EFFORTS, Turns, check_calls, effort_of, is_further_call, named, seal, shown, text, unseal,
+    },
+    new_id, now_s,
+    sampling::{LENGTH, SAMPLING, n_max, sampling},
+};
+use crate::{
+    app::Model,
+    ask::Ask,
+    error::Refusal,
+    fields::{Field, Fields, Kind, acts, nothing, only},
+    reply::{Choice, Frames, Writer},
+    work::{Call, Finish, Heard, Said, Usage},
+};
+
+/// What a request may say.
+pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &LENGTH, &OWN];
+
+const OWN: [Field; 30] = [
+    acts("model", Kind::Str, "Must be the model that is served, or one of its other names."),
+    acts("input", Kind::Any, "The conversation: a text, or items."),
+    acts("instructions", Kind::Str, "What the system says first."),
+    acts("stream", Kind::Bool, "Send the answer as it comes, as server-sent events."),
+    acts("tools", Kind::Array, "What the model may call: functions, custom tools, and namespaces of them."),
+    acts("tool_choice", Kind::Any, "auto, none, required, or the function that must be called."),
+    acts("parallel_tool_calls", Kind::Bool, "If false, one call at most is told."),
+    acts("reasoning", Kind::Object, "effort: how hard to reason; summary: tell the reasoning as a summary."),
+    acts("include", Kind::Array, "reasoning.encrypted_content: reasoning, to be sent back."),
+    acts("text", Kind::Object, "format: only text."),
+    only("previous_response_id", "null", "nothing is stored; replay the full input"),
+    only("conversation", "null", "nothing is stored; replay the full input"),
+    only("prompt", "null", "nothing is stored; send the text"),
+    only("store", "false", "nothing is stored for later requests"),
+    only("background", "false", "nothing is stored for later requests"),
+    only("truncation", r#""disabled""#, "what does not fit is refused"),
+    only("top_logprobs", "0", "probabilities are not reported"),
+    only("logit_bias", "{}", "logits cannot be changed"),
+    only("modalities", r#"["text"]"#, "the model writes text only"),
+    nothing("stream_options", "on loopback, nobody measures the length of events"),
+    nothing("max_tool_calls", "it is about tools that a service calls"),
+    nothing("user", "it names whom a service blames"),
+    nothing("safety_identifier", "it names whom a service blames"),
+    nothing("metadata", "it is for the service's own records"),
+    nothing("client_metadata", "it is for the service's own records"),
+    nothing("prompt_cache_key", "what is known of a prompt is found by its tokens"),
+    nothing("prompt_cache_retention", "what is known of a prompt is kept while there is room"),
+    nothing("prompt_cache_options", "what is known of a prompt is found by its tokens"),
+    nothing("service_tier", "there is one"),
+    nothing("moderation", "nobody judges what is asked"),
+];
+
+/// Types of tools that are left out of what the model sees: clients offer them to every server, and do without where they are
+/// not called.
+pub(crate) const LEFT_OUT: &[&str] = &["web_search", "web_search_preview", "image_generation", "tool_search"];
+
+/// What items of all types may have.
+const ITEM: [Field; 5] = [
+    acts("type", Kind::Str, "What it is; a message if absent."),
+    nothing("id", "nothing is stored"),
+    nothing("status", "what is sent back is taken as it is"),
+    nothing("internal_chat_message_metadata_passthrough", "it is for the service's own records"),
+    nothing("metadata", "it is for the service's own records"),
+];
+const MESSAGE: &[&[Field]] = &[
+    &ITEM,
+    &[
+        acts("role", Kind::Word(&["system", "developer", "user", "assistant"]), "Who speaks."),
+        acts("content", Kind::Any, "A text, or parts of type input_text or output_text."),
+        nothing("end_turn", "what comes next says so"),
+        nothing("phase", "what comes next says so"),
+    ],
+];
+const CALL: &[&[Field]] = &[
+    &ITEM,
+    &[
+        acts("call_id", Kind::Str, "What the result is matched by."),
+        acts("name", Kind::Str, "Which tool."),
+        acts("namespace", Kind::Str, "The namespace that it is in."),
+        acts("arguments", Kind::Str, "The JSON text of an object."),
+        acts("input", Kind::Str, "A custom tool's text."),
+        nothing("caller", "the model calls, nobody else"),
+    ],
+];
+const OUTPUT: &[&[Field]] = &[
+    &ITEM,
+    &[
+        acts("call_id", Kind::Str, "Which call it is the result of."),
+        acts("output", Kind::Any, "A text, or parts of type input_text."),
+        nothing("name", "the call says it"),
+        nothing("caller", "the model calls, nobody else"),
+    ],
+];
+const REASONING: &[&[Field]] = &[
+    &ITEM,
+    &[
+        acts("encrypted_content", Kind::Str, "What an assistant thought, if it was sealed here."),
+        acts("content", Kind::Array, "The same, in parts of type reasoning_text."),
+        acts("summary", Kind::Array, "The same, in parts of type summary_text."),
+    ],
+];
+
+const FUNCTION: &[&[Field]] = &[&[
+    acts("type", Kind::Word(&["function", "custom"]), "What it is."),
+    acts("name", Kind::Str, "What it is called by."),
+    acts("description", Kind::Str, "What it does."),
+    acts("parameters", Kind::Object, "The JSON schema of its arguments."),
+    acts("format", Kind::Object, "What a custom tool's text is like; shown to the model, not enforced."),
+    nothing("strict", "the model sees the schema, and keeps to it as well as it can"),
+    nothing("defer_loading", "the model sees all tools at once"),
+    nothing("output_schema", "the models' formats have no place for it"),
+    nothing("allowed_callers", "the model calls, nobody else"),
+]];
+const NAMESPACE: &[&[Field]] = &[&[
+    acts("type", Kind::Word(&["namespace"]), "What it is."),
+    acts("name", Kind::Str, "What its tools' names begin with, as the model sees them."),
+    acts("tools", Kind::Array, "What is in it."),
+    nothing("description", "its tools describe themselves"),
+]];
+
+/// A request that was read.
+pub(crate) struct Request {
+    pub(crate) ask: Ask,
+    pub(crate) stream: bool,
+    pub(crate) form: Form,
+}
+
+/// How the answer is to be told.
+#[derive(Clone, Debug)]
+pub(crate) struct Form {
+    /// What replies repeat of the request.
+    head: Map<String, Value>,
+    origins: Vec<Origin>,
+    /// Reasoning is told as its summary.
+    summary: bool,
+    /// Reasoning is also told sealed.
+    sealed: bool,
+    /// At most one call is told.
+    one_call: bool,
+}
+
+/// Where a tool that is shown to the model as a function comes from.
+#[derive(Clone, Debug)]
+struct Origin {
+    /// As the model sees it.
+    shown: String,
+    name: String,
+    namespace: Option<String>,
+    /// It is given a text, not arguments.
+    custom: bool,
+}
+
+/// Reads a request.
+///
+/// # Errors
+/// What of it we cannot do.
+pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
+    let fields = Fields::of(request, FIELDS)?;
+    model.check_name(fields.str("model"))?;
+    let (conversation, form) = read_fields(&fields, &model.name)?;
+    let ask = Ask {
+        prompt: conversation.prompt(model)?,
+        sampling: sampling(&fields, &model.sampling, model.seed)?,
+        n_max: n_max(&fields),
+        n_choices: 1,
+        stop: Vec::new(),
+        form: None,
+        logit_bias: Vec::new(),
+    };
+    Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), form })
+}
+
+fn read_fields(fields: &Fields<'_>, model: &str) -> Result<(Conversation, Form), Refusal> {
+    check_text(fields)?;
+    let mut turns = Turns::default();
+    turns.say(Role::System, fields.str("instructions").unwrap_or_default());
+    match fields.needed("input")? {
+        Value::String(text) => turns.say(Role::User, text),
+        Value::Array(items) => {
+            for (i, item) in items.iter().enumerate() {
+                read_item(item, &fields.path(&format!("input[{i}]")), &mut turns)?;
+            }
+        }
+        _ => return Err(fields.refuse("input", "must be a string, or an array of items")),
+    }
+    let (thinking, effort, summary) = wishes(fields)?;
+    let (tools, origins) = tools(fields)?;
+    let call = tool_choice(fields, &tools)?;
+    let one_call = fields.flag("parallel_tool_calls") == Some(false);
+    let form = Form { head: head(fields, model), origins, summary, sealed: is_sealed(fields)?, one_call };
+    let messages = turns.into_messages();
+    if messages.is_empty() {
+        return Err(fields.refuse("input", "is empty"));
+    }
+    Ok((Conversation { messages, tools, call, one_call, thinking, effort, end: End::Answer }, form))
+}
+
+fn needed<'a>(fields: &Fields<'a>, name: &str) -> Result<&'a str, Refusal> {
+    fields.needed(name)?.as_str().ok_or_else(|| fields.refuse(name, "must be a string"))
+}
+
+fn read_item(item: &Value, path: &str, turns: &mut Turns) -> Result<(), Refusal> {
+    match item["type"].as_str().unwrap_or("message") {
+        "message" => {
+            let fields = Fields::at(item, path, MESSAGE)?;
+            let text = text(fields.needed("content")?, &fields.path("content"))?;
+            match needed(&fields, "role")? {
+                "assistant" => turns.assistant().text.push_str(&text),
+                "user" => turns.say(Role::User, &text),
+                _ => turns.say(Role::System, &text),
+            }
+        }
+        "reasoning" => {
+            let fields = Fields::at(item, path, REASONING)?;
+            let sealed = unseal(fields.str("encrypted_content").unwrap_or_default());
+            let said = |name| fields.array(name).unwrap_or_default().iter().filter_map(|part| part["text"].as_str());
+            let content: String = said("content").collect();
+            let known = [sealed, &content].into_iter().find(|text| !text.is_empty()).map(str::to_owned);
+            turns.think(&known.unwrap_or_else(|| said("summary").collect::<Vec<_>>().join("\n\n")));
+        }
+        kind @ ("function_call" | "custom_tool_call") => {
+            let fields = Fields::at(item, path, CALL)?;
+            let arguments = match kind {
+                "function_call" => needed(&fields, "arguments")?.to_owned(),
+                _ => json!({ INPUT: needed(&fields, "input")? }).to_string(),
+            };
+            let name = in_namespace(fields.str("namespace"), needed(&fields, "name")?);
+            turns.assistant().calls.push(ToolCall { id: needed(&fields, "call_id")?.to_owned(), name, arguments });
+        }
+        "function_call_output" | "custom_tool_call_output" => {
+            let fields = Fields::at(item, path, OUTPUT)?;
+            let text = text(fields.needed("output")?, &fields.path("output"))?;
+            turns.result(needed(&fields, "call_id")?, text);
+        }
+        kind => {
+            let why = format!("items of type {} cannot be read here", shown(kind));
+            return Err(Refusal::field(path, &why));
+        }
+    }
+    Ok(())
+}
+
+/// What a custom tool's text is called, as an argument.
+const INPUT: &str = "input";
+
+/// What a tool is called by the model.
+fn in_namespace(namespace: Option<&str>, name: &str) -> String {
+    match namespace {
+        Some(space) if space.ends_with("__") => format!("{space}{name}"),
+        Some(space) => format!("{space}__{name}"),
+        None => name.to_owned(),
+    }
+}
+
+/// What may be called, and as what it was offered.
+fn tools(fields: &Fields<'_>) -> Result<(Vec<Tool>, Vec<Origin>), Refusal> {
+    let (mut tools, mut origins) = (Vec::new(), Vec::new());
+    let mut add = |tool: &Value, path: &str, namespace| -> Result<(), Refusal> {
+        let (tool, origin) = read_tool(tool, path, namespace)?;
+        tools.push(tool);
+        origins.push(origin);
+        Ok(())
+    };
+    for (i, tool) in fields.array("tools").unwrap_or_default().iter().enumerate() {
+        let path = fields.path(&format!("tools[{i}]"));
+        match tool["type"].as_str().unwrap_or_default() {
+            "function" | "custom" => add(tool, &path, None)?,
+            "namespace" => {
+                let space = Fields::at(tool, &path, NAMESPACE)?;
+                let name = needed(&space, "name")?;
+                for (i, tool) in space.array("tools").unwrap_or_default().iter().enumerate() {
+                    add(tool, &space.path(&format!("tools[{i}]")), Some(name))?;
+                }
+            }
+            kind if LEFT_OUT.contains(&kind) => {}
+            kind => {
+                let why = format!("tools of type {} cannot be called from here", shown(kind));
+                return Err(Refusal::field(&path, &why));
+            }
+        }
+    }
+    Ok((tools, origins))
+}
+
+/// A tool as models are shown it, and as it was offered.
+fn read_tool(tool: &Value, path: &str, namespace: Option<&str>) -> Result<(Tool, Origin), Refusal> {
+    let fields = Fields::at(tool, path, FUNCTION)?;
+    let name = named(tool, path)?.name;
+    let custom = needed(&fields, "type")? == "custom";
+    let shown = in_namespace(namespace, &name);
+    let mut function = Map::from_iter([("name".to_owned(), json!(shown))]);
+    let format = fields.any("format").filter(|format| custom && format["type"] == "grammar");
+    let description = fields.str("description").map(str::to_owned).unwrap_or_default();
+    let description = match format.and_then(|format| format["definition"].as_str()) {
+        Some(grammar) => format!("{description}\n\nThe input must follow this grammar:\n{grammar}"),
+        None => description,
+    };
+    if !description.is_empty() {
+        function.insert("description".to_owned(), json!(description));
+    }
+    let parameters = if custom {
+        json!({ "type": "object", "properties": { INPUT: { "type": "string" } }, "required": [INPUT] })
+    } else {
+        fields.any("parameters").cloned().unwrap_or_else(|| json!({ "type": "object", "properties": {} }))
+    };
+    function.insert("parameters".to_owned(), parameters);
+    let origin = Origin { shown: shown.clone(), name, namespace: namespace.map(str::to_owned), custom };
+    Ok((Tool { name: shown, function }, origin))
+}
+
+fn tool_choice(fields: &Fields<'_>, tools: &[Tool]) -> Result<Calls, Refusal> {
+    const CHOICE: &[&[Field]] = &[&[
+        acts("type", Kind::Word(&["function", "custom"]), "What it is."),
+        acts("name", Kind::Str, "Which."),
+        acts("namespace", Kind::Str, "The namespace that it is in."),
+    ]];
+    let call = match fields.any("tool_choice") {
+        None => Calls::Auto,
+        Some(Value::String(word)) => match word.as_str() {
+            "auto" => Calls::Auto,
+            "none" => Calls::Never,
+            "required" => Calls::Must(None),
+            _ => return Err(fields.refuse("tool_choice", "must be auto, none, required, or a function")),
+        },
+        Some(choice) => {
+            let choice = Fields::at(choice, &fields.path("tool_choice"), CHOICE)?;
+            Calls::Must(Some(in_namespace(choice.str("namespace"), needed(&choice, "name")?)))
+        }
+    };
+    check_calls(tools, &call).map_err(|why| fields.refuse("tool_choice", why))?;
+    Ok(call)
+}
+
+/// Whether to reason, how hard, and whether to tell it as a summary.
+fn wishes(fields: &Fields<'_>) -> Result<(Option<bool>, Option<Effort>, bool), Refusal> {
+    const WISH: &[&[Field]] = &[&[
+        acts("effort", Kind::Word(&EFFORTS), "How hard; none answers at once."),
+        acts("summary", Kind::Word(&["auto", "concise", "detailed", "none"]), "All of it is told, as a summary."),
+        acts("generate_summary", Kind::Word(&["auto", "concise", "detailed", "none"]), "The same."),
+        nothing("context", "the model's format says which reasoning it sees again"),
+    ]];
+    let Some(wish) = fields.any("reasoning") else { return Ok((None, None, false)) };
+    let wish = Fields::at(wish, &fields.path("reasoning"), WISH)?;
+    let summary = wish.str("summary").or(wish.str("generate_summary")).is_some_and(|word| word != "none");
+    Ok(match wish.str("effort") {
+        Some("none") => (Some(false), None, summary),
+        word => (None, word.map(effort_of), summary),
+    })
+}
+
+/// Whether what answers are to look like is text.
+fn check_text(fields: &Fields<'_>) -> Result<(), Refusal> {
+    const TEXT: &[&[Field]] = &[&[
+        only("format", r#"{"type":"text"}"#, "answers cannot be held to a form"),
+        nothing("verbosity", "no model that runs here was trained for it"),
+    ]];
+    fields.any("text").map_or(Ok(()), |text| Fields::at(text, &fields.path("text"), TEXT).map(drop))
+}
+
+/// Whether reasoning is to be told sealed. Other things to include never occur here.
+fn is_sealed(fields: &Fields<'_>) -> Result<bool, Refusal> {
+    let wanted = fields.texts("include")?;
+    if wanted.iter().any(|name| name == "message.output_text.logprobs") {
+        return Err(fields.refuse("include", "probabilities are not reported"));
+    }
+    Ok(wanted.iter().any(|name| name == "reasoning.encrypted_content"))
+}
+
+/// What replies repeat of the request.
+fn head(fields: &Fields<'_>, model: &str) -> Map<String, Value> {
+    let said = |name: &str, default: Value| fields.any(name).cloned().unwrap_or(default);
+    let head = json!({
+        "id": new_id("resp_"),
+        "object": "response",
+        "created_at": now_s(),
+        "model": model,
+        "parallel_tool_calls": said("parallel_tool_calls", json!(true)),
+        "tool_choice": said("tool_choice", json!("auto")),
+        "tools": said("tools", json!([])),
+        "reasoning": said("reasoning", json!({})),
+        "temperature": said("temperature", Value::Null),
+        "top_p": said("top_p", Value::Null),
+        "max_output_tokens": n_max(fields),
+        "text": { "format": { "type": "text" } },
+        "truncation": "disabled",
+        "previous_response_id": null,
+        "instructions": null,
+        "store": false,
+        "metadata": {},
+    });
+    match head {
+        Value::Object(head) => head,
+        _ => unreachable!("an object was written"),
+    }
+}
+
+/// A reply with these items. Only one that is complete repeats the tools, which are long.
+fn response(form: &Form, status: &str, output: &[Value], finish: Option<&Finish>) -> Value {
+    let mut response = Value::Object(form.head.clone());
+    if finish.is_none() {
+        response["tools"] = json!([]);
+    }
+    response["status"] = json!(status);
+    response["error"] = Value::Null;
+    response["incomplete_details"] = match status {
+        "incomplete" => json!({ "reason": "max_output_tokens" }),
+        _ => Value::Null,
+    };
+    response["output"] = json!(output);
+    response["usage"] = finish.map_or(Value::Null, |finish| usage(finish.usage));
+    response
+}
+
+/// How far an answer got.
+fn status(finish: &Finish) -> &'static str {
+    match finish.stop {
+        engine::Stop::Length | engine::Stop::ContextFull => "incomplete",
+        _ => "completed",
+    }
+}
+
+fn usage(usage: Usage) -> Value {
+    json!({
+        "input_tokens": usage.n_prompt,
+        "input_tokens_details": { "cached_tokens": usage.n_cached },
+        "output_tokens": usage.n_answer,
+        "output_tokens_details": { "reasoning_tokens": usage.n_reasoning },
+        "total_tokens": usage.n_prompt + usage.n_answer,
+    })
+}
+
+/// The tokens of a prompt.
+pub(crate) fn count(n_tokens: usize) -> Value {
+    json!({ "object": "response.input_tokens", "input_tokens": n_tokens })
+}
+
+/// Reasoning that is done.
+fn reasoning_item(form: &Form, id: &str, text: &str) -> Value {
+    let mut item = json!({ "id": id, "type": "reasoning", "summary": [] });
+    match form.summary {
+        true => item["summary"] = json!([{ "type": "summary_text", "text": text }]),
+        false => item["content"] = json!([{ "type": "reasoning_text", "text": text }]),
+    }
+    if form.sealed {
+        item["encrypted_content"] = json!(seal(text));
+    }
+    item
+}
+
+fn text_part(text: &str) -> Value {
+    json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] })
+}
+
+fn message_item(id: &str, status: &str, content: &[Value]) -> Value {
+    json!({ "id": id, "type": "message", "status": status, "role": "assistant", "content": content })
+}
+
+/// A call as its tool was offered.
+fn call_item(form: &Form, id: &str, status: &str, call: &ToolCall) -> Value {
+    let origin = form.origins.iter().find(|origin| origin.shown == call.name);
+    let mut item = json!({ "id": id, "type": "function_call", "status": status, "call_id": call.id });
+    item["name"] = json!(origin.map_or(&call.name, |origin| &origin.name));
+    if let Some(namespace) = origin.and_then(|origin| origin.namespace.as_ref()) {
+        item["namespace"] = json!(namespace);
+    }
+    if origin.is_some_and(|origin| origin.custom) {
+        item["type"] = json!("custom_tool_call");
+        item["input"] = json!(custom_input(&call.arguments));
+    } else {
+        item["arguments"] = json!(call.arguments);
+    }
+    item
+}
+
+/// The text for a custom tool; where the model wrote no object around it, what it wrote.
+fn custom_input(arguments: &str) -> String {
+    let object: Option<Value> = serde_json::from_str(arguments).ok();
+    object.and_then(|object| object[INPUT].as_str().map(str::to_owned)).unwrap_or_else(|| arguments.to_owned())
+}
+
+/// The answer as a whole.
+pub(crate) fn reply(form: &Form, choice: &Choice) -> Value {
+    let mut output = Vec::new();
+    if !choice.reasoning.is_empty() {
+        output.push(reasoning_item(form, &new_id("rs_"), &choice.reasoning));
+    }
+    if !choice.text.is_empty() {
+        output.push(message_item(&new_id("msg_"), status(&choice.finish), &[text_part(&choice.text)]));
+    }
+    for call in choice.calls.iter().take(if form.one_call { 1 } else { usize::MAX }) {
+        output.push(call_item(form, &new_id("fc_"), "completed", call));
+    }
+    response(form, status(&choice.finish), &output, Some(&choice.finish))
+}
+
+/// Writes events.
+pub(crate) struct Events {
+    form: Form,
+    n_events: usize,
+    /// Items that are done.
+    output: Vec<Value>,
+    item: Option<Item>,
+}
+
+/// The item that is open.
+struct Item {
+    id: String,
+    what: What,
+}
+
+enum What {
+    Reasoning(String),
+    Message(String),
+    Call(ToolCall),
+}
+
+impl Events {
+    pub(crate) fn new(form: Form) -> Events {
+        Events { form, n_events: 0, output: Vec::new(), item: None }
+    }
+
+    fn event(&mut self, name: &str, data: Value, out: &mut Frames) {
+        let mut event = json!({ "type": name, "sequence_number": self.n_events });
+        if let (Value::Object(event), Value::Object(data)) = (&mut event, data) {
+            event.extend(data);
+        }
+        self.n_events += 1;
+        out.event(name, &event);
+    }
+
+    /// An event about the item that is open.
+    fn of_item(&mut self, name: &str, mut data: Value, out: &mut Frames) {
+        let Some(item) = &self.item else { return };
+        data["item_id"] = json!(item.id);
+        data["output_index"] = json!(self.output.len());
+        self.event(name, data, out);
+    }
+
+    fn open(&mut self, item: Item, shown: &Value, out: &mut Frames) {
+        let added = json!({ "output_index": self.output.len(), "item": shown });
+        self.event("response.output_item.added", added, out);
+        self.item = Some(item);
+    }
+
+    /// The item that is open is done.
+    fn done(&mut self, item: Value, out: &mut Frames) {
+        let done = json!({ "output_index": self.output.len(), "item": item });
+        self.event("response.output_item.done", done, out);
+        self.output.push(item);
+        self.item = None;
+    }
+
+    /// Ends the item that is open, which gets this status. A call that is not complete ends without being done.
+    fn close(&mut self, status: &str, out: &mut Frames) {
+        let Some(Item { id, what }) = &self.item else { return };
+        match what {
+            What::Reasoning(text) => {
+                let (item, text) = (reasoning_item(&self.form, id, text), text.clone());
+                self.reasoned(&text, out);
+                self.done(item, out);
+            }
+            What::Message(text) => {
+                let (part, text) = (text_part(text), text.clone());
+                let item = message_item(id, status, std::slice::from_ref(&part));
+                let done = json!({ "content_index": 0, "text": text, "logprobs": [] });
+                self.of_item("response.output_text.done", done, out);
+                self.of_item("response.content_part.done", json!({ "content_index": 0, "part": part }), out);
+                self.done(item, out);
+            }
+            What::Call(_) => self.item = None,
+        }
+    }
+
+    fn reasoned(&mut self, text: &str, out: &mut Frames) {
+        if self.form.summary {
+            let part = json!({ "type": "summary_text", "text": text });
+            self.of_item("response.reasoning_summary_text.done", json!({ "summary_index": 0, "text": text }), out);
+            self.of_item("response.reasoning_summary_part.done", json!({ "summary_index": 0, "part": part }), out);
+        } else {
+            let part = json!({ "type": "reasoning_text", "text": text });
+            self.of_item("response.reasoning_text.done", json!({ "content_index": 0, "text": text }), out);
+            self.of_item("response.content_part.done", json!({ "content_index": 0, "part": part }), out);
+        }
+    }
+
+    fn think(&mut self, more: &str, out: &mut Frames) {
+        if !matches!(&self.item, Some(Item { what: What::Reasoning(_), .. })) {
+            self.close("completed", out);
+            let id = new_id("rs_");
+            let shown = json!({ "id": id, "type": "reasoning", "summary": [] });
+            self.open(Item { id, what: What::Reasoning(String::new()) }, &shown, out);
+            if self.form.summary {
+                let part = json!({ "type": "summary_text", "text": "" });
+                self.of_item("response.reasoning_summary_part.added", json!({ "summary_index": 0, "part": part }), out);
+            } else {
+                let part = json!({ "type": "reasoning_text", "text": "" });
+                self.of_item("response.content_part.added", json!({ "content_index": 0, "part": part }), out);
+            }
+        }
+        if let Some(Item { what: What::Reasoning(text), .. }) = &mut self.item {
+            text.push_str(more);
+        }
+        if self.form.summary {
+            let delta = json!({ "summary_index": 0, "delta": more });
+            self.of_item("response.reasoning_summary_text.delta", delta, out);
+        } else {
+            self.of_item("response.reasoning_text.delta", json!({ "content_index": 0, "delta": more }), out);
+        }
+    }
+
+    fn text(&mut self, more: &str, out: &mut Frames) {
+        if !matches!(&self.item, Some(Item { what: What::Message(_), .. })) {
+            self.close("completed", out);
+            let id = new_id("msg_");
+            let shown = message_item(&id, "in_progress", &[]);
+            self.open(Item { id, what: What::Message(String::new()) }, &shown, out);
+            let added = json!({ "content_index": 0, "part": text_part("") });
+            self.of_item("response.content_part.added", added, out);
+        }
+        if let Some(Item { what: What::Message(text), .. }) = &mut self.item {
+            text.push_str(more);
+        }
+        let delta = json!({ "content_index": 0, "delta": more, "logprobs": [] });
+        self.of_item("response.output_text.delta", delta, out);
+    }
+
+    fn call(&mut self, Call { id: call_id, name, .. }: Call, out: &mut Frames) {
+        self.close("completed", out);
+        let (id, call) = (new_id("fc_"), ToolCall { id: call_id, name, arguments: String::new() });
+        let shown = call_item(&self.form, &id, "in_progress", &call);
+        self.open(Item { id, what: What::Call(call) }, &shown, out);
+    }
+
+    /// More of the arguments. Those of a custom tool are a text inside, and wait for their end.
+    fn arguments(&mut self, json: &str, out: &mut Frames) {
+        let Some(Item { what: What::Call(call), .. }) = &mut self.item else { return };
+        call.arguments.push_str(json);
+        if !self.form.origins.iter().any(|origin| origin.custom && origin.shown == call.name) {
+            self.of_item("response.function_call_arguments.delta", json!({ "delta": json }), out);
+        }
+    }
+
+    fn called(&mut self, out: &mut Frames) {
+        let Some(Item { id, what: What::Call(call) }) = &self.item else { return };
+        let item = call_item(&self.form, id, "completed", call);
+        match item["input"].as_str() {
+            Some(input) => {
+                self.of_item("response.custom_tool_call_input.delta", json!({ "delta": input }), out);
+                self.of_item("response.custom_tool_call_input.done", json!({ "input": input }), out);
+            }
+            None => {
+                let done = json!({ "name": item["name"], "arguments": item["arguments"] });
+                self.of_item("response.function_call_arguments.done", done, out);
+            }
+        }
+        self.done(item, out);
+    }
+
+    fn finish(&mut self, finish: &Finish, out: &mut Frames) {
+        let status = status(finish);
+        self.close(status, out);
+        let response = response(&self.form, status, &self.output, Some(finish));
+        self.event(&format!("response.{status}"), json!({ "response": response }), out);
+    }
+
+    fn fail(&mut self, refusal: &Refusal, out: &mut Frames) {
+        let mut response = response(&self.form, "failed", &self.output, None);
+        response["error"] = json!({ "code": refusal.code, "message": refusal.message });
+        self.event("response.failed", json!({ "response": response }), out);
+    }
+}
+
+impl Writer for Events {
+    fn begin(&mut self, out: &mut Frames) {
+        let response = response(&self.form, "in_progress", &[], None);
+        self.event("response.created", json!({ "response": response }), out);
+        self.alive(out);
+    }
+
+    fn said(&mut self, Heard { said, .. }: Heard, out: &mut Frames) {
+        if self.form.one_call && is_further_call(&said) {
+            return;
+        }
+        match said {
+            Said::Begun => {}
+            Said::Prefill(prefill) => out.comment(&format!("prefill {} of {}", prefill.done, prefill.total)),
+            Said::Thinking(text) => self.think(&text, out),
+            Said::Text(text) => self.text(&text, out),
+            Said::Call(call) => self.call(call, out),
+            Said::Arguments(_, json) => self.arguments(&json, out),
+            Said::Called(_) => self.called(out),
+            Said::End(finish) => self.finish(&finish, out),
+            Said::Failed(refusal) => self.fail(&refusal, out),
+        }
+    }
+
+    /// The end of the answer was the last event.
+    fn end(&mut self, _: &mut Frames) {}
+
+    /// An event that repeats what is known: comments do not reset every client's patience.
+    fn alive(&mut self, out: &mut Frames) {
+        let response = response(&self.form, "in_progress", &[], None);
+        self.event("response.in_progress", json!({ "response": response }), out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::{SamplerOptions, Stop};
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::dialect::{
+        content::show,
+        script::{calls, choice, ends, says, streamed, thinks, without_ids},
+    };
+
+    fn check(request: Value, expect: Expect) {
+        let read = Fields::of(&request, FIELDS).and_then(|fields| {
+            sampling(&fields, &SamplerOptions::default(), None)?;
+            let (conversation, form) = read_fields(&fields, "m")?;
+            let Form { summary, sealed, one_call, .. } = form;
+            let more = format!("n_max {:?}, summary {summary}, sealed {sealed}, one {one_call}\n", n_max(&fields));
+            Ok(show(&conversation) + &more)
+        });
+        expect.assert_eq(&read.unwrap_or_else(|refusal| refusal.message));
+    }
+
+    fn form() -> Form {
+        let function = Origin { shown: "f".into(), name: "f".into(), namespace: None, custom: false };
+        let origins = vec![
+            Origin { shown: "mcp__x__g".into(), name: "g".into(), namespace: Some("mcp__x".into()), custom: false },
+            Origin { shown: "apply_patch".into(), name: "apply_patch".into(), custom: true, ..function.clone() },
+            function,
+        ];
+        let head = Map::from_iter([("id".to_owned(), json!("resp_1"))]);
+        Form { head, origins, summary: false, sealed: false, one_call: false }
+    }
+
+    #[test]
+    fn what_codex_sends_is_understood() {
+        let message = |role: &str, kind: &str, text: &str| json!({"type": "message", "role": role, "content": [{"type": kind, "text": text}]});
+        check(
+            json!({
+                "model": "deepseek-v4-flash",
+                "instructions": "You are Codex.",
+                "input": [
+                    message("developer", "input_text", "<permissions>"),
+                    message("developer", "input_text", "<apps>"),
+                    message("user", "input_text", "<environment_context>"),
+                    message("user", "input_text", "List files."),
+                    {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "I list."}],
+                     "content": null, "encrypted_content": "text:I list."},
+                    message("assistant", "output_text", "Now."),
+                    {"type": "function_call", "id": "fc_1", "name": "exec", "namespace": "shell", "arguments": "{\"cmd\": \"ls\"}", "call_id": "call_1"},
+                    {"type": "custom_tool_call", "status": "completed", "call_id": "call_2", "name": "apply_patch", "input": "*** Begin"},
+                    {"type": "function_call_output", "call_id": "call_1", "output": "a.txt"},
+                    {"type": "custom_tool_call_output", "call_id": "call_2", "output": [{"type": "input_text", "text": "done"}]},
+                ],
+                "tools": [
+                    {"type": "function", "name": "update_plan", "description": "Plans.", "strict": false, "parameters": {"type": "object"}},
+                    {"type": "namespace", "name": "shell", "description": "", "tools": [
+                        {"type": "function", "name": "exec", "strict": false, "parameters": {"type": "object"}}]},
+                    {"type": "custom", "name": "apply_patch", "description": "Patches.",
+                     "format": {"type": "grammar", "syntax": "lark", "definition": "start: x"}},
+                    {"type": "web_search", "external_web_access": false},
+                ],
+                "tool_choice": "auto",
+                "parallel_tool_calls": false,
+                "reasoning": {"effort": "medium", "summary": "auto"},
+                "store": false,
+                "stream": true,
+                "include": ["reasoning.encrypted_content"],
+                "prompt_cache_key": "x",
+                "text": {"verbosity": "low"},
+                "client_metadata": {"x": "y"},
+            }),
+            expect![[r#"
+                system "You are Codex.\n\n<permissions>\n\n<apps>"
+                user "<environment_context>\n\nList files."
+                assistant thinks "I list."
+                assistant "Now."
+                assistant calls call_1 shell__exec {"cmd": "ls"}
+                assistant calls call_2 apply_patch {"input":"*** Begin"}
+                tool call_1 "a.txt"
+                tool call_2 "done"
+                tool {"name":"update_plan","description":"Plans.","parameters":{"type":"object"}}
+                tool {"name":"shell__exec","parameters":{"type":"object"}}
+                tool {"name":"apply_patch","description":"Patches.\n\nThe input must follow this grammar:\nstart: x","parameters":{"type":"object","properties":{"input":{"type":"string"}},"required":["input"]}}
+                call Auto, one true, thinking None, effort Some(High), end Answer
+                n_max None, summary true, sealed true, one true
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_the_sdks_send_is_understood() {
+        check(
+            json!({"model": "m", "input": "Hi", "max_output_tokens": 9}),
+            expect![[r#"
+            user "Hi"
+            call Auto, one false, thinking None, effort None, end Answer
+            n_max Some(9), summary false, sealed false, one false
+        "#]],
+        );
+        check(
+            json!({"input": [{"role": "user", "content": "Hi"},
+                             {"type": "reasoning", "summary": [{"type": "summary_text", "text": "a"}], "encrypted_content": "gAAAA"}],
+                   "tools": [{"type": "function", "name": "f"}], "tool_choice": {"type": "function", "name": "f"},
+                   "reasoning": {"effort": "none"}, "text": {"format": {"type": "text"}}}),
+            expect![[r#"
+                user "Hi"
+                assistant thinks "a"
+                assistant ""
+                tool {"name":"f","parameters":{"type":"object","properties":{}}}
+                call Must(Some("f")), one false, thinking Some(false), effort None, end Answer
+                n_max None, summary false, sealed false, one false
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_by_name() {
+        let with = |name: &str, value: Value| {
+            let mut request = json!({"input": "Hi"});
+            request[name] = value;
+            request
+        };
+        check(
+            with("previous_response_id", json!("resp_1")),
+            expect!["previous_response_id: can only be null: nothing is stored; replay the full input"],
+        );
+        check(
+            with("conversation", json!({"id": "x"})),
+            expect!["conversation: can only be null: nothing is stored; replay the full input"],
+        );
+        check(with("store", json!(true)), expect!["store: can only be false: nothing is stored for later requests"]);
+        check(
+            with("tools", json!([{"type": "code_interpreter"}])),
+            expect!["tools[0]: tools of type code_interpreter cannot be called from here"],
+        );
+        check(with("tool_choice", json!("required")), expect!["tool_choice: there are no tools to call"]);
+        check(
+            with("text", json!({"format": {"type": "json_object"}})),
+            expect![[r#"text.format: can only be {"type":"text"}: answers cannot be held to a form"#]],
+        );
+        check(
+            with("input", json!([{"type": "item_reference", "id": "x"}])),
+            expect!["input[0]: items of type item_reference cannot be read here"],
+        );
+        check(with("input", json!([])), expect!["input: is empty"]);
+        check(
+            with("include", json!(["message.output_text.logprobs"])),
+            expect!["include: probabilities are not reported"],
+        );
+        check(with("best_effort", json!(1)), expect!["best_effort: there is no such field"]);
+    }
+
+    #[test]
+    fn an_answer_is_a_stream_of_items() {
+        let mut script = vec![Said::Begun, thinks("Wh"), thinks("y"), says("So"), says(".")];
+        script.extend(calls(0, "mcp__x__g", &["{\"a\":", "1}"]));
+        script.extend(calls(1, "apply_patch", &["{\"input\":\"***", " Begin\"}"]));
+        script.push(ends(Stop::EndOfTurn, 2));
+        expect![[r#"{"id":"resp_1","status":"completed","error":null,"incomplete_details":null,"output":[{"id":"rs_ID","type":"reasoning","summary":[],"content":[{"type":"reasoning_text","text":"Why"}]},{"id":"msg_ID","type":"message","status":"completed","role":"assistant","content":[{"type":"output_text","text":"So.","annotations":[],"logprobs":[]}]},{"id":"fc_ID","type":"function_call","status":"completed","call_id":"call_0","name":"g","namespace":"mcp__x","arguments":"{\"a\":1}"},{"id":"fc_ID","type":"custom_tool_call","status":"completed","call_id":"call_1","name":"apply_patch","input":"*** Begin"}],"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":107}}"#]].assert_eq(&without_ids(&reply(&form(), &choice(script.clone())).to_string()));
+        expect![[r#"
+            event: response.created
+            data: {"type":"response.created","sequence_number":0,"response":{"id":"resp_1","tools":[],"status":"in_progress","error":null,"incomplete_details":null,"output":[],"usage":null}}
+
+            event: response.in_progress
+            data: {"type":"response.in_progress","sequence_number":1,"response":{"id":"resp_1","tools":[],"status":"in_progress","error":null,"incomplete_details":null,"output":[],"usage":null}}
+
+            event: response.output_item.added
+            data: {"type":"response.output_item.added","sequence_number":2,"output_index":0,"item":{"id":"rs_ID","type":"reasoning","summary":[]}}
+
+            event: response.content_part.added
+            data: {"type":"response.content_part.added","sequence_number":3,"content_index":0,"part":{"type":"reasoning_text","text":""},"item_id":"rs_ID","output_index":0}
+
+            event: response.reasoning_text.delta
+            data: {"type":"response.reasoning_text.delta","sequence_number":4,"content_index":0,"delta":"Wh","item_id":"rs_ID","output_index":0}
+
+            event: response.reasoning_text.delta
+            data: {"type":"response.reasoning_text.delta","sequence_number":5,"content_index":0,"delta":"y","item_id":"rs_ID","output_index":0}
+
+            event: response.reasoning_text.done
+            data: {"type":"response.reasoning_text.done","sequence_number":6,"content_index":0,"text":"Why","item_id":"rs_ID","output_index":0}
+
+            event: response.content_part.done
+            data: {"type":"response.content_part.done","sequence_number":7,"content_index":0,"part":{"type":"reasoning_text","text":"Why"},"item_id":"rs_ID","output_index":0}
+
+            event: response.output_item.done
+            data: {"type":"response.output_item.done","sequence_number":8,"output_index":0,"item":{"id":"rs_ID","type":"reasoning","summary":[],"content":[{"type":"reasoning_text","text":"Why"}]}}
+
+            event: response.output_item.added
+            data: {"type":"response.output_item.added","sequence_number":9,"output_index":1,"item":{"id":"msg_ID","type":"message","status":"in_progress","role":"assistant","content":[]}}
+
+            event: response.content_part.added
+            data: {"type":"response.content_part.added","sequence_number":10,"content_index":0,"part":{"type":"output_text","text":"","annotations":[],"logprobs":[]},"item_id":"msg_ID","output_index":1}
+
+            event: response.output_text.delta
+            data: {"type":"response.output_text.delta","sequence_number":11,"content_index":0,"delta":"So","logprobs":[],"item_id":"msg_ID","output_index":1}
+
+            event: response.output_text.delta
+            data: {"type":"response.output_text.delta","sequence_number":12,"content_index":0,"delta":".","logprobs":[],"item_id":"msg_ID","output_index":1}
+
+            event: response.output_text.done
+            data: {"type":"response.output_text.done","sequence_number":13,"content_index":0,"text":"So.","logprobs":[],"item_id":"msg_ID","output_index":1}
+
+            event: response.content_part.done
+            data: {"type":"response.content_part.done","sequence_number":14,"content_index":0,"part":{"type":"output_text","text":"So.","annotations":[],"logprobs":[]},"item_id":"msg_ID","output_index":1}
+
+            event: response.output_item.done
+            data: {"type":"response.output_item.done","sequence_number":15,"output_index":1,"item":{"id":"msg_ID","type":"message","status":"completed","role":"assistant","content":[{"type":"output_text","text":"So.","annotations":[],"logprobs":[]}]}}
+
+            event: response.output_item.added
+            data: {"type":"response.output_item.added","sequence_number":16,"output_index":2,"item":{"id":"fc_ID","type":"function_call","status":"in_progress","call_id":"call_0","name":"g","namespace":"mcp__x","arguments":""}}
+
+            event: response.function_call_arguments.delta
+            data: {"type":"response.function_call_arguments.delta","sequence_number":17,"delta":"{\"a\":","item_id":"fc_ID","output_index":2}
+
+            event: response.function_call_arguments.delta
+            data: {"type":"response.function_call_arguments.delta","sequence_number":18,"delta":"1}","item_id":"fc_ID","output_index":2}
+
+            event: response.function_call_arguments.done
+            data: {"type":"response.function_call_arguments.done","sequence_number":19,"name":"g","arguments":"{\"a\":1}","item_id":"fc_ID","output_index":2}
+
+            event: response.output_item.done
+            data: {"type":"response.output_item.done","sequence_number":20,"output_index":2,"item":{"id":"fc_ID","type":"function_call","status":"completed","call_id":"call_0","name":"g","namespace":"mcp__x","arguments":"{\"a\":1}"}}
+
+            event: response.output_item.added
+            data: {"type":"response.output_item.added","sequence_number":21,"output_index":3,"item":{"id":"fc_ID","type":"custom_tool_call","status":"in_progress","call_id":"call_1","name":"apply_patch","input":""}}
+
+            event: response.custom_tool_call_input.delta
+            data: {"type":"response.custom_tool_call_input.delta","sequence_number":22,"delta":"*** Begin","item_id":"fc_ID","output_index":3}
+
+            event: response.custom_tool_call_input.done
+            data: {"type":"response.custom_tool_call_input.done","sequence_number":23,"input":"*** Begin","item_id":"fc_ID","output_index":3}
+
+            event: response.output_item.done
+            data: {"type":"response.output_item.done","sequence_number":24,"output_index":3,"item":{"id":"fc_ID","type":"custom_tool_call","status":"completed","call_id":"call_1","name":"apply_patch","input":"*** Begin"}}
+
+            event: response.completed
+            data: {"type":"response.completed","sequence_number":25,"response":{"id":"resp_1","status":"completed","error":null,"incomplete_details":null,"output":[{"id":"rs_ID","type":"reasoning","summary":[],"content":[{"type":"reasoning_text","text":"Why"}]},{"id":"msg_ID","type":"message","status":"completed","role":"assistant","content":[{"type":"output_text","text":"So.","annotations":[],"logprobs":[]}]},{"id":"fc_ID","type":"function_call","status":"completed","call_id":"call_0","name":"g","namespace":"mcp__x","arguments":"{\"a\":1}"},{"id":"fc_ID","type":"custom_tool_call","status":"completed","call_id":"call_1","name":"apply_patch","input":"*** Begin"}],"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":107}}}
+
+        "#]].assert_eq(&streamed(Events::new(form()), script));
+    }
+
+    #[test]
+    fn reasoning_is_told_as_asked() {
+        let script = vec![thinks("Why"), ends(Stop::EndOfTurn, 0)];
+        let form = Form { summary: true, sealed: true, ..form() };
+        expect![[r#"{"id":"resp_1","status":"completed","error":null,"incomplete_details":null,"output":[{"id":"rs_ID","type":"reasoning","summary":[{"type":"summary_text","text":"Why"}],"encrypted_content":"text:Why"}],"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":107}}"#]].assert_eq(&without_ids(&reply(&form, &choice(script.clone())).to_string()));
+        expect![[r#"
+            event: response.created
+            data: {"type":"response.created","sequence_number":0,"response":{"id":"resp_1","tools":[],"status":"in_progress","error":null,"incomplete_details":null,"output":[],"usage":null}}
+
+            event: response.in_progress
+            data: {"type":"response.in_progress","sequence_number":1,"response":{"id":"resp_1","tools":[],"status":"in_progress","error":null,"incomplete_details":null,"output":[],"usage":null}}
+
+            event: response.output_item.added
+            data: {"type":"response.output_item.added","sequence_number":2,"output_index":0,"item":{"id":"rs_ID","type":"reasoning","summary":[]}}
+
+            event: response.reasoning_summary_part.added
+            data: {"type":"response.reasoning_summary_part.added","sequence_number":3,"summary_index":0,"part":{"type":"summary_text","text":""},"item_id":"rs_ID","output_index":0}
+
+            event: response.reasoning_summary_text.delta
+            data: {"type":"response.reasoning_summary_text.delta","sequence_number":4,"summary_index":0,"delta":"Why","item_id":"rs_ID","output_index":0}
+
+            event: response.reasoning_summary_text.done
+            data: {"type":"response.reasoning_summary_text.done","sequence_number":5,"summary_index":0,"text":"Why","item_id":"rs_ID","output_index":0}
+
+            event: response.reasoning_summary_part.done
+            data: {"type":"response.reasoning_summary_part.done","sequence_number":6,"summary_index":0,"part":{"type":"summary_text","text":"Why"},"item_id":"rs_ID","output_index":0}
+
+            event: response.output_item.done
+            data: {"type":"response.output_item.done","sequence_number":7,"output_index":0,"item":{"id":"rs_ID","type":"reasoning","summary":[{"type":"summary_text","text":"Why"}],"encrypted_content":"text:Why"}}
+
+            event: response.completed
+            data: {"type":"response.completed","sequence_number":8,"response":{"id":"resp_1","status":"completed","error":null,"incomplete_details":null,"output":[{"id":"rs_ID","type":"reasoning","summary":[{"type":"summary_text","text":"Why"}],"encrypted_content":"text:Why"}],"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":107}}}
+
+        "#]].assert_eq(&streamed(Events::new(form), script));
+    }
+
+    #[test]
+    fn a_call_that_was_cut_short_is_never_done() {
+        let mut script = vec![Said::Call(Call { index: 0, id: "call_0".into(), name: "f".into() })];
+        script.extend([Said::Arguments(0, "{\"path\":\"/".into()), ends(Stop::Length, 0)]);
+        expect![[r#"
+            event: response.created
+            data: {"type":"response.created","sequence_number":0,"response":{"id":"resp_1","tools":[],"status":"in_progress","error":null,"incomplete_details":null,"output":[],"usage":null}}
+
+            event: response.in_progress
+            data: {"type":"response.in_progress","sequence_number":1,"response":{"id":"resp_1","tools":[],"status":"in_progress","error":null,"incomplete_details":null,"output":[],"usage":null}}
+
+            event: response.output_item.added
+            data: {"type":"response.output_item.added","sequence_number":2,"output_index":0,"item":{"id":"fc_ID","type":"function_call","status":"in_progress","call_id":"call_0","name":"f","arguments":""}}
+
+            event: response.function_call_arguments.delta
+            data: {"type":"response.function_call_arguments.delta","sequence_number":3,"delta":"{\"path\":\"/","item_id":"fc_ID","output_index":0}
+
+            event: response.incomplete
+            data: {"type":"response.incomplete","sequence_number":4,"response":{"id":"resp_1","status":"incomplete","error":null,"incomplete_details":{"reason":"max_output_tokens"},"output":[],"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":107}}}
+
+        "#]].assert_eq(&streamed(Events::new(form()), script));
+    }
+
+    #[test]
+    fn a_failure_is_the_last_event() {
+        let script = vec![says("x"), Said::Failed(Refusal::ending())];
+        let stream = streamed(Events::new(form()), script);
+        expect![[r#"
+            event: response.failed
+            data: {"type":"response.failed","sequence_number":5,"response":{"id":"resp_1","tools":[],"status":"failed","error":{"code":"shutting_down","message":"the server is shutting down; try again"},"incomplete_details":null,"output":[],"usage":null}}"#]].assert_eq(stream.split("\n\n").filter(|event| !event.is_empty()).last().unwrap());
+    }
+
+    #[test]
+    fn one_call_is_told_where_one_is_wanted() {
+        let mut script = calls(0, "f", &["{}"]);
+        script.extend(calls(1, "f", &["{}"]));
+        script.push(ends(Stop::EndOfTurn, 2));
+        let form = Form { one_call: true, ..form() };
+        assert_eq!(reply(&form, &choice(script.clone()))["output"].as_array().map(Vec::len), Some(1));
+        assert!(!streamed(Events::new(form), script).contains("call_1"));
+    }
+}

@@ -221,10 +221,10 @@ async fn body(
     Ok((bytes, room))
 }
 
-/// Makes sure that there is room for so many bytes.
+/// Makes sure that there is room for so many bytes; the first part is free, as most requests are small.
 fn hold(app: &App, room: &mut Option<OwnedSemaphorePermit>, n_bytes: usize) -> Result<(), Refusal> {
     let held = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-    let more = n_bytes.div_ceil(ROOM_BYTES).saturating_sub(held);
+    let more = (n_bytes / ROOM_BYTES).saturating_sub(held);
     if more > 0 {
         let more = app.room.clone().try_acquire_many_owned(more as u32);
         let more = more.map_err(|_| Refusal::busy("other requests have more text than there is room for"))?;

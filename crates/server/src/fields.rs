@@ -91,7 +91,7 @@ impl<'a> Fields<'a> {
             let field = table.iter().copied().flatten().find(|field| field.name == name);
             let field = field.ok_or_else(|| Refusal::unknown(&self.path(name)))?;
             match field.does {
-                Does::Only(only, why) if format!("{value}") != only => {
+                Does::Only(only, why) if !is_same(value, only) => {
                     return Err(Refusal::field(&self.path(name), &format!("can only be {only}: {why}")));
                 }
                 _ => field.kind.check(value).map_err(|allowed| Refusal::field(&self.path(name), &allowed))?,
@@ -158,6 +158,12 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Whether a value is what this JSON says; 1 and 1.0 are the same.
+fn is_same(value: &Value, json: &str) -> bool {
+    let only: Value = serde_json::from_str(json).expect("tables are written in JSON");
+    *value == only || value.as_f64().is_some_and(|x| only.as_f64() == Some(x))
+}
+
 /// A whole number, also one that is written as 2.0; none that a float holds inexactly.
 fn whole(value: &Value) -> Option<i64> {
     const EXACT: f64 = (1_u64 << 53) as f64;
@@ -204,6 +210,7 @@ mod tests {
         acts("mode", Kind::Word(&["a", "b"]), "How."),
         nothing("user", "it names nobody here"),
         only("store", "false", "nothing is stored"),
+        only("typical", "1.0", "it is not there"),
     ];
 
     fn check(request: Value, expect: Expect) {
@@ -229,6 +236,7 @@ mod tests {
         check(json!({"n": "1"}), expect!["n: must be a whole number from 1 to 8"]);
         check(json!({"stop": [1]}), expect!["stop: must be a string, or an array of strings"]);
         check(json!({"store": true}), expect!["store: can only be false: nothing is stored"]);
+        check(json!({"typical": 1}), expect!["(None, [])"]);
         check(json!({"mode": "c"}), expect!["mode: must be one of a, b"]);
         check(json!([]), expect!["the body must be a JSON object"]);
     }

@@ -225,9 +225,9 @@ mod tests {
         "#]],
         );
         check(
-            &["serve"],
+            &["agent"],
             expect![[r#"
-            error: serve is not in this version: there is no server yet
+            error: agent is not in this version: there is no coding agent yet
             help: ds4 --help lists what there is
         "#]],
         );
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn commands_of_other_versions_are_refused_by_name() {
-        let commands = "doctor eval serve agent pull list rm plan perplexity quantize imatrix worker";
+        let commands = "doctor eval agent pull list rm plan perplexity quantize imatrix worker";
         for command in commands.split(' ') {
             for args in [&["ds4", command][..], &["ds4", "-m", "x.gguf", command], &["ds4", command, "x.gguf"]] {
                 let report = parse(args.iter().map(OsString::from)).unwrap_err().report();

@@ -20,6 +20,7 @@ fn help_is_short_with_one_dash() {
                    ds4 COMMAND [flags]
 
             Commands:
+              serve        Answer clients of OpenAI's interface over HTTP
               inspect      Look inside a model file
               tokenize     Show how a text becomes tokens, or tokens a text
               logits       Write the raw logits of given token ids
@@ -75,6 +76,10 @@ fn help_is_short_with_one_dash() {
                   --think-max      The same as --effort max
                   --show-thinking  Write the reasoning to stdout even when that is not a terminal
 
+            Form of the answer:
+              -j, --json-schema <SCHEMA>     Answer in JSON that is valid by this JSON schema, {} for any
+                  --json-schema-file <FILE>  Answer in JSON that is valid by the schema in this file
+
             Sampling:
                   --temp <X>               Below 1 more certain, above 1 more random, 0 always the likeliest
                                            token [default: 1]
@@ -91,7 +96,7 @@ fn help_is_short_with_one_dash() {
             Memory:
                   --session <NAME>           Go on with the conversation of this name, or begin it
                   --kv-disk-dir <DIR>        Folder for what conversations compute, so that no token is computed
-                                             twice [default: nothing is kept]
+                                             twice
                   --kv-disk-space-mb <N>     The most that is kept there, in MB (2^20 bytes) [default: 4096]
                   --kv-ram-mb <N>            The most of it that is in memory, in MB [default: 256]
                   --kv-write-gb-per-day <N>  The most that is written there in a day, in GB (2^30 bytes)

@@ -21,6 +21,13 @@ pub(crate) struct Ask {
     pub(crate) logit_bias: Vec<(TokenId, f32)>,
 }
 
+impl Ask {
+    /// For one answer, as long and in whatever form it comes.
+    pub(crate) fn new(prompt: Prompt, sampling: SamplerOptions) -> Ask {
+        Ask { prompt, sampling, n_max: None, n_choices: 1, stop: Vec::new(), form: None, logit_bias: Vec::new() }
+    }
+}
+
 /// What an answer must look like; its reasoning is free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Form {

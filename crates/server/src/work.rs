@@ -505,6 +505,7 @@ impl Shared {
         let n_calls = calls.len();
         if let (Some(options), Stop::EndOfTurn) = (&job.chat, answer.stop)
             && let (Ok(chat), Some(tokenizer)) = (self.engine.chat(), self.engine.tokenizer())
+            && n_calls > 0
         {
             let mut written = chat.opening(options);
             written.extend(parts(tokenizer, &answer.ids));

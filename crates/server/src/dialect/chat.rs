@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     content::{EFFORTS, check_calls, effort_of, named, text},
-    new_id, now_s,
+    openai::{finish_reason, head, timings, usage, whole},
     sampling::{LENGTH, SAMPLING, SEVERAL, logit_bias, n_max, sampling, stop},
 };
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     error::{Dialect, Refusal},
     fields::{Field, Fields, Kind, acts, nothing, only},
     reply::{Choice, Frames, Writer},
-    work::{Finish, Heard, Said, Usage},
+    work::{Heard, Said, Usage},
 };
 
 /// What a request may say.
@@ -268,47 +268,6 @@ fn wishes(fields: &Fields<'_>) -> Result<(Option<bool>, Option<Effort>), Refusal
     })
 }
 
-/// Why an answer ended, as OpenAI says it.
-pub(crate) fn finish_reason(finish: &Finish) -> &'static str {
-    match finish.stop {
-        engine::Stop::Length | engine::Stop::ContextFull => "length",
-        _ if finish.n_calls > 0 => "tool_calls",
-        _ => "stop",
-    }
-}
-
-/// Tokens, as OpenAI counts them.
-pub(crate) fn usage(usages: &[Usage]) -> Value {
-    let first = usages.first().copied().unwrap_or_default();
-    let n_answer: usize = usages.iter().map(|usage| usage.n_answer).sum();
-    let n_reasoning: usize = usages.iter().map(|usage| usage.n_reasoning).sum();
-    json!({
-        "prompt_tokens": first.n_prompt,
-        "completion_tokens": n_answer,
-        "total_tokens": first.n_prompt + n_answer,
-        "prompt_tokens_details": { "cached_tokens": first.n_cached },
-        "completion_tokens_details": { "reasoning_tokens": n_reasoning },
-    })
-}
-
-/// Where the time went, as llama.cpp says it.
-pub(crate) fn timings(finish: &Finish) -> Value {
-    let (usage, timings) = (finish.usage, finish.timings);
-    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
-    let n_new = usage.n_prompt - usage.n_cached;
-    let rate = |n: usize, time: std::time::Duration| n as f64 / time.as_secs_f64().max(1e-9);
-    json!({
-        "cache_n": usage.n_cached,
-        "prompt_n": n_new,
-        "prompt_ms": ms(timings.prefill),
-        "prompt_per_second": rate(n_new, timings.prefill),
-        "predicted_n": usage.n_answer,
-        "predicted_ms": ms(timings.decode),
-        "predicted_per_second": rate(usage.n_answer, timings.decode),
-        "queued_ms": ms(timings.queued),
-    })
-}
-
 fn call(call: &ToolCall) -> Value {
     json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": call.arguments } })
 }
@@ -325,17 +284,7 @@ pub(crate) fn reply(model: &Model, choices: &[Choice]) -> Value {
         }
         json!({ "index": index, "message": message, "logprobs": null, "finish_reason": finish_reason(&choice.finish) })
     };
-    let usages: Vec<_> = choices.iter().map(|choice| choice.finish.usage).collect();
-    json!({
-        "id": new_id("chatcmpl-"),
-        "object": "chat.completion",
-        "created": now_s(),
-        "model": model.name,
-        "system_fingerprint": model.fingerprint,
-        "choices": choices.iter().enumerate().map(choice).collect::<Vec<_>>(),
-        "usage": usage(&usages),
-        "timings": choices.last().map(|choice| timings(&choice.finish)),
-    })
+    whole(head("chatcmpl-", "chat.completion", model), choices.iter().enumerate().map(choice).collect(), choices)
 }
 
 /// Writes chunks.
@@ -349,13 +298,7 @@ pub(crate) struct Chunks {
 
 impl Chunks {
     pub(crate) fn new(model: &Model, request: &Request) -> Chunks {
-        let head = json!({
-            "id": new_id("chatcmpl-"),
-            "object": "chat.completion.chunk",
-            "created": now_s(),
-            "model": model.name,
-            "system_fingerprint": model.fingerprint,
-        });
+        let head = head("chatcmpl-", "chat.completion.chunk", model);
         let (include_usage, n_choices) = (request.include_usage, request.ask.n_choices);
         Chunks { head, include_usage, usages: Vec::new(), timings: Value::Null, n_choices }
     }

@@ -3,8 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    chat::{finish_reason, timings, usage},
-    new_id, now_s,
+    openai::{finish_reason, head, timings, usage, whole},
     sampling::{LENGTH, SAMPLING, SEVERAL, logit_bias, n_max, sampling, stop},
     tokens,
 };
@@ -63,13 +62,11 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
         None => false,
     };
     let ask = Ask {
-        prompt,
-        sampling: sampling(&fields, &model.sampling, model.seed)?,
         n_max: if fields.int("n_predict") == Some(-1) { None } else { Some(n_max(&fields).unwrap_or(16)) },
         n_choices: fields.int("n").unwrap_or(1) as usize,
         stop: stop(&fields, "stop")?,
-        form: None,
         logit_bias: logit_bias(&fields, model)?,
+        ..Ask::new(prompt, sampling(&fields, &model.sampling, model.seed)?)
     };
     Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), include_usage, echo })
 }
@@ -97,17 +94,7 @@ pub(crate) fn reply(model: &Model, choices: &[Choice], echo: &str) -> Value {
         let text = format!("{echo}{}", choice.text);
         json!({ "index": index, "text": text, "logprobs": null, "finish_reason": finish_reason(&choice.finish) })
     };
-    let usages: Vec<_> = choices.iter().map(|choice| choice.finish.usage).collect();
-    json!({
-        "id": new_id("cmpl-"),
-        "object": "text_completion",
-        "created": now_s(),
-        "model": model.name,
-        "system_fingerprint": model.fingerprint,
-        "choices": choices.iter().enumerate().map(choice).collect::<Vec<_>>(),
-        "usage": usage(&usages),
-        "timings": choices.last().map(|choice| timings(&choice.finish)),
-    })
+    whole(head("cmpl-", "text_completion", model), choices.iter().enumerate().map(choice).collect(), choices)
 }
 
 /// Writes chunks.
@@ -121,13 +108,7 @@ pub(crate) struct Chunks {
 
 impl Chunks {
     pub(crate) fn new(model: &Model, request: &Request) -> Chunks {
-        let head = json!({
-            "id": new_id("cmpl-"),
-            "object": "text_completion",
-            "created": now_s(),
-            "model": model.name,
-            "system_fingerprint": model.fingerprint,
-        });
+        let head = head("cmpl-", "text_completion", model);
         let (echo, n_choices) = (request.echo.clone(), request.ask.n_choices);
         Chunks { head, echo, include_usage: request.include_usage, n_choices, usages: Vec::new() }
     }

@@ -149,15 +149,8 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     model.check_name(fields.str("model"))?;
     let conversation = conversation(&fields)?;
     let form = Form { model: model.name.clone(), sealed: is_sealed(&fields), one_call: conversation.one_call };
-    let ask = Ask {
-        prompt: conversation.prompt(model)?,
-        sampling: sampling(&fields, &model.sampling, model.seed)?,
-        n_max: n_max(&fields),
-        n_choices: 1,
-        stop: stop(&fields, "stop_sequences")?,
-        form: None,
-        logit_bias: Vec::new(),
-    };
+    let (prompt, sampling) = (conversation.prompt(model)?, sampling(&fields, &model.sampling, model.seed)?);
+    let ask = Ask { n_max: n_max(&fields), stop: stop(&fields, "stop_sequences")?, ..Ask::new(prompt, sampling) };
     Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), form })
 }
 

@@ -8,6 +8,7 @@ mod content;
 pub(crate) mod messages;
 pub(crate) mod models;
 pub(crate) mod ollama;
+mod openai;
 pub(crate) mod responses;
 mod sampling;
 #[cfg(test)]

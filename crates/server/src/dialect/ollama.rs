@@ -148,8 +148,7 @@ pub(crate) fn read_generate(request: &Value, model: &Model) -> Result<Request, R
 fn request_of(fields: &Fields<'_>, prompt: Option<Prompt>, chat: bool, model: &Model) -> Result<Request, Refusal> {
     model.check_name(fields.str("model").map(without_tag))?;
     let (sampling, n_max, stop) = options(fields, &model.sampling, model.seed)?;
-    let ask =
-        prompt.map(|prompt| Ask { prompt, sampling, n_max, n_choices: 1, stop, form: None, logit_bias: Vec::new() });
+    let ask = prompt.map(|prompt| Ask { n_max, stop, ..Ask::new(prompt, sampling) });
     let form = Form { model: model.name.clone(), chat };
     Ok(Request { ask, stream: fields.flag("stream").unwrap_or(true), form })
 }

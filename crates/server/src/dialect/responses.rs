@@ -171,15 +171,8 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     let fields = Fields::of(request, FIELDS)?;
     model.check_name(fields.str("model"))?;
     let (conversation, form) = read_fields(&fields, &model.name)?;
-    let ask = Ask {
-        prompt: conversation.prompt(model)?,
-        sampling: sampling(&fields, &model.sampling, model.seed)?,
-        n_max: n_max(&fields),
-        n_choices: 1,
-        stop: Vec::new(),
-        form: None,
-        logit_bias: Vec::new(),
-    };
+    let (prompt, sampling) = (conversation.prompt(model)?, sampling(&fields, &model.sampling, model.seed)?);
+    let ask = Ask { n_max: n_max(&fields), ..Ask::new(prompt, sampling) };
     Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), form })
 }
 

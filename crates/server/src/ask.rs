@@ -30,11 +30,36 @@ impl Ask {
 
 /// What an answer must look like; its reasoning is free.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) struct Form {
+    pub(crate) rule: Rule,
+    /// Where the request asks for it.
+    pub(crate) field: String,
+}
+
+/// What an answer is held to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Rule {
     /// Any JSON object.
     JsonObject,
     /// JSON that is valid by this schema.
     JsonSchema(String),
+    /// What this regular expression matches as a whole.
+    Regex(String),
+    /// One of these texts.
+    Choice(Vec<String>),
+    /// A sentence of this grammar.
+    Lark(String),
+}
+
+impl Rule {
+    /// The schema, for models that are told of it.
+    pub(crate) fn schema(&self) -> Option<String> {
+        match self {
+            Rule::JsonObject => Some(r#"{"type": "object"}"#.to_owned()),
+            Rule::JsonSchema(schema) => Some(schema.clone()),
+            Rule::Regex(_) | Rule::Choice(_) | Rule::Lark(_) => None,
+        }
+    }
 }
 
 /// What an answer follows.

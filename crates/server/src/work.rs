@@ -20,11 +20,12 @@ use engine::{
     Synced,
 };
 use models::{ChatOptions, Event, Part};
+use serde_json::Value;
 use tokenizer::{Special, TokenId};
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
 use crate::{
-    ask::{Ask, Form, Prompt},
+    ask::{Ask, Form, Prompt, Rule},
     dialect::new_id,
     error::Refusal,
     metrics::Metrics,
@@ -287,12 +288,20 @@ impl Work {
 
     /// What holds an answer to a form.
     fn grammar(&self, form: &Form) -> Result<Arc<Grammar>, Refusal> {
-        let source = match form {
-            Form::JsonObject => Source::JsonObject,
-            Form::JsonSchema(schema) => Source::JsonSchema(schema),
+        let choice;
+        let source = match &form.rule {
+            Rule::JsonObject => Source::JsonObject,
+            Rule::JsonSchema(schema) => Source::JsonSchema(schema),
+            Rule::Regex(pattern) => Source::Regex(pattern),
+            Rule::Lark(grammar) => Source::Lark(grammar),
+            Rule::Choice(texts) => {
+                let texts: Vec<_> = texts.iter().map(|text| Value::from(text.as_str()).to_string()).collect();
+                choice = format!("start: {}", texts.join(" | "));
+                Source::Lark(&choice)
+            }
         };
         self.shared.engine.grammar(source).map(Arc::new).map_err(|error| match error {
-            engine::Error::Grammar(error) => Refusal::field("response_format", &error.to_string()),
+            engine::Error::Grammar(error) => Refusal::field(&form.field, &error.to_string()),
             error => self.shared.refusal(&error),
         })
     }

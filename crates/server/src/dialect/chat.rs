@@ -5,12 +5,13 @@ use serde_json::{Value, json};
 
 use super::{
     content::{EFFORTS, check_calls, effort_of, named, text},
+    form::{FORMS, form, one},
     openai::{finish_reason, head, timings, usage, whole},
     sampling::{LENGTH, SAMPLING, SEVERAL, logit_bias, n_max, sampling, stop},
 };
 use crate::{
     app::Model,
-    ask::{Ask, Form, Prompt},
+    ask::{Ask, Form, Prompt, Rule},
     error::{Dialect, Refusal},
     fields::{Field, Fields, Kind, acts, nothing, only},
     reply::{Choice, Frames, Writer},
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// What a request may say.
-pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &SEVERAL, &LENGTH, &OWN];
+pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &SEVERAL, &LENGTH, &FORMS, &OWN];
 
 const OWN: [Field; 30] = [
     acts("model", Kind::Str, "Must be the model that is served, or one of its other names."),
@@ -93,14 +94,11 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     let messages = messages.collect::<Result<Vec<_>, _>>()?;
     let (thinking, effort) = wishes(&fields)?;
     let (tools, call) = tools(&fields)?;
-    let form = form(&fields)?;
-    if form.is_some() && !tools.is_empty() && call != Calls::Never {
-        return Err(fields.refuse("response_format", "cannot be kept where tools may be called; leave the tools out"));
+    let form = one(response_format(&fields)?, form(&fields)?)?;
+    if let Some(form) = form.as_ref().filter(|_| !tools.is_empty() && call != Calls::Never) {
+        return Err(Refusal::field(&form.field, "cannot be kept where tools may be called; leave the tools out"));
     }
-    let schema = form.as_ref().map(|form| match form {
-        Form::JsonObject => r#"{"type": "object"}"#.to_owned(),
-        Form::JsonSchema(schema) => schema.clone(),
-    });
+    let schema = form.as_ref().and_then(|form| form.rule.schema());
     let options = ChatOptions { tools, call, schema, ..model.chat_options(thinking, effort)? };
     let ask = Ask {
         prompt: Prompt::Chat(messages, options),
@@ -204,8 +202,8 @@ fn tools(fields: &Fields<'_>) -> Result<(Vec<Tool>, Calls), Refusal> {
     Ok((tools, calls))
 }
 
-/// What the answer must look like.
-fn form(fields: &Fields<'_>) -> Result<Option<Form>, Refusal> {
+/// The form that `response_format` asks for.
+fn response_format(fields: &Fields<'_>) -> Result<Option<Form>, Refusal> {
     const FORMAT: &[&[Field]] = &[&[
         acts("type", Kind::Word(&["text", "json_object", "json_schema"]), "Which form."),
         acts("json_schema", Kind::Object, "schema: which."),
@@ -217,15 +215,17 @@ fn form(fields: &Fields<'_>) -> Result<Option<Form>, Refusal> {
         nothing("strict", "schemas are always kept to"),
     ]];
     let Some(format) = fields.any("response_format") else { return Ok(None) };
-    let format = Fields::at(format, &fields.path("response_format"), FORMAT)?;
-    match format.needed("type")?.as_str() {
-        Some("json_object") => Ok(Some(Form::JsonObject)),
+    let field = fields.path("response_format");
+    let format = Fields::at(format, &field, FORMAT)?;
+    let rule = match format.needed("type")?.as_str() {
+        Some("json_object") => Rule::JsonObject,
         Some("json_schema") => {
             let schema = Fields::at(format.needed("json_schema")?, &format.path("json_schema"), SCHEMA)?;
-            Ok(Some(Form::JsonSchema(schema.needed("schema")?.to_string())))
+            Rule::JsonSchema(schema.needed("schema")?.to_string())
         }
-        _ => Ok(None),
-    }
+        _ => return Ok(None),
+    };
+    Ok(Some(Form { rule, field }))
 }
 
 /// Whether to reason, and how hard, in all the ways that clients say it; the first that is there counts.

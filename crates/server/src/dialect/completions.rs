@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
+    form::{FORMS, form},
     openai::{finish_reason, head, timings, usage, whole},
     sampling::{LENGTH, SAMPLING, SEVERAL, logit_bias, n_max, sampling, stop},
     tokens,
@@ -17,7 +18,7 @@ use crate::{
 };
 
 /// What a request may say.
-pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &SEVERAL, &LENGTH, &OWN];
+pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &SEVERAL, &LENGTH, &FORMS, &OWN];
 
 const OWN: [Field; 10] = [
     acts("model", Kind::Str, "Must be the model that is served, or one of its other names."),
@@ -65,6 +66,7 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
         n_max: if fields.int("n_predict") == Some(-1) { None } else { Some(n_max(&fields).unwrap_or(16)) },
         n_choices: fields.int("n").unwrap_or(1) as usize,
         stop: stop(&fields, "stop")?,
+        form: form(&fields)?,
         logit_bias: logit_bias(&fields, model)?,
         ..Ask::new(prompt, sampling(&fields, &model.sampling, model.seed)?)
     };

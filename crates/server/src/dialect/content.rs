@@ -1,11 +1,12 @@
 //! What conversations are made of: what dialects share in reading them.
 
+use engine::SamplerOptions;
 use models::{Calls, ChatOptions, Effort, End, Message, Role, Tool};
 use serde_json::Value;
 
 use crate::{
     app::Model,
-    ask::Prompt,
+    ask::{Ask, Form, Prompt},
     error::Refusal,
     fields::{Field, Fields, Kind, acts, nothing},
     work::{Call, Said},
@@ -19,6 +20,8 @@ pub(crate) struct Conversation {
     pub(crate) call: Calls,
     /// At most one call is to be heard of.
     pub(crate) one_call: bool,
+    /// What the answer must look like.
+    pub(crate) form: Option<Form>,
     /// Whether to reason; the model's own way if nobody says.
     pub(crate) thinking: Option<bool>,
     pub(crate) effort: Option<Effort>,
@@ -30,10 +33,14 @@ impl Conversation {
     ///
     /// # Errors
     /// It cannot do as is wished.
-    pub(crate) fn prompt(self, model: &Model) -> Result<Prompt, Refusal> {
-        let options = model.chat_options(self.thinking, self.effort)?;
-        let options = ChatOptions { tools: self.tools, call: self.call, end: self.end, ..options };
-        Ok(Prompt::Chat(self.messages, options))
+    pub(crate) fn ask(self, model: &Model, sampling: SamplerOptions) -> Result<Ask, Refusal> {
+        let Conversation { messages, tools, call, form, thinking, effort, end, .. } = self;
+        if let Some(form) = form.as_ref().filter(|_| !tools.is_empty() && call != Calls::Never) {
+            return Err(Refusal::field(&form.field, "cannot be kept where tools may be called; leave the tools out"));
+        }
+        let schema = form.as_ref().and_then(|form| form.rule.schema());
+        let options = ChatOptions { tools, call, end, schema, ..model.chat_options(thinking, effort)? };
+        Ok(Ask { form, ..Ask::new(Prompt::Chat(messages, options), sampling) })
     }
 }
 
@@ -199,7 +206,10 @@ pub(crate) fn show(conversation: &Conversation) -> String {
     for tool in &conversation.tools {
         writeln!(out, "tool {}", Value::Object(tool.function.clone())).unwrap();
     }
-    let Conversation { call, one_call, thinking, effort, end, .. } = conversation;
+    let Conversation { call, one_call, form, thinking, effort, end, .. } = conversation;
+    if let Some(form) = form {
+        writeln!(out, "{} {:?}", form.field, form.rule).unwrap();
+    }
     writeln!(out, "call {call:?}, one {one_call}, thinking {thinking:?}, effort {effort:?}, end {end:?}").unwrap();
     out
 }

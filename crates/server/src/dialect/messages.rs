@@ -14,6 +14,7 @@ use super::{
     content::{
         Conversation, EFFORTS, Turns, add_paragraph, check_calls, effort_of, is_further_call, seal, shown, unseal,
     },
+    form::{FORMS, form},
     new_id,
     sampling::{SAMPLING, n_max, sampling, stop},
 };
@@ -27,7 +28,7 @@ use crate::{
 };
 
 /// What a request may say.
-pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &OWN];
+pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &FORMS, &OWN];
 
 const OWN: [Field; 22] = [
     acts("model", Kind::Str, "Must be the model that is served, or one of its other names."),
@@ -149,8 +150,8 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     model.check_name(fields.str("model"))?;
     let conversation = conversation(&fields)?;
     let form = Form { model: model.name.clone(), sealed: is_sealed(&fields), one_call: conversation.one_call };
-    let (prompt, sampling) = (conversation.prompt(model)?, sampling(&fields, &model.sampling, model.seed)?);
-    let ask = Ask { n_max: n_max(&fields), stop: stop(&fields, "stop_sequences")?, ..Ask::new(prompt, sampling) };
+    let ask = conversation.ask(model, sampling(&fields, &model.sampling, model.seed)?)?;
+    let ask = Ask { n_max: n_max(&fields), stop: stop(&fields, "stop_sequences")?, ..ask };
     Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), form })
 }
 
@@ -172,7 +173,8 @@ fn conversation(fields: &Fields<'_>) -> Result<Conversation, Refusal> {
     };
     let (thinking, effort) = wishes(fields)?;
     let (tools, call, one_call) = tools(fields)?;
-    Ok(Conversation { messages: turns.into_messages(), tools, call, one_call, thinking, effort, end })
+    let (messages, form) = (turns.into_messages(), form(fields)?);
+    Ok(Conversation { messages, tools, call, one_call, form, thinking, effort, end })
 }
 
 fn read_message(message: &Value, path: &str, turns: &mut Turns) -> Result<(), Refusal> {

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(crate) mod chat;
 pub(crate) mod completions;
 mod content;
+mod form;
 pub(crate) mod messages;
 pub(crate) mod models;
 pub(crate) mod ollama;

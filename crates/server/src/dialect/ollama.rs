@@ -5,7 +5,7 @@
 
 use engine::SamplerOptions;
 use jiff::Timestamp;
-use models::{Calls, Effort, End, Message, Role, Tool, ToolCall};
+use models::{Effort, Message, Role, Tool, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -124,11 +124,8 @@ pub(crate) struct Form {
 pub(crate) fn read_chat(request: &Value, model: &Model) -> Result<Request, Refusal> {
     let fields = Fields::of(request, CHAT)?;
     let conversation = conversation(&fields)?;
-    let prompt = match conversation.messages.is_empty() {
-        true => None,
-        false => Some(conversation.prompt(model)?),
-    };
-    request_of(&fields, prompt, true, model)
+    let asked = (!conversation.messages.is_empty()).then_some(Asked::Chat(conversation));
+    request_of(&fields, asked, true, model)
 }
 
 /// Reads a request for a text.
@@ -137,18 +134,29 @@ pub(crate) fn read_chat(request: &Value, model: &Model) -> Result<Request, Refus
 /// What of it we cannot do.
 pub(crate) fn read_generate(request: &Value, model: &Model) -> Result<Request, Refusal> {
     let fields = Fields::of(request, GENERATE)?;
-    let prompt = match fields.str("prompt").filter(|prompt| !prompt.is_empty()) {
+    let asked = match fields.str("prompt").filter(|prompt| !prompt.is_empty()) {
         None => None,
-        Some(prompt) if fields.flag("raw") == Some(true) => Some(Prompt::Text(prompt.to_owned())),
-        Some(prompt) => Some(question(&fields, prompt)?.prompt(model)?),
+        Some(prompt) if fields.flag("raw") == Some(true) => Some(Asked::Text(prompt.to_owned())),
+        Some(prompt) => Some(Asked::Chat(question(&fields, prompt)?)),
     };
-    request_of(&fields, prompt, false, model)
+    request_of(&fields, asked, false, model)
 }
 
-fn request_of(fields: &Fields<'_>, prompt: Option<Prompt>, chat: bool, model: &Model) -> Result<Request, Refusal> {
+/// What is to be answered.
+enum Asked {
+    Chat(Conversation),
+    Text(String),
+}
+
+fn request_of(fields: &Fields<'_>, asked: Option<Asked>, chat: bool, model: &Model) -> Result<Request, Refusal> {
     model.check_name(fields.str("model").map(without_tag))?;
     let (sampling, n_max, stop) = options(fields, &model.sampling, model.seed)?;
-    let ask = prompt.map(|prompt| Ask { n_max, stop, ..Ask::new(prompt, sampling) });
+    let ask = match asked {
+        None => None,
+        Some(Asked::Chat(conversation)) => Some(conversation.ask(model, sampling)?),
+        Some(Asked::Text(text)) => Some(Ask::new(Prompt::Text(text), sampling)),
+    };
+    let ask = ask.map(|ask| Ask { n_max, stop, ..ask });
     let form = Form { model: model.name.clone(), chat };
     Ok(Request { ask, stream: fields.flag("stream").unwrap_or(true), form })
 }
@@ -192,7 +200,7 @@ fn conversation(fields: &Fields<'_>) -> Result<Conversation, Refusal> {
     let tools = tools.map(|(i, tool)| read_tool(tool, &fields.path(&format!("tools[{i}]"))));
     let tools = tools.collect::<Result<Vec<_>, _>>()?;
     let (thinking, effort) = think(fields)?;
-    Ok(Conversation { messages, tools, call: Calls::Auto, one_call: false, thinking, effort, end: End::Answer })
+    Ok(Conversation { messages, tools, thinking, effort, ..Conversation::default() })
 }
 
 fn read_message(message: &Value, path: &str, before: &[Message]) -> Result<Message, Refusal> {

@@ -15,6 +15,7 @@ use super::{
     content::{
         Conversation, EFFORTS, Turns, check_calls, effort_of, is_further_call, named, seal, shown, text, unseal,
     },
+    form::{FORMS, form},
     new_id, now_s,
     sampling::{LENGTH, SAMPLING, n_max, sampling},
 };
@@ -28,7 +29,7 @@ use crate::{
 };
 
 /// What a request may say.
-pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &LENGTH, &OWN];
+pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &LENGTH, &FORMS, &OWN];
 
 const OWN: [Field; 30] = [
     acts("model", Kind::Str, "Must be the model that is served, or one of its other names."),
@@ -171,8 +172,8 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     let fields = Fields::of(request, FIELDS)?;
     model.check_name(fields.str("model"))?;
     let (conversation, form) = read_fields(&fields, &model.name)?;
-    let (prompt, sampling) = (conversation.prompt(model)?, sampling(&fields, &model.sampling, model.seed)?);
-    let ask = Ask { n_max: n_max(&fields), ..Ask::new(prompt, sampling) };
+    let ask = conversation.ask(model, sampling(&fields, &model.sampling, model.seed)?)?;
+    let ask = Ask { n_max: n_max(&fields), ..ask };
     Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), form })
 }
 
@@ -193,12 +194,13 @@ fn read_fields(fields: &Fields<'_>, model: &str) -> Result<(Conversation, Form),
     let (tools, origins) = tools(fields)?;
     let call = tool_choice(fields, &tools)?;
     let one_call = fields.flag("parallel_tool_calls") == Some(false);
-    let form = Form { head: head(fields, model), origins, summary, sealed: is_sealed(fields)?, one_call };
+    let telling = Form { head: head(fields, model), origins, summary, sealed: is_sealed(fields)?, one_call };
     let messages = turns.into_messages();
     if messages.is_empty() {
         return Err(fields.refuse("input", "is empty"));
     }
-    Ok((Conversation { messages, tools, call, one_call, thinking, effort, end: End::Answer }, form))
+    let form = form(fields)?;
+    Ok((Conversation { messages, tools, call, one_call, form, thinking, effort, end: End::Answer }, telling))
 }
 
 fn needed<'a>(fields: &Fields<'a>, name: &str) -> Result<&'a str, Refusal> {

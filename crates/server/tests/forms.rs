@@ -65,6 +65,44 @@ fn every_dialect_takes_every_form() {
 }
 
 #[test]
+fn every_dialect_has_a_name_of_its_own_for_schemas() {
+    let server = start(Setup::default());
+    let schema = json!({"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"],
+        "additionalProperties": false});
+    let is_valid = |path: &str, more: Value, text: fn(&Value) -> &Value| {
+        let reply = server.post(path, &question(path, &more)).json();
+        let answer: Value = serde_json::from_str(text(&reply).as_str().unwrap_or_else(|| panic!("{path}: {reply}")))
+            .unwrap_or_else(|e| panic!("{path}: {e}"));
+        assert!(answer == json!({"n": 1}) || answer == json!({"n": 2}), "{path}: {answer}");
+        reply
+    };
+    let flat = json!({"type": "json_schema", "name": "x", "strict": true, "schema": schema});
+    let [_, _, (responses, of_responses), (messages, of_messages)] = DIALECTS;
+    let reply = is_valid(responses, json!({"text": {"format": flat}}), of_responses);
+    assert_eq!(reply["text"]["format"], flat);
+    is_valid(messages, json!({"output_config": {"format": {"type": "json_schema", "schema": schema}}}), of_messages);
+    is_valid(messages, json!({"output_format": {"type": "json_schema", "schema": schema}}), of_messages);
+    let ollama = |more: Value| {
+        let mut request =
+            json!({"stream": false, "think": false, "options": {"temperature": 1, "seed": 1, "num_predict": 300}});
+        request.as_object_mut().expect("it is one").extend(more.as_object().expect("it is one").clone());
+        request
+    };
+    let chat = json!({"messages": [{"role": "user", "content": "Hello"}], "format": schema});
+    for (path, more) in [
+        ("/api/chat", chat),
+        ("/api/generate", json!({"prompt": "Hello", "format": schema})),
+        ("/api/generate", json!({"prompt": "Hello", "format": schema, "raw": true})),
+    ] {
+        let reply = server.post(path, &ollama(more)).json();
+        let text = reply["message"]["content"].as_str().or(reply["response"].as_str()).expect("a text");
+        assert!([r#"{"n":1}"#, r#"{"n":2}"#].contains(&&*text.split_whitespace().collect::<String>()), "{text}");
+    }
+    let refused = server.post("/api/chat", &ollama(json!({"messages": [], "format": "yaml"})));
+    assert_eq!(refused.json()["error"], "format: must be json, or a schema");
+}
+
+#[test]
 fn a_form_that_is_none_is_refused_by_its_field() {
     let server = start(Setup::default());
     for (more, field) in [

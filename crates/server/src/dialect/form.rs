@@ -53,6 +53,27 @@ pub(crate) fn form(fields: &Fields<'_>) -> Result<Option<Form>, Refusal> {
     older.into_iter().try_fold(structured, one)
 }
 
+/// A form whose type is beside its schema, as OpenAI's Responses and Anthropic's have it.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn flat(value: &Value, path: &str) -> Result<Option<Form>, Refusal> {
+    const FLAT: &[&[Field]] = &[&[
+        acts("type", Kind::Word(&["text", "json_object", "json_schema"]), "Which form."),
+        acts("schema", Kind::Any, "The schema."),
+        nothing("name", "the schema says what it is"),
+        nothing("description", "the schema says what it is"),
+        nothing("strict", "schemas are always kept to"),
+    ]];
+    let fields = Fields::at(value, path, FLAT)?;
+    let rule = match fields.needed("type")?.as_str() {
+        Some("json_object") => Rule::JsonObject,
+        Some("json_schema") => Rule::JsonSchema(fields.needed("schema")?.to_string()),
+        _ => return Ok(None),
+    };
+    Ok(Some(Form { rule, field: path.to_owned() }))
+}
+
 fn structured(value: &Value, path: &str) -> Result<Form, Refusal> {
     let fields = Fields::at(value, path, STRUCTURED)?;
     let kinds = ["json", "json_object", "regex", "choice", "grammar"];

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     app::Model,
-    ask::{Ask, Prompt},
+    ask::{self, Ask, Prompt, Rule},
     error::{Dialect, Refusal},
     fields::{Field, Fields, Kind, acts, nothing, only},
     reply::{Choice, Frames, Framing, Writer},
@@ -50,7 +50,7 @@ const BOTH: [Field; 11] = [
     acts("stream", Kind::Bool, "Send the answer as it comes, as lines; true if absent."),
     acts("options", Kind::Object, "How tokens are chosen, and how many."),
     acts("think", Kind::Any, "Whether to reason: true, false, or low, medium, high or max."),
-    only("format", r#""""#, "answers cannot be held to a form"),
+    acts("format", Kind::Any, "json for any JSON object, or a schema, which the answer keeps to."),
     only("logprobs", "false", "probabilities are not reported"),
     only("top_logprobs", "0", "probabilities are not reported"),
     nothing("keep_alive", "the model is there as long as the server"),
@@ -154,7 +154,7 @@ fn request_of(fields: &Fields<'_>, asked: Option<Asked>, chat: bool, model: &Mod
     let ask = match asked {
         None => None,
         Some(Asked::Chat(conversation)) => Some(conversation.ask(model, sampling)?),
-        Some(Asked::Text(text)) => Some(Ask::new(Prompt::Text(text), sampling)),
+        Some(Asked::Text(text)) => Some(Ask { form: form(fields)?, ..Ask::new(Prompt::Text(text), sampling) }),
     };
     let ask = ask.map(|ask| Ask { n_max, stop, ..ask });
     let form = Form { model: model.name.clone(), chat };
@@ -187,7 +187,7 @@ fn question(fields: &Fields<'_>, prompt: &str) -> Result<Conversation, Refusal> 
     let system = fields.str("system").filter(|system| !system.is_empty());
     let messages = system.map(Message::system).into_iter().chain([Message::user(prompt)]).collect();
     let (thinking, effort) = think(fields)?;
-    Ok(Conversation { messages, thinking, effort, ..Conversation::default() })
+    Ok(Conversation { messages, thinking, effort, form: form(fields)?, ..Conversation::default() })
 }
 
 fn conversation(fields: &Fields<'_>) -> Result<Conversation, Refusal> {
@@ -200,7 +200,7 @@ fn conversation(fields: &Fields<'_>) -> Result<Conversation, Refusal> {
     let tools = tools.map(|(i, tool)| read_tool(tool, &fields.path(&format!("tools[{i}]"))));
     let tools = tools.collect::<Result<Vec<_>, _>>()?;
     let (thinking, effort) = think(fields)?;
-    Ok(Conversation { messages, tools, thinking, effort, ..Conversation::default() })
+    Ok(Conversation { messages, tools, thinking, effort, form: form(fields)?, ..Conversation::default() })
 }
 
 fn read_message(message: &Value, path: &str, before: &[Message]) -> Result<Message, Refusal> {
@@ -261,6 +261,18 @@ fn read_tool(tool: &Value, path: &str) -> Result<Tool, Refusal> {
     ]];
     let fields = Fields::at(tool, path, TOOL)?;
     named(fields.needed("function")?, &fields.path("function"))
+}
+
+/// What the answer must look like.
+fn form(fields: &Fields<'_>) -> Result<Option<ask::Form>, Refusal> {
+    let rule = match fields.any("format") {
+        None => return Ok(None),
+        Some(Value::String(word)) if word.is_empty() => return Ok(None),
+        Some(Value::String(word)) if word == "json" => Rule::JsonObject,
+        Some(schema @ Value::Object(_)) => Rule::JsonSchema(schema.to_string()),
+        Some(_) => return Err(fields.refuse("format", "must be json, or a schema")),
+    };
+    Ok(Some(ask::Form { rule, field: fields.path("format") }))
 }
 
 /// Whether to reason, and how hard.
@@ -526,10 +538,18 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_is_refused_by_name() {
-        check(json!({"format": "json"}), expect![[r#"format: can only be "": answers cannot be held to a form"#]]);
+        check(json!({"format": "json"}), expect![[r#"
+            format JsonObject
+            call Auto, one false, thinking None, effort None, end Answer
+            t 1, recent 64, n_max None, stop []
+        "#]]);
         check(
             json!({"format": {"type": "object"}}),
-            expect![[r#"format: can only be "": answers cannot be held to a form"#]],
+            expect![[r#"
+                format JsonSchema("{\"type\":\"object\"}")
+                call Auto, one false, thinking None, effort None, end Answer
+                t 1, recent 64, n_max None, stop []
+            "#]],
         );
         check(
             json!({"options": {"mirostat": 2}}),

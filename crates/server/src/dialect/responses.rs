@@ -15,13 +15,13 @@ use super::{
     content::{
         Conversation, EFFORTS, Turns, check_calls, effort_of, is_further_call, named, seal, shown, text, unseal,
     },
-    form::{FORMS, form},
+    form::{FORMS, flat, form, one},
     new_id, now_s,
     sampling::{LENGTH, SAMPLING, n_max, sampling},
 };
 use crate::{
     app::Model,
-    ask::Ask,
+    ask::{self, Ask},
     error::Refusal,
     fields::{Field, Fields, Kind, acts, nothing, only},
     reply::{Choice, Frames, Writer},
@@ -41,7 +41,7 @@ const OWN: [Field; 30] = [
     acts("parallel_tool_calls", Kind::Bool, "If false, one call at most is told."),
     acts("reasoning", Kind::Object, "effort: how hard to reason; summary: tell the reasoning as a summary."),
     acts("include", Kind::Array, "reasoning.encrypted_content: reasoning, to be sent back."),
-    acts("text", Kind::Object, "format: only text."),
+    acts("text", Kind::Object, "format: text, json_object, or json_schema with its schema, which the answer keeps to."),
     only("previous_response_id", "null", "nothing is stored; replay the full input"),
     only("conversation", "null", "nothing is stored; replay the full input"),
     only("prompt", "null", "nothing is stored; send the text"),
@@ -178,7 +178,6 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
 }
 
 fn read_fields(fields: &Fields<'_>, model: &str) -> Result<(Conversation, Form), Refusal> {
-    check_text(fields)?;
     let mut turns = Turns::default();
     turns.say(Role::System, fields.str("instructions").unwrap_or_default());
     match fields.needed("input")? {
@@ -199,7 +198,7 @@ fn read_fields(fields: &Fields<'_>, model: &str) -> Result<(Conversation, Form),
     if messages.is_empty() {
         return Err(fields.refuse("input", "is empty"));
     }
-    let form = form(fields)?;
+    let form = one(text_format(fields)?, form(fields)?)?;
     Ok((Conversation { messages, tools, call, one_call, form, thinking, effort, end: End::Answer }, telling))
 }
 
@@ -356,13 +355,15 @@ fn wishes(fields: &Fields<'_>) -> Result<(Option<bool>, Option<Effort>, bool), R
     })
 }
 
-/// Whether what answers are to look like is text.
-fn check_text(fields: &Fields<'_>) -> Result<(), Refusal> {
+/// The form that `text` asks for.
+fn text_format(fields: &Fields<'_>) -> Result<Option<ask::Form>, Refusal> {
     const TEXT: &[&[Field]] = &[&[
-        only("format", r#"{"type":"text"}"#, "answers cannot be held to a form"),
+        acts("format", Kind::Object, "What the answer must look like."),
         nothing("verbosity", "no model that runs here was trained for it"),
     ]];
-    fields.any("text").map_or(Ok(()), |text| Fields::at(text, &fields.path("text"), TEXT).map(drop))
+    let Some(text) = fields.any("text") else { return Ok(None) };
+    let text = Fields::at(text, &fields.path("text"), TEXT)?;
+    text.any("format").map_or(Ok(None), |format| flat(format, &text.path("format")))
 }
 
 /// Whether reasoning is to be told sealed. Other things to include never occur here.
@@ -377,6 +378,7 @@ fn is_sealed(fields: &Fields<'_>) -> Result<bool, Refusal> {
 /// What replies repeat of the request.
 fn head(fields: &Fields<'_>, model: &str) -> Map<String, Value> {
     let said = |name: &str, default: Value| fields.any(name).cloned().unwrap_or(default);
+    let format = fields.any("text").and_then(|text| text.get("format")).filter(|format| !format.is_null());
     let head = json!({
         "id": new_id("resp_"),
         "object": "response",
@@ -389,7 +391,7 @@ fn head(fields: &Fields<'_>, model: &str) -> Map<String, Value> {
         "temperature": said("temperature", Value::Null),
         "top_p": said("top_p", Value::Null),
         "max_output_tokens": n_max(fields),
-        "text": { "format": { "type": "text" } },
+        "text": { "format": format.unwrap_or(&json!({ "type": "text" })) },
         "truncation": "disabled",
         "previous_response_id": null,
         "instructions": null,

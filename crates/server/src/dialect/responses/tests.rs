@@ -135,8 +135,8 @@ fn what_cannot_be_done_is_refused_by_name() {
     );
     check(with("tool_choice", json!("required")), expect!["tool_choice: there are no tools to call"]);
     check(
-        with("text", json!({"format": {"type": "json_object"}})),
-        expect![[r#"text.format: can only be {"type":"text"}: answers cannot be held to a form"#]],
+        with("text", json!({"format": {"type": "grammar"}})),
+        expect!["text.format.type: must be one of text, json_object, json_schema"],
     );
     check(
         with("input", json!([{"type": "item_reference", "id": "x"}])),

@@ -8,6 +8,7 @@
 
 use std::cmp::Ordering;
 
+use models::Section;
 use tokenizer::TokenId;
 
 /// A token of an answer, as it is picked: its text comes after it.
@@ -15,6 +16,8 @@ use tokenizer::TokenId;
 pub struct Token<'a> {
     /// What was picked.
     pub id: TokenId,
+    /// What it belongs to, as far as is known before it is read.
+    pub section: Section,
     /// The natural logarithm of the probability that the model gave it.
     pub logprob: f32,
     /// The tokens that the model found likeliest, with theirs, likeliest first.
@@ -37,12 +40,12 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Tells `logprobs` of `id`, picked by `logits`; `is_word` tells padding apart.
+    /// Tells `logprobs` of `id`, picked by `logits` in `section`; `is_word` tells padding apart.
     pub(crate) fn tell(
         &mut self,
         logprobs: &Logprobs<'_>,
         logits: &[f32],
-        id: TokenId,
+        (id, section): (TokenId, Section),
         is_word: impl Fn(TokenId) -> bool,
     ) {
         let known = (0..).zip(logits.iter().copied()).filter(|&(id, logit)| !logit.is_nan() && is_word(id));
@@ -57,7 +60,7 @@ impl Scratch {
         let top = &mut self.logits[..n_top];
         top.sort_unstable_by(likelier);
         top.iter_mut().for_each(|(_, logit)| *logit = logprob(*logit, ln_sum));
-        (logprobs.each)(Token { id, logprob: logprob(logit, ln_sum), top });
+        (logprobs.each)(Token { id, section, logprob: logprob(logit, ln_sum), top });
     }
 }
 
@@ -92,7 +95,7 @@ mod tests {
             let top = token.top.iter().map(|&(id, logprob)| (id, logprob.exp())).collect();
             *heard.borrow_mut() = Some((token.logprob.exp(), top));
         };
-        Scratch::default().tell(&Logprobs { n_top, each: &each }, logits, id, |id| id != 9);
+        Scratch::default().tell(&Logprobs { n_top, each: &each }, logits, (id, Section::Answering), |id| id != 9);
         heard.take().unwrap()
     }
 

@@ -65,7 +65,7 @@ impl<'a> Picker<'a> {
             held.accept(id, section, self.tokenizer)?;
         }
         if let Some(logprobs) = &self.logprobs {
-            self.scratch.tell(logprobs, logits, id, |id| !self.tokenizer.is_unused(id));
+            self.scratch.tell(logprobs, logits, (id, section), |id| !self.tokenizer.is_unused(id));
         }
         Ok(())
     }

@@ -19,12 +19,23 @@ pub(crate) struct Ask {
     pub(crate) form: Option<Form>,
     /// Added to the logits of tokens.
     pub(crate) logit_bias: Vec<(TokenId, f32)>,
+    /// Tell how likely each token was, and so many of the likeliest in its place.
+    pub(crate) logprobs: Option<usize>,
 }
 
 impl Ask {
     /// For one answer, as long and in whatever form it comes.
     pub(crate) fn new(prompt: Prompt, sampling: SamplerOptions) -> Ask {
-        Ask { prompt, sampling, n_max: None, n_choices: 1, stop: Vec::new(), form: None, logit_bias: Vec::new() }
+        Ask {
+            prompt,
+            sampling,
+            n_max: None,
+            n_choices: 1,
+            stop: Vec::new(),
+            form: None,
+            logit_bias: Vec::new(),
+            logprobs: None,
+        }
     }
 }
 
@@ -75,5 +86,7 @@ pub(crate) const N_CHOICES_MAX: i64 = 16;
 /// The most texts that end an answer, and their most bytes.
 pub(crate) const N_STOP_MAX: usize = 64;
 pub(crate) const STOP_BYTES_MAX: usize = 1024;
+/// The most tokens that are told in place of one.
+pub(crate) const N_TOP_MAX: i64 = 20;
 /// The most tokens whose logits are changed.
 pub(crate) const N_BIAS_MAX: usize = 4096;

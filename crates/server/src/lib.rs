@@ -8,6 +8,7 @@
 //! dialect/     requests become an Ask, answers become replies
 //! work.rs      threads that compute answers; the line before them
 //! replay.rs    what the model wrote when it called tools, to show it again
+//! likely.rs    how likely tokens were, in step with the text that they become
 //! reply.rs     answers on their way out, whole or as a stream
 //! openapi.rs   the interface, described from the tables of fields
 //! page.rs      the chat page
@@ -25,6 +26,7 @@ mod dialect;
 mod error;
 mod fields;
 mod guard;
+mod likely;
 mod metrics;
 mod openapi;
 mod page;

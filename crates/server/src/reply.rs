@@ -26,6 +26,7 @@ use tokio::{
 
 use crate::{
     error::{Dialect, Refusal},
+    likely::Token,
     work::{Answers, Call, Finish, Heard, Said},
 };
 
@@ -37,6 +38,8 @@ const SILENCE: Duration = Duration::from_secs(4);
 pub(crate) struct Choice {
     pub(crate) reasoning: String,
     pub(crate) text: String,
+    /// What the text is made of, where it was asked for.
+    pub(crate) tokens: Vec<Token>,
     /// Complete calls.
     pub(crate) calls: Vec<ToolCall>,
     pub(crate) finish: Finish,
@@ -47,6 +50,7 @@ pub(crate) struct Choice {
 pub(crate) struct Partial {
     pub(crate) reasoning: String,
     pub(crate) text: String,
+    tokens: Vec<Token>,
     /// Calls, and whether they are complete.
     calls: Vec<(ToolCall, bool)>,
 }
@@ -57,6 +61,7 @@ impl Partial {
         match said {
             Said::Thinking(text) => self.reasoning.push_str(text),
             Said::Text(text) => self.text.push_str(text),
+            Said::Tokens(tokens) => self.tokens.extend_from_slice(tokens),
             Said::Call(Call { id, name, .. }) => {
                 let call = ToolCall { id: id.clone(), name: name.clone(), arguments: String::new() };
                 self.calls.push((call, false));
@@ -89,7 +94,8 @@ pub(crate) async fn whole(Answers { mut from, n }: Answers) -> Result<Vec<Choice
     }
     let choice = |(mut partial, finish): (Partial, Option<Finish>)| {
         let (reasoning, text) = (std::mem::take(&mut partial.reasoning), std::mem::take(&mut partial.text));
-        Ok(Choice { reasoning, text, calls: partial.into_calls(), finish: finish.ok_or_else(Refusal::ending)? })
+        let (tokens, finish) = (std::mem::take(&mut partial.tokens), finish.ok_or_else(Refusal::ending)?);
+        Ok(Choice { reasoning, text, tokens, calls: partial.into_calls(), finish })
     };
     answers.into_iter().map(choice).collect()
 }

@@ -16,8 +16,8 @@ use std::{
 
 use axum::http::StatusCode;
 use engine::{
-    Answer, AnswerOptions, Engine, Grammar, Prefill, Sampler, SamplerOptions, Seat, Seats, Session, Source, Stop,
-    Synced,
+    Answer, AnswerOptions, Engine, Grammar, Logprobs, Prefill, Sampler, SamplerOptions, Seat, Seats, Session, Source,
+    Stop, Synced,
 };
 use models::{ChatOptions, Event, Part};
 use serde_json::Value;
@@ -28,6 +28,7 @@ use crate::{
     ask::{Ask, Form, Prompt, Rule},
     dialect::new_id,
     error::Refusal,
+    likely::{Token, Tokens},
     metrics::Metrics,
     replay::{Replays, Turn, parts},
     reply::Partial,
@@ -52,6 +53,8 @@ pub(crate) enum Said {
     Thinking(String),
     /// More of the answer.
     Text(String),
+    /// The tokens that the next text comes of, or that come last and spell nothing, where they are asked for.
+    Tokens(Vec<Token>),
     /// A call begins.
     Call(Call),
     /// More of the arguments of the call with this number, as JSON text.
@@ -175,6 +178,7 @@ struct Job {
     stop: Vec<String>,
     grammar: Option<Arc<Grammar>>,
     logit_bias: Vec<(TokenId, f32)>,
+    logprobs: Option<usize>,
     choice: usize,
     /// Other answers to the same prompt, which are begun when it has been read.
     others: usize,
@@ -272,6 +276,7 @@ impl Work {
             stop: ask.stop,
             grammar,
             logit_bias: ask.logit_bias,
+            logprobs: ask.logprobs,
             choice: 0,
             others: ask.n_choices - 1,
             to,
@@ -474,24 +479,32 @@ impl Shared {
             n_before.set(n_before.get() + 1);
             given_up()
         };
+        let tokens = self.engine.tokenizer().map(|tokenizer| Tokens::new(tokenizer, seat.tokens().last().copied()));
+        let each = |token: engine::Token<'_>| tokens.iter().for_each(|tokens| tokens.push(token));
         let options = AnswerOptions {
             n_max: job.n_max,
             chat,
             stop: &job.stop,
             grammar: job.grammar.as_deref(),
             logit_bias: &job.logit_bias,
+            logprobs: job.logprobs.map(|n_top| Logprobs { n_top, each: &each }),
             given_up: Some(&given_up),
-            ..AnswerOptions::default()
         };
+        let say = |said| job.say(said, &|| self.is_stopping());
         let (mut n_reasoning, mut heard) = (0, Partial::default());
         let answer = engine::answer(&self.engine, seat, &mut sampler, &options, &mut |event| {
             if matches!(event, Event::Thinking(_)) {
                 n_reasoning = n_before.get() + 1;
             }
+            let of_text = tokens.as_ref().and_then(|tokens| tokens.of(&event));
             let said = Said::of(event);
             heard.hear(&said);
-            if job.say(said, &|| self.is_stopping()) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            let is_heard = of_text.is_none_or(|tokens| say(Said::Tokens(tokens))) && say(said);
+            if is_heard { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
+        if let Some(rest) = tokens.filter(|_| chat.is_none() && !matches!(answer.stop, Stop::StopString(_))) {
+            rest.rest().map(|tokens| say(Said::Tokens(tokens)));
+        }
         Ok((answer, heard, n_reasoning))
     }
 

@@ -4,16 +4,17 @@ use models::{Calls, ChatOptions, Effort, Message, Role, Tool, ToolCall};
 use serde_json::{Value, json};
 
 use super::{
-    content::{EFFORTS, check_calls, effort_of, named, text},
+    content::{EFFORTS, check_calls, effort_of, logprobs, named, text},
     form::{FORMS, form, one},
     openai::{finish_reason, head, timings, usage, whole},
     sampling::{LENGTH, SAMPLING, SEVERAL, logit_bias, n_max, sampling, stop},
 };
 use crate::{
     app::Model,
-    ask::{Ask, Form, Prompt, Rule},
+    ask::{Ask, Form, N_TOP_MAX, Prompt, Rule},
     error::{Dialect, Refusal},
     fields::{Field, Fields, Kind, acts, nothing, only},
+    likely::{self, Token},
     reply::{Choice, Frames, Writer},
     work::{Heard, Said, Usage},
 };
@@ -32,8 +33,8 @@ const OWN: [Field; 30] = [
     acts("think", Kind::Bool, "Whether to reason."),
     acts("enable_thinking", Kind::Bool, "The same."),
     acts("chat_template_kwargs", Kind::Object, "enable_thinking and thinking: the same; reasoning_effort."),
-    only("logprobs", "false", "probabilities are not reported"),
-    only("top_logprobs", "0", "probabilities are not reported"),
+    acts("logprobs", Kind::Bool, "Tell how likely the model found each token of the answer's text."),
+    acts("top_logprobs", Kind::Int(0, N_TOP_MAX), "With logprobs: tell also as many of the likeliest tokens."),
     acts("logit_bias", Kind::Object, "Token ids and what is added to their logits, -100 to 100."),
     acts(
         "response_format",
@@ -108,6 +109,7 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
         stop: stop(&fields, "stop")?,
         form,
         logit_bias: logit_bias(&fields, model)?,
+        logprobs: logprobs(&fields)?,
     };
     let include_usage = match fields.any("stream_options") {
         Some(options) => {
@@ -282,7 +284,8 @@ pub(crate) fn reply(model: &Model, choices: &[Choice]) -> Value {
         if !choice.calls.is_empty() {
             message["tool_calls"] = choice.calls.iter().map(call).collect();
         }
-        json!({ "index": index, "message": message, "logprobs": null, "finish_reason": finish_reason(&choice.finish) })
+        let logprobs = likely::of_chat(&choice.tokens);
+        json!({ "index": index, "message": message, "logprobs": logprobs, "finish_reason": finish_reason(&choice.finish) })
     };
     whole(head("chatcmpl-", "chat.completion", model), choices.iter().enumerate().map(choice).collect(), choices)
 }
@@ -294,13 +297,16 @@ pub(crate) struct Chunks {
     usages: Vec<Usage>,
     timings: Value,
     n_choices: usize,
+    /// Tokens of each answer that wait for their text.
+    tokens: Vec<Vec<Token>>,
 }
 
 impl Chunks {
     pub(crate) fn new(model: &Model, request: &Request) -> Chunks {
         let head = head("chatcmpl-", "chat.completion.chunk", model);
         let (include_usage, n_choices) = (request.include_usage, request.ask.n_choices);
-        Chunks { head, include_usage, usages: Vec::new(), timings: Value::Null, n_choices }
+        let tokens = vec![Vec::new(); n_choices];
+        Chunks { head, include_usage, usages: Vec::new(), timings: Value::Null, n_choices, tokens }
     }
 
     fn chunk(&self, index: usize, delta: Value, finish_reason: Option<&str>) -> Value {
@@ -326,7 +332,12 @@ impl Writer for Chunks {
             Said::Begun => {}
             Said::Prefill(prefill) => out.comment(&format!("prefill {} of {}", prefill.done, prefill.total)),
             Said::Thinking(text) => out.data(&self.chunk(choice, json!({ "reasoning_content": text }), None)),
-            Said::Text(text) => out.data(&self.chunk(choice, json!({ "content": text }), None)),
+            Said::Tokens(tokens) => self.tokens[choice] = tokens,
+            Said::Text(text) => {
+                let mut chunk = self.chunk(choice, json!({ "content": text }), None);
+                chunk["choices"][0]["logprobs"] = likely::of_chat(&std::mem::take(&mut self.tokens[choice]));
+                out.data(&chunk);
+            }
             Said::Call(call) => {
                 let function = json!({ "name": call.name, "arguments": "" });
                 let head = json!({ "index": call.index, "id": call.id, "type": "function", "function": function });
@@ -402,8 +413,14 @@ mod tests {
 
     #[test]
     fn calls_come_head_first_and_arguments_as_they_are_written() {
-        let mut chunks =
-            Chunks { head: json!({}), include_usage: false, usages: Vec::new(), timings: Value::Null, n_choices: 1 };
+        let mut chunks = Chunks {
+            head: json!({}),
+            include_usage: false,
+            usages: Vec::new(),
+            timings: Value::Null,
+            n_choices: 1,
+            tokens: vec![Vec::new()],
+        };
         let call = Call { index: 0, id: "call_1".into(), name: "look".into() };
         let heard =
             [Said::Call(call), Said::Arguments(0, "{\"a\":".into()), Said::Arguments(0, "1}".into()), Said::Called(0)];

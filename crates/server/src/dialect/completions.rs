@@ -10,9 +10,10 @@ use super::{
 };
 use crate::{
     app::Model,
-    ask::{Ask, Prompt},
+    ask::{Ask, N_TOP_MAX, Prompt},
     error::{Dialect, Refusal},
     fields::{Field, Fields, Kind, acts, nothing, only},
+    likely::{self, Token},
     reply::{Choice, Frames, Writer},
     work::{Heard, Said, Usage},
 };
@@ -27,7 +28,11 @@ const OWN: [Field; 10] = [
     acts("stream_options", Kind::Object, "include_usage: a last chunk says how many tokens there were."),
     acts("echo", Kind::Bool, "Repeat the prompt before its continuation."),
     only("suffix", r#""""#, "text can only be continued"),
-    only("logprobs", "null", "probabilities are not reported"),
+    acts(
+        "logprobs",
+        Kind::Int(0, N_TOP_MAX),
+        "Tell how likely the model found each token, and as many of the likeliest; not for a prompt that is repeated.",
+    ),
     acts("logit_bias", Kind::Object, "Token ids and what is added to their logits, -100 to 100."),
     only("best_of", "1", "all answers are returned"),
     nothing("user", "it names whom a service blames"),
@@ -55,6 +60,9 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
         Prompt::Text(text) => text.clone(),
         _ => return Err(fields.refuse("echo", "only texts are repeated, not token ids")),
     };
+    if !echo.is_empty() && fields.int("logprobs").is_some() {
+        return Err(fields.refuse("logprobs", "are for continuations; leave out echo"));
+    }
     let include_usage = match fields.any("stream_options") {
         Some(options) => {
             let table: &[&[Field]] = &[&[acts("include_usage", Kind::Bool, "A last chunk counts tokens.")]];
@@ -68,6 +76,7 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
         stop: stop(&fields, "stop")?,
         form: form(&fields)?,
         logit_bias: logit_bias(&fields, model)?,
+        logprobs: fields.int("logprobs").map(|n_top| n_top as usize),
         ..Ask::new(prompt, sampling(&fields, &model.sampling, model.seed)?)
     };
     Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), include_usage, echo })
@@ -94,7 +103,8 @@ fn prompt(fields: &Fields<'_>, model: &Model) -> Result<Prompt, Refusal> {
 pub(crate) fn reply(model: &Model, choices: &[Choice], echo: &str) -> Value {
     let choice = |(index, choice): (usize, &Choice)| {
         let text = format!("{echo}{}", choice.text);
-        json!({ "index": index, "text": text, "logprobs": null, "finish_reason": finish_reason(&choice.finish) })
+        let logprobs = likely::of_completion(&choice.tokens);
+        json!({ "index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason(&choice.finish) })
     };
     whole(head("cmpl-", "text_completion", model), choices.iter().enumerate().map(choice).collect(), choices)
 }
@@ -106,19 +116,27 @@ pub(crate) struct Chunks {
     include_usage: bool,
     n_choices: usize,
     usages: Vec<Usage>,
+    /// Tokens of each answer that wait for their text.
+    tokens: Vec<Vec<Token>>,
 }
 
 impl Chunks {
     pub(crate) fn new(model: &Model, request: &Request) -> Chunks {
         let head = head("cmpl-", "text_completion", model);
         let (echo, n_choices) = (request.echo.clone(), request.ask.n_choices);
-        Chunks { head, echo, include_usage: request.include_usage, n_choices, usages: Vec::new() }
+        let tokens = vec![Vec::new(); n_choices];
+        Chunks { head, echo, include_usage: request.include_usage, n_choices, usages: Vec::new(), tokens }
     }
 
     fn chunk(&self, index: usize, text: &str, finish_reason: Option<&str>) -> Value {
         let mut chunk = self.head.clone();
         chunk["choices"] = json!([{ "index": index, "text": text, "logprobs": null, "finish_reason": finish_reason }]);
         chunk
+    }
+
+    /// Takes the tokens of an answer that wait.
+    fn logprobs(&mut self, choice: usize) -> Value {
+        likely::of_completion(&std::mem::take(&mut self.tokens[choice]))
     }
 }
 
@@ -133,10 +151,16 @@ impl Writer for Chunks {
         match said {
             Said::Begun | Said::Call(_) | Said::Arguments(..) | Said::Called(_) => {}
             Said::Prefill(prefill) => out.comment(&format!("prefill {} of {}", prefill.done, prefill.total)),
-            Said::Text(text) | Said::Thinking(text) => out.data(&self.chunk(choice, &text, None)),
+            Said::Tokens(tokens) => self.tokens[choice] = tokens,
+            Said::Text(text) | Said::Thinking(text) => {
+                let mut chunk = self.chunk(choice, &text, None);
+                chunk["choices"][0]["logprobs"] = self.logprobs(choice);
+                out.data(&chunk);
+            }
             Said::End(finish) => {
                 let mut chunk = self.chunk(choice, "", Some(finish_reason(&finish)));
                 chunk["timings"] = timings(&finish);
+                chunk["choices"][0]["logprobs"] = self.logprobs(choice);
                 self.usages.push(finish.usage);
                 out.data(&chunk);
             }

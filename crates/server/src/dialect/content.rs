@@ -155,6 +155,15 @@ pub(crate) fn check_calls(tools: &[Tool], calls: &Calls) -> Result<(), &'static 
     }
 }
 
+/// Whether probabilities are to be told, and of how many tokens each time.
+pub(crate) fn logprobs(fields: &Fields<'_>) -> Result<Option<usize>, Refusal> {
+    match (fields.flag("logprobs").unwrap_or(false), fields.int("top_logprobs")) {
+        (true, n_top) => Ok(Some(n_top.unwrap_or(0) as usize)),
+        (false, None | Some(0)) => Ok(None),
+        (false, Some(_)) => Err(fields.refuse("top_logprobs", "is for requests with logprobs")),
+    }
+}
+
 /// A text, or the texts of parts, one after another.
 pub(crate) fn text(content: &Value, path: &str) -> Result<String, Refusal> {
     const PART: &[&[Field]] = &[&[

@@ -531,7 +531,7 @@ impl Writer for Events {
             return;
         }
         match said {
-            Said::Begun => {}
+            Said::Begun | Said::Tokens(_) => {}
             Said::Prefill(prefill) => out.comment(&format!("prefill {} of {}", prefill.done, prefill.total)),
             Said::Thinking(text) => self.think(text, out),
             Said::Text(text) => self.text(&text, out),

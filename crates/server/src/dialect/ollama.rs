@@ -9,15 +9,16 @@ use models::{Effort, Message, Role, Tool, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::{
-    content::{Conversation, effort_of, named},
+    content::{Conversation, effort_of, logprobs, named},
     new_id,
     sampling::{SAMPLING, sampling, stop},
 };
 use crate::{
     app::Model,
-    ask::{self, Ask, Prompt, Rule},
+    ask::{self, Ask, N_TOP_MAX, Prompt, Rule},
     error::{Dialect, Refusal},
     fields::{Field, Fields, Kind, acts, nothing, only},
+    likely::{self, Token},
     reply::{Choice, Frames, Framing, Writer},
     work::{Call, Finish, Heard, Said},
 };
@@ -51,8 +52,8 @@ const BOTH: [Field; 11] = [
     acts("options", Kind::Object, "How tokens are chosen, and how many."),
     acts("think", Kind::Any, "Whether to reason: true, false, or low, medium, high or max."),
     acts("format", Kind::Any, "json for any JSON object, or a schema, which the answer keeps to."),
-    only("logprobs", "false", "probabilities are not reported"),
-    only("top_logprobs", "0", "probabilities are not reported"),
+    acts("logprobs", Kind::Bool, "Tell how likely the model found each token of the answer's text."),
+    acts("top_logprobs", Kind::Int(0, N_TOP_MAX), "With logprobs: tell also as many of the likeliest tokens."),
     nothing("keep_alive", "the model is there as long as the server"),
     nothing("truncate", "what does not fit is refused"),
     nothing("shift", "an answer ends where the context does"),
@@ -156,7 +157,8 @@ fn request_of(fields: &Fields<'_>, asked: Option<Asked>, chat: bool, model: &Mod
         Some(Asked::Chat(conversation)) => Some(conversation.ask(model, sampling)?),
         Some(Asked::Text(text)) => Some(Ask { form: form(fields)?, ..Ask::new(Prompt::Text(text), sampling) }),
     };
-    let ask = ask.map(|ask| Ask { n_max, stop, ..ask });
+    let logprobs = logprobs(fields)?;
+    let ask = ask.map(|ask| Ask { n_max, stop, logprobs, ..ask });
     let form = Form { model: model.name.clone(), chat };
     Ok(Request { ask, stream: fields.flag("stream").unwrap_or(true), form })
 }
@@ -331,10 +333,18 @@ fn finish(line: &mut Value, finish: &Finish) {
     line["eval_duration"] = json!(ns(timings.decode));
 }
 
+/// Adds how likely tokens were, where that was asked for.
+fn add_logprobs(line: &mut Value, tokens: &[Token]) {
+    if !tokens.is_empty() {
+        line["logprobs"] = likely::list(tokens);
+    }
+}
+
 /// The answer as a whole.
 pub(crate) fn reply(form: &Form, choice: &Choice) -> Value {
     let calls: Vec<_> = choice.calls.iter().enumerate().map(|(i, c)| call(i, c)).collect();
     let mut line = line(form, &choice.text, &choice.reasoning, &calls, true);
+    add_logprobs(&mut line, &choice.tokens);
     finish(&mut line, &choice.finish);
     line
 }
@@ -351,11 +361,13 @@ pub(crate) struct Lines {
     form: Form,
     /// A call as far as it was heard.
     call: Option<ToolCall>,
+    /// Tokens that wait for their text.
+    tokens: Vec<Token>,
 }
 
 impl Lines {
     pub(crate) fn new(form: Form) -> Lines {
-        Lines { form, call: None }
+        Lines { form, call: None, tokens: Vec::new() }
     }
 }
 
@@ -366,7 +378,12 @@ impl Writer for Lines {
         match said {
             Said::Begun | Said::Prefill(_) => {}
             Said::Thinking(text) => out.data(&line(&self.form, "", &text, &[], false)),
-            Said::Text(text) => out.data(&line(&self.form, &text, "", &[], false)),
+            Said::Tokens(tokens) => self.tokens = tokens,
+            Said::Text(text) => {
+                let mut line = line(&self.form, &text, "", &[], false);
+                add_logprobs(&mut line, &std::mem::take(&mut self.tokens));
+                out.data(&line);
+            }
             Said::Call(Call { id, name, .. }) => self.call = Some(ToolCall { id, name, arguments: String::new() }),
             Said::Arguments(_, json) => {
                 if let Some(call) = &mut self.call {
@@ -538,11 +555,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_is_refused_by_name() {
-        check(json!({"format": "json"}), expect![[r#"
+        check(
+            json!({"format": "json"}),
+            expect![[r#"
             format JsonObject
             call Auto, one false, thinking None, effort None, end Answer
             t 1, recent 64, n_max None, stop []
-        "#]]);
+        "#]],
+        );
         check(
             json!({"format": {"type": "object"}}),
             expect![[r#"

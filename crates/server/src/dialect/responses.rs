@@ -21,9 +21,10 @@ use super::{
 };
 use crate::{
     app::Model,
-    ask::{self, Ask},
+    ask::{self, Ask, N_TOP_MAX},
     error::Refusal,
     fields::{Field, Fields, Kind, acts, nothing, only},
+    likely::{self, Token},
     reply::{Choice, Frames, Writer},
     work::{Call, Finish, Heard, Said, Usage},
 };
@@ -40,7 +41,12 @@ const OWN: [Field; 30] = [
     acts("tool_choice", Kind::Any, "auto, none, required, or the function that must be called."),
     acts("parallel_tool_calls", Kind::Bool, "If false, one call at most is told."),
     acts("reasoning", Kind::Object, "effort: how hard to reason; summary: tell the reasoning as a summary."),
-    acts("include", Kind::Array, "reasoning.encrypted_content: reasoning, to be sent back."),
+    acts(
+        "include",
+        Kind::Array,
+        "reasoning.encrypted_content: reasoning, to be sent back; message.output_text.logprobs: how likely the model found \
+         each token of the answer's text.",
+    ),
     acts("text", Kind::Object, "format: text, json_object, or json_schema with its schema, which the answer keeps to."),
     only("previous_response_id", "null", "nothing is stored; replay the full input"),
     only("conversation", "null", "nothing is stored; replay the full input"),
@@ -48,7 +54,11 @@ const OWN: [Field; 30] = [
     only("store", "false", "nothing is stored for later requests"),
     only("background", "false", "nothing is stored for later requests"),
     only("truncation", r#""disabled""#, "what does not fit is refused"),
-    only("top_logprobs", "0", "probabilities are not reported"),
+    acts(
+        "top_logprobs",
+        Kind::Int(0, N_TOP_MAX),
+        "Tell as many of the likeliest tokens with each token's probability.",
+    ),
     only("logit_bias", "{}", "logits cannot be changed"),
     only("modalities", r#"["text"]"#, "the model writes text only"),
     nothing("stream_options", "on loopback, nobody measures the length of events"),
@@ -173,7 +183,7 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     model.check_name(fields.str("model"))?;
     let (conversation, form) = read_fields(&fields, &model.name)?;
     let ask = conversation.ask(model, sampling(&fields, &model.sampling, model.seed)?)?;
-    let ask = Ask { n_max: n_max(&fields), ..ask };
+    let ask = Ask { n_max: n_max(&fields), logprobs: logprobs(&fields)?, ..ask };
     Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), form })
 }
 
@@ -366,13 +376,20 @@ fn text_format(fields: &Fields<'_>) -> Result<Option<ask::Form>, Refusal> {
     text.any("format").map_or(Ok(None), |format| flat(format, &text.path("format")))
 }
 
-/// Whether reasoning is to be told sealed. Other things to include never occur here.
+/// Whether reasoning is to be told sealed.
 fn is_sealed(fields: &Fields<'_>) -> Result<bool, Refusal> {
-    let wanted = fields.texts("include")?;
-    if wanted.iter().any(|name| name == "message.output_text.logprobs") {
-        return Err(fields.refuse("include", "probabilities are not reported"));
-    }
-    Ok(wanted.iter().any(|name| name == "reasoning.encrypted_content"))
+    is_included(fields, "reasoning.encrypted_content")
+}
+
+/// Whether something is to be told. Things that are named and not known never occur here.
+fn is_included(fields: &Fields<'_>, name: &str) -> Result<bool, Refusal> {
+    Ok(fields.texts("include")?.iter().any(|wanted| wanted == name))
+}
+
+/// Whether probabilities are to be told, and of how many tokens each time.
+fn logprobs(fields: &Fields<'_>) -> Result<Option<usize>, Refusal> {
+    let n_top = fields.int("top_logprobs").unwrap_or(0) as usize;
+    Ok((n_top > 0 || is_included(fields, "message.output_text.logprobs")?).then_some(n_top))
 }
 
 /// What replies repeat of the request.
@@ -457,8 +474,8 @@ fn reasoning_item(form: &Form, id: &str, text: &str) -> Value {
     item
 }
 
-fn text_part(text: &str) -> Value {
-    json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] })
+fn text_part(text: &str, tokens: &[Token]) -> Value {
+    json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": likely::list(tokens) })
 }
 
 fn message_item(id: &str, status: &str, content: &[Value]) -> Value {
@@ -495,7 +512,7 @@ pub(crate) fn reply(form: &Form, choice: &Choice) -> Value {
         output.push(reasoning_item(form, &new_id("rs_"), &choice.reasoning));
     }
     if !choice.text.is_empty() {
-        output.push(message_item(&new_id("msg_"), status(&choice.finish), &[text_part(&choice.text)]));
+        output.push(message_item(&new_id("msg_"), status(&choice.finish), &[text_part(&choice.text, &choice.tokens)]));
     }
     for call in choice.calls.iter().take(if form.one_call { 1 } else { usize::MAX }) {
         output.push(call_item(form, &new_id("fc_"), "completed", call));
@@ -510,6 +527,8 @@ pub(crate) struct Events {
     /// Items that are done.
     output: Vec<Value>,
     item: Option<Item>,
+    /// Tokens that wait for their text.
+    tokens: Vec<Token>,
 }
 
 /// The item that is open.
@@ -520,13 +539,13 @@ struct Item {
 
 enum What {
     Reasoning(String),
-    Message(String),
+    Message(String, Vec<Token>),
     Call(ToolCall),
 }
 
 impl Events {
     pub(crate) fn new(form: Form) -> Events {
-        Events { form, n_events: 0, output: Vec::new(), item: None }
+        Events { form, n_events: 0, output: Vec::new(), item: None, tokens: Vec::new() }
     }
 
     fn event(&mut self, name: &str, data: Value, out: &mut Frames) {
@@ -569,10 +588,10 @@ impl Events {
                 self.reasoned(&text, out);
                 self.done(item, out);
             }
-            What::Message(text) => {
-                let (part, text) = (text_part(text), text.clone());
+            What::Message(text, tokens) => {
+                let (part, text) = (text_part(text, tokens), text.clone());
                 let item = message_item(id, status, std::slice::from_ref(&part));
-                let done = json!({ "content_index": 0, "text": text, "logprobs": [] });
+                let done = json!({ "content_index": 0, "text": text, "logprobs": part["logprobs"] });
                 self.of_item("response.output_text.done", done, out);
                 self.of_item("response.content_part.done", json!({ "content_index": 0, "part": part }), out);
                 self.done(item, out);
@@ -619,18 +638,20 @@ impl Events {
     }
 
     fn text(&mut self, more: &str, out: &mut Frames) {
-        if !matches!(&self.item, Some(Item { what: What::Message(_), .. })) {
+        if !matches!(&self.item, Some(Item { what: What::Message(..), .. })) {
             self.close("completed", out);
             let id = new_id("msg_");
             let shown = message_item(&id, "in_progress", &[]);
-            self.open(Item { id, what: What::Message(String::new()) }, &shown, out);
-            let added = json!({ "content_index": 0, "part": text_part("") });
+            self.open(Item { id, what: What::Message(String::new(), Vec::new()) }, &shown, out);
+            let added = json!({ "content_index": 0, "part": text_part("", &[]) });
             self.of_item("response.content_part.added", added, out);
         }
-        if let Some(Item { what: What::Message(text), .. }) = &mut self.item {
+        let logprobs = likely::list(&self.tokens);
+        if let Some(Item { what: What::Message(text, tokens), .. }) = &mut self.item {
             text.push_str(more);
+            tokens.append(&mut self.tokens);
         }
-        let delta = json!({ "content_index": 0, "delta": more, "logprobs": [] });
+        let delta = json!({ "content_index": 0, "delta": more, "logprobs": logprobs });
         self.of_item("response.output_text.delta", delta, out);
     }
 
@@ -695,6 +716,7 @@ impl Writer for Events {
             Said::Begun => {}
             Said::Prefill(prefill) => out.comment(&format!("prefill {} of {}", prefill.done, prefill.total)),
             Said::Thinking(text) => self.think(&text, out),
+            Said::Tokens(tokens) => self.tokens = tokens,
             Said::Text(text) => self.text(&text, out),
             Said::Call(call) => self.call(call, out),
             Said::Arguments(_, json) => self.arguments(&json, out),

@@ -143,7 +143,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         expect!["input[0]: items of type item_reference cannot be read here"],
     );
     check(with("input", json!([])), expect!["input: is empty"]);
-    check(with("include", json!(["message.output_text.logprobs"])), expect!["include: probabilities are not reported"]);
+    check(with("top_logprobs", json!(21)), expect!["top_logprobs: must be a whole number from 0 to 20"]);
     check(with("best_effort", json!(1)), expect!["best_effort: there is no such field"]);
 }
 

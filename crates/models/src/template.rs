@@ -8,6 +8,8 @@
 //!
 //! **A template is not to be fooled** by markers that the texts of the conversation spell: see `guard.rs`.
 //!
+//! Nor by results of tools that spell the end of one, which templates write as text: see `inside`.
+//!
 //! **Tools** are passed to templates that write calls in a form that we read: see `hermes.rs`. A template has no place
 //! for what an assistant has really written, [`Message::written`]; it gets the rest.
 //!
@@ -33,6 +35,7 @@ use self::guard::{Guards, Markers};
 use self::hermes::CallReader;
 use crate::chat::{
     Chat, ChatError, ChatOptions, End, Events, Message, Part, Role, THINK, ThinkReader, ToolCall, has_tools,
+    in_order_of_calls, inside,
 };
 
 /// Several times the longest template we know.
@@ -108,8 +111,12 @@ impl Template {
         })
     }
 
-    fn context(&self, messages: &[Message], options: &ChatOptions, guards: Guards) -> Value {
-        let mut values: Vec<Json> = messages.iter().map(|m| self.message(m, messages, guards)).collect();
+    fn context(&self, messages: &[&Message], options: &ChatOptions, guards: Guards) -> Value {
+        let (mut values, mut before) = (Vec::with_capacity(messages.len()), None);
+        for &m in messages {
+            values.push(self.message(m, before, guards));
+            before = if m.role == Role::Assistant { Some(m) } else { before };
+        }
         if options.end == End::Continue
             && let Some(Json::String(content)) = values.last_mut().map(|last| &mut last["content"])
         {
@@ -136,8 +143,8 @@ impl Template {
         variables.into()
     }
 
-    /// What a template gets to see of one of `messages`.
-    fn message(&self, m: &Message, messages: &[Message], guards: Guards) -> Json {
+    /// What a template gets to see of a message behind the assistant's turn `before`.
+    fn message(&self, m: &Message, before: Option<&Message>, guards: Guards) -> Json {
         let guarded = |text: &str| self.markers.guard(text, guards.inside);
         let role = match m.role {
             Role::System => "system",
@@ -145,7 +152,8 @@ impl Template {
             Role::Assistant => "assistant",
             Role::Tool => "tool",
         };
-        let mut value = json!({ "role": role, "content": guarded(&m.text) });
+        let text = if m.role == Role::Tool { inside(hermes::RESULT, &m.text) } else { m.text.as_str().into() };
+        let mut value = json!({ "role": role, "content": guarded(&text) });
         if let Some(reasoning) = &m.reasoning {
             value["reasoning_content"] = guarded(reasoning).into();
         }
@@ -159,7 +167,7 @@ impl Template {
         }
         if let Some(id) = &m.call_id {
             value["tool_call_id"] = guarded(id).into();
-            if let Some(called) = messages.iter().flat_map(|m| &m.calls).find(|call| call.id == *id) {
+            if let Some(called) = before.and_then(|m| m.calls.iter().find(|call| call.id == *id)) {
                 value["name"] = guarded(&called.name).into();
             }
         }
@@ -191,13 +199,14 @@ impl Chat for Template {
             return Err(ChatError::NoTools);
         }
         let texts = texts(messages, options);
+        let messages = in_order_of_calls(messages)?;
         let bytes = texts.iter().map(|text| text.len()).sum::<usize>();
         let guards = Guards::choose(&self.guards, texts.iter().map(|text| &**text))?;
         let mut env = self.env.clone();
         env.set_fuel(Some(FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + FUEL_PER_BYTE * bytes as u64));
         let mut output = Capped { bytes: Vec::new(), bytes_max: OUTPUT_BYTES + 4 * bytes };
         env.get_template(NAME)
-            .and_then(|t| t.render_captured_to(self.context(messages, options, guards), &mut output).map(drop))
+            .and_then(|t| t.render_captured_to(self.context(&messages, options, guards), &mut output).map(drop))
             .map_err(|e| chat_error(&e))?;
         let output = String::from_utf8(output.bytes).expect("a template writes whole strings");
         let output = match output.rfind(guards.end) {
@@ -336,7 +345,7 @@ mod tests {
 
     use super::guard::noncharacters;
     use super::*;
-    use crate::chat::tests::{merged, messages, read, tools};
+    use crate::chat::tests::{kept_inside, merged, messages, read, tools};
     use crate::chat::{Calls, Effort, Event, show};
 
     const CHATML: &str = include_str!("../../../testdata/chat/templates/smollm2.jinja");
@@ -406,8 +415,10 @@ mod tests {
                 tools: tools(&case["tools"]),
                 ..ChatOptions::default()
             };
-            let (key, words) = outcome(template.render(&messages(&case["messages"]), &options));
-            assert_eq!(Some(&*words), case[key].as_str(), "{case}");
+            let messages = messages(&case["messages"]);
+            let (key, words) = outcome(template.render(&messages, &options));
+            let expected = case[key].as_str().map(|prompt| kept_inside(hermes::RESULT, prompt, &messages));
+            assert_eq!(Some(words), expected, "{case}");
         }
     }
 

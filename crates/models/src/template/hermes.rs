@@ -14,6 +14,9 @@ use crate::json::Follower;
 const BEGIN: &str = "<tool_call>";
 const END: &str = "</tool_call>";
 
+/// The tag that results are in.
+pub(super) const RESULT: &str = "tool_response";
+
 /// Whether a template writes calls like this. One that writes `<function=` has tags inside of the tag.
 pub(super) fn is_written_by(template: &str) -> bool {
     template.contains("tools") && template.contains(BEGIN) && !template.contains("<function=")

@@ -4,7 +4,7 @@ use models::{Calls, ChatOptions, Effort, Message, Role, Tool, ToolCall};
 use serde_json::{Value, json};
 
 use super::{
-    content::{EFFORTS, check_calls, effort_of, logprobs, named, text},
+    content::{Called, EFFORTS, check_calls, check_names, check_role, effort_of, logprobs, named, text},
     form::{FORMS, form, one},
     openai::{finish_reason, head, timings, usage, whole},
     sampling::{LENGTH, SAMPLING, SEVERAL, logit_bias, n_max, sampling, stop},
@@ -91,8 +91,9 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     if messages.is_empty() {
         return Err(fields.refuse("messages", "is empty"));
     }
-    let messages = messages.iter().enumerate().map(|(i, m)| message(m, &fields.path(&format!("messages[{i}]"))));
-    let messages = messages.collect::<Result<Vec<_>, _>>()?;
+    let mut called = Called::default();
+    let mut read = |(i, m)| message(m, &fields.path(&format!("messages[{i}]")), &mut called);
+    let messages = messages.iter().enumerate().map(&mut read).collect::<Result<Vec<_>, _>>()?;
     let (thinking, effort) = wishes(&fields)?;
     let (tools, call) = tools(&fields)?;
     let form = one(response_format(&fields)?, form(&fields)?)?;
@@ -124,7 +125,7 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), include_usage })
 }
 
-fn message(message: &Value, path: &str) -> Result<Message, Refusal> {
+fn message(message: &Value, path: &str, called: &mut Called) -> Result<Message, Refusal> {
     let fields = Fields::at(message, path, &[MESSAGE])?;
     let role = match fields.needed("role")?.as_str() {
         Some("system" | "developer") => Role::System,
@@ -137,16 +138,28 @@ fn message(message: &Value, path: &str) -> Result<Message, Refusal> {
         None if role == Role::Assistant => String::new(),
         None => return Err(fields.refuse("content", "is missing")),
     };
-    let reasoning = fields.str("reasoning_content").or(fields.str("reasoning")).map(str::to_owned);
+    let of_assistant = ["reasoning_content", "reasoning", "tool_calls"];
+    check_role(&fields, role == Role::Assistant, &of_assistant, "an assistant's")?;
+    check_role(&fields, role == Role::Tool, &["tool_call_id"], "a tool's")?;
+    let reasoning = fields.str("reasoning_content").or(fields.str("reasoning"));
+    let reasoning = reasoning.filter(|_| role == Role::Assistant).map(str::to_owned);
     let call_id = match role {
-        Role::Tool => Some(fields.needed("tool_call_id")?.as_str().expect("the table says so").to_owned()),
+        Role::Tool => {
+            let id = fields.needed("tool_call_id")?.as_str().expect("the table says so");
+            called.result(id).map_err(|why| fields.refuse("tool_call_id", why))?;
+            Some(id.to_owned())
+        }
+        Role::Assistant => {
+            called.begin();
+            None
+        }
         _ => None,
     };
-    Ok(Message { reasoning, call_id, calls: calls(&fields)?, ..Message::new(role, text) })
+    Ok(Message { reasoning, call_id, calls: calls(&fields, called)?, ..Message::new(role, text) })
 }
 
 /// What an assistant called.
-fn calls(fields: &Fields<'_>) -> Result<Vec<ToolCall>, Refusal> {
+fn calls(fields: &Fields<'_>, called: &mut Called) -> Result<Vec<ToolCall>, Refusal> {
     const CALL: &[&[Field]] = &[&[
         acts("id", Kind::Str, "What the result is matched by."),
         acts("type", Kind::Word(&["function"]), "What is called."),
@@ -156,16 +169,18 @@ fn calls(fields: &Fields<'_>) -> Result<Vec<ToolCall>, Refusal> {
     const FUNCTION: &[&[Field]] =
         &[&[acts("name", Kind::Str, "Which."), acts("arguments", Kind::Str, "The JSON text of an object.")]];
     let text = |fields: &Fields<'_>, name| Ok(fields.needed(name)?.as_str().expect("the table says so").to_owned());
-    let call = |(i, call): (usize, &Value)| {
+    let mut call = |(i, call): (usize, &Value)| {
         let fields = Fields::at(call, &fields.path(&format!("tool_calls[{i}]")), CALL)?;
         let function = Fields::at(fields.needed("function")?, &fields.path("function"), FUNCTION)?;
-        Ok(ToolCall {
+        let call = ToolCall {
             id: text(&fields, "id")?,
             name: text(&function, "name")?,
             arguments: function.str("arguments").unwrap_or("{}").to_owned(),
-        })
+        };
+        called.call(&call).map_err(|why| fields.refuse("id", why))?;
+        Ok(call)
     };
-    fields.array("tool_calls").unwrap_or_default().iter().enumerate().map(call).collect()
+    fields.array("tool_calls").unwrap_or_default().iter().enumerate().map(&mut call).collect()
 }
 
 /// What may be called, and whether it must be.
@@ -187,6 +202,7 @@ fn tools(fields: &Fields<'_>) -> Result<(Vec<Tool>, Calls), Refusal> {
     };
     let tools =
         fields.array("tools").unwrap_or_default().iter().enumerate().map(tool).collect::<Result<Vec<_>, _>>()?;
+    check_names(&tools, fields)?;
     let calls = match fields.any("tool_choice") {
         None => Calls::Auto,
         Some(Value::String(word)) => match word.as_str() {
@@ -459,9 +475,49 @@ mod tests {
         let message = json!({"role": "assistant", "content": null, "tool_calls": [
             {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}},
         ]});
-        let message = super::message(&message, "messages[0]").unwrap();
+        let message = super::message(&message, "messages[0]", &mut Called::default()).unwrap();
         assert_eq!((message.text.as_str(), message.calls.len()), ("", 1));
-        let result = super::message(&json!({"role": "tool", "content": "x"}), "messages[1]").unwrap_err();
-        assert_eq!(result.message, "messages[1].tool_call_id: is missing");
+        assert_eq!(read(json!({"tools": [tool, tool]})).unwrap_err(), "tools: two of them are called look");
+    }
+
+    #[test]
+    fn what_a_role_cannot_say_is_refused_by_name() {
+        let call = |id: &str| json!({"id": id, "type": "function", "function": {"name": "look", "arguments": "{}"}});
+        let calls = |ids: &[&str]| json!({"role": "assistant", "tool_calls": ids.iter().map(|id| call(id)).collect::<Vec<_>>()});
+        let result = |id: &str| json!({"role": "tool", "tool_call_id": id, "content": "x"});
+        let user = json!({"role": "user", "content": "Why?"});
+        let with = |name: &str, value: Value| {
+            let mut message = user.clone();
+            message[name] = value;
+            message
+        };
+        let check = |messages: &[Value], why: &str| {
+            let mut called = Called::default();
+            let read = |(i, m)| super::message(m, &format!("messages[{i}]"), &mut called);
+            let read: Result<Vec<_>, _> = messages.iter().enumerate().map(read).collect();
+            assert_eq!(read.map(|_| ()).map_err(|refusal| refusal.message).err().unwrap_or_default(), why);
+        };
+        check(&[calls(&["a", "b"]), result("b"), user.clone(), result("a"), calls(&["a"]), result("a")], "");
+        check(&[json!({"role": "tool", "content": "x"})], "messages[0].tool_call_id: is missing");
+        check(
+            &[calls(&["a"]), result("b")],
+            "messages[1].tool_call_id: is the id of no call of the assistant's last turn",
+        );
+        check(
+            &[calls(&["a"]), json!({"role": "assistant", "content": "No."}), result("a")],
+            "messages[2].tool_call_id: is the id of no call of the assistant's last turn",
+        );
+        check(
+            &[calls(&["a"]), result("a"), result("a")],
+            "messages[2].tool_call_id: is the id of a call that has its result already",
+        );
+        check(&[calls(&["a", "a"])], "messages[0].tool_calls[1].id: is the id of another call of that turn, too");
+        check(&[with("tool_call_id", json!("a"))], "messages[0].tool_call_id: only a tool's message can have it");
+        check(&[with("reasoning", json!("So"))], "messages[0].reasoning: only an assistant's message can have it");
+        check(
+            &[with("tool_calls", json!([call("a")]))],
+            "messages[0].tool_calls: only an assistant's message can have it",
+        );
+        check(&[with("tool_calls", json!([])), with("reasoning_content", json!(""))], "");
     }
 }

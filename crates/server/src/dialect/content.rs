@@ -1,7 +1,9 @@
 //! What conversations are made of: what dialects share in reading them.
 
+use std::collections::{HashMap, HashSet};
+
 use engine::SamplerOptions;
-use models::{Calls, ChatOptions, Effort, End, Message, Role, Tool};
+use models::{Calls, ChatOptions, Effort, End, Message, Role, Tool, ToolCall};
 use serde_json::Value;
 
 use crate::{
@@ -44,26 +46,103 @@ impl Conversation {
     }
 }
 
+/// The calls of the assistant's last turn, and which of them have their result: a result is of one that has none yet.
+/// Agents match by ids, and a result that went to another call would be believed.
+#[derive(Debug, Default)]
+pub(crate) struct Called {
+    /// Places in `calls`.
+    ids: HashMap<String, usize>,
+    /// Ids, names, and whether there is a result.
+    calls: Vec<(String, String, bool)>,
+}
+
+/// The most calls in a turn.
+const N_CALLS_MAX: usize = 4096;
+
+impl Called {
+    /// Another turn of the assistant begins.
+    pub(crate) fn begin(&mut self) {
+        *self = Called::default();
+    }
+
+    /// It calls.
+    ///
+    /// # Errors
+    /// What is wrong with its id.
+    pub(crate) fn call(&mut self, call: &ToolCall) -> Result<(), &'static str> {
+        if self.calls.len() == N_CALLS_MAX {
+            return Err("is of a turn with more than 4096 calls");
+        }
+        if self.ids.insert(call.id.clone(), self.calls.len()).is_some() {
+            return Err("is the id of another call of that turn, too");
+        }
+        self.calls.push((call.id.clone(), call.name.clone(), false));
+        Ok(())
+    }
+
+    /// A call has its result.
+    ///
+    /// # Errors
+    /// There is no such call, or it has one.
+    pub(crate) fn result(&mut self, id: &str) -> Result<(), &'static str> {
+        let call = self.ids.get(id).map(|&i| &mut self.calls[i]);
+        match call {
+            None => Err("is the id of no call of the assistant's last turn"),
+            Some((.., answered)) if *answered => Err("is the id of a call that has its result already"),
+            Some((.., answered)) => {
+                *answered = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// The first call without a result, of the tool `name` if there is one.
+    pub(crate) fn waiting(&self, name: Option<&str>) -> Option<&str> {
+        let waits = |(_, of, answered): &&(String, String, bool)| !answered && name.is_none_or(|name| name == of);
+        self.calls.iter().find(waits).map(|(id, ..)| id.as_str())
+    }
+}
+
+/// Refuses what a message says that only those of another role can: it would change nothing.
+///
+/// # Errors
+/// It says one of `names`, without being of that role.
+pub(crate) fn check_role(fields: &Fields<'_>, is_of_role: bool, names: &[&str], whose: &str) -> Result<(), Refusal> {
+    let says = |name: &&&str| match fields.any(name) {
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(Value::Array(all)) => !all.is_empty(),
+        value => value.is_some(),
+    };
+    match names.iter().find(says) {
+        Some(name) if !is_of_role => Err(fields.refuse(name, &format!("only {whose} message can have it"))),
+        _ => Ok(()),
+    }
+}
+
 /// Messages as turns: what one speaker says in several pieces is one message, in paragraphs.
 #[derive(Debug, Default)]
-pub(crate) struct Turns(Vec<Message>);
+pub(crate) struct Turns {
+    messages: Vec<Message>,
+    called: Called,
+}
 
 impl Turns {
     /// The system or the user says more.
     pub(crate) fn say(&mut self, role: Role, text: &str) {
-        match self.0.last_mut() {
+        match self.messages.last_mut() {
             _ if text.is_empty() => {}
             Some(last) if last.role == role => add_paragraph(&mut last.text, text),
-            _ => self.0.push(Message::new(role, text)),
+            _ => self.messages.push(Message::new(role, text)),
         }
     }
 
     /// The assistant's turn that is going on, or a new one.
     pub(crate) fn assistant(&mut self) -> &mut Message {
-        if self.0.last().is_none_or(|last| last.role != Role::Assistant) {
-            self.0.push(Message::assistant(""));
+        if self.messages.last().is_none_or(|last| last.role != Role::Assistant) {
+            self.messages.push(Message::assistant(""));
+            self.called.begin();
         }
-        self.0.last_mut().expect("one was there or pushed")
+        self.messages.last_mut().expect("one was there or pushed")
     }
 
     /// The assistant thinks more.
@@ -73,18 +152,31 @@ impl Turns {
         }
     }
 
+    /// The assistant calls.
+    ///
+    /// # Errors
+    /// What is wrong with the call's id.
+    pub(crate) fn call(&mut self, call: ToolCall) -> Result<(), &'static str> {
+        self.assistant().calls.push(call.clone());
+        self.called.call(&call)
+    }
+
     /// What came of a call.
-    pub(crate) fn result(&mut self, call_id: &str, text: String) {
-        self.0.push(Message::result(call_id, text));
+    ///
+    /// # Errors
+    /// What is wrong with its id.
+    pub(crate) fn result(&mut self, call_id: &str, text: String) -> Result<(), &'static str> {
+        self.messages.push(Message::result(call_id, text));
+        self.called.result(call_id)
     }
 
     /// Who spoke last.
     pub(crate) fn last(&self) -> Option<&Message> {
-        self.0.last()
+        self.messages.last()
     }
 
     pub(crate) fn into_messages(self) -> Vec<Message> {
-        self.0
+        self.messages
     }
 }
 
@@ -144,6 +236,18 @@ pub(crate) fn named(function: &Value, path: &str) -> Result<Tool, Refusal> {
     let name = name.ok_or_else(refuse)?.to_owned();
     let function = function.as_object().expect("it has a field").clone();
     Ok(Tool { name, function })
+}
+
+/// Refuses tools of which two have the same name: nobody could tell which of them is called.
+///
+/// # Errors
+/// Two have.
+pub(crate) fn check_names(tools: &[Tool], fields: &Fields<'_>) -> Result<(), Refusal> {
+    let mut names = HashSet::new();
+    match tools.iter().find(|tool| !names.insert(&tool.name)) {
+        Some(twice) => Err(fields.refuse("tools", &format!("two of them are called {}", shown(&twice.name)))),
+        None => Ok(()),
+    }
 }
 
 /// Whether the calls that are to be made can be.
@@ -249,8 +353,11 @@ mod tests {
         turns.say(Role::System, "b");
         turns.think("why");
         turns.assistant().text.push_str("so");
-        turns.result("1", "x".into());
-        turns.result("2", "y".into());
+        for id in ["1", "2"] {
+            turns.call(ToolCall { id: id.into(), name: "f".into(), arguments: "{}".into() }).unwrap();
+        }
+        turns.result("1", "x".into()).unwrap();
+        turns.result("2", "y".into()).unwrap();
         let shown = |m: &Message| (m.role, m.text.clone());
         assert_eq!(
             turns.into_messages().iter().map(shown).collect::<Vec<_>>(),

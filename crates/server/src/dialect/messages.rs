@@ -12,7 +12,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     content::{
-        Conversation, EFFORTS, Turns, add_paragraph, check_calls, effort_of, is_further_call, seal, shown, unseal,
+        Conversation, EFFORTS, Turns, add_paragraph, check_calls, check_names, effort_of, is_further_call, seal, shown,
+        unseal,
     },
     form::{FORMS, flat, form, one},
     new_id,
@@ -223,7 +224,7 @@ fn read_block(block: &Value, path: &str, role: Role, turns: &mut Turns) -> Resul
             let fields = Fields::at(block, path, USE)?;
             let (id, name) = (needed(&fields, "id")?.to_owned(), needed(&fields, "name")?.to_owned());
             let arguments = fields.any("input").map_or_else(|| "{}".to_owned(), Value::to_string);
-            turns.assistant().calls.push(ToolCall { id, name, arguments });
+            turns.call(ToolCall { id, name, arguments }).map_err(|why| fields.refuse("id", why))?;
         }
         (Some("tool_result"), Role::User) => {
             let fields = Fields::at(block, path, RESULT)?;
@@ -234,7 +235,8 @@ fn read_block(block: &Value, path: &str, role: Role, turns: &mut Turns) -> Resul
             if fields.flag("is_error") == Some(true) {
                 text.insert_str(0, "Error: ");
             }
-            turns.result(needed(&fields, "tool_use_id")?, text);
+            let id = needed(&fields, "tool_use_id")?;
+            turns.result(id, text).map_err(|why| fields.refuse("tool_use_id", why))?;
         }
         (Some(kind), _) => return Err(unreadable(path, kind)),
         (None, _) => return Err(Refusal::field(&format!("{path}.type"), "is missing")),
@@ -287,6 +289,7 @@ fn tools(fields: &Fields<'_>) -> Result<(Vec<Tool>, Calls, bool), Refusal> {
     let tools = fields.array("tools").unwrap_or_default().iter().enumerate();
     let tools = tools.map(|(i, tool)| read_tool(tool, &fields.path(&format!("tools[{i}]"))));
     let tools = tools.collect::<Result<Vec<_>, _>>()?;
+    check_names(&tools, fields)?;
     let Some(choice) = fields.any("tool_choice") else { return Ok((tools, Calls::Auto, false)) };
     let choice = Fields::at(choice, &fields.path("tool_choice"), CHOICE)?;
     let call = match needed(&choice, "type")? {

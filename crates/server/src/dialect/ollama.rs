@@ -9,7 +9,7 @@ use models::{Effort, Message, Role, Tool, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::{
-    content::{Conversation, effort_of, logprobs, named},
+    content::{Called, Conversation, check_names, check_role, effort_of, logprobs, named},
     new_id,
     sampling::{SAMPLING, sampling, stop},
 };
@@ -96,9 +96,9 @@ const MESSAGE: &[&[Field]] = &[&[
     acts("content", Kind::Str, "What is said."),
     acts("thinking", Kind::Str, "What an assistant thought before it answered."),
     acts("tool_calls", Kind::Array, "What an assistant called."),
-    acts("tool_call_id", Kind::Str, "Which call a tool's message is the result of; by order if absent."),
-    nothing("tool_name", "results follow their calls in order, or by tool_call_id"),
-    nothing("name", "results follow their calls in order, or by tool_call_id"),
+    acts("tool_call_id", Kind::Str, "Which call a tool's message is the result of."),
+    acts("tool_name", Kind::Str, "If that is absent: of the first call of this tool; if both are, of the first."),
+    nothing("name", "results follow their calls in order, or by tool_call_id or tool_name"),
     only("images", "[]", "the model reads text only"),
 ]];
 
@@ -193,19 +193,19 @@ fn question(fields: &Fields<'_>, prompt: &str) -> Result<Conversation, Refusal> 
 }
 
 fn conversation(fields: &Fields<'_>) -> Result<Conversation, Refusal> {
-    let mut messages: Vec<Message> = Vec::new();
-    for (i, message) in fields.array("messages").unwrap_or_default().iter().enumerate() {
-        let message = read_message(message, &fields.path(&format!("messages[{i}]")), &messages)?;
-        messages.push(message);
-    }
+    let mut called = Called::default();
+    let mut read = |(i, m)| read_message(m, &fields.path(&format!("messages[{i}]")), &mut called);
+    let messages = fields.array("messages").unwrap_or_default().iter().enumerate();
+    let messages = messages.map(&mut read).collect::<Result<Vec<_>, _>>()?;
     let tools = fields.array("tools").unwrap_or_default().iter().enumerate();
     let tools = tools.map(|(i, tool)| read_tool(tool, &fields.path(&format!("tools[{i}]"))));
     let tools = tools.collect::<Result<Vec<_>, _>>()?;
+    check_names(&tools, fields)?;
     let (thinking, effort) = think(fields)?;
     Ok(Conversation { messages, tools, thinking, effort, form: form(fields)?, ..Conversation::default() })
 }
 
-fn read_message(message: &Value, path: &str, before: &[Message]) -> Result<Message, Refusal> {
+fn read_message(message: &Value, path: &str, called: &mut Called) -> Result<Message, Refusal> {
     let fields = Fields::at(message, path, MESSAGE)?;
     let role = match fields.needed("role")?.as_str() {
         Some("system") => Role::System,
@@ -213,29 +213,37 @@ fn read_message(message: &Value, path: &str, before: &[Message]) -> Result<Messa
         Some("tool") => Role::Tool,
         _ => Role::Assistant,
     };
-    let call_id = match role {
-        Role::Tool => Some(call_id(&fields, before)?),
-        _ => None,
-    };
-    let calls = fields.array("tool_calls").unwrap_or_default().iter().enumerate();
-    let calls = calls.map(|(i, call)| read_call(call, &fields.path(&format!("tool_calls[{i}]"))));
-    let calls = calls.collect::<Result<Vec<_>, _>>()?;
-    let reasoning = fields.str("thinking").map(str::to_owned);
-    Ok(Message { reasoning, call_id, calls, ..Message::new(role, fields.str("content").unwrap_or_default()) })
-}
-
-/// Which call a result is of: the first without one, if it does not say.
-fn call_id(fields: &Fields<'_>, before: &[Message]) -> Result<String, Refusal> {
-    if let Some(id) = fields.str("tool_call_id") {
-        return Ok(id.to_owned());
+    check_role(&fields, role == Role::Assistant, &["thinking", "tool_calls"], "an assistant's")?;
+    check_role(&fields, role == Role::Tool, &["tool_call_id", "tool_name"], "a tool's")?;
+    let text = fields.str("content").unwrap_or_default();
+    match role {
+        Role::Tool => Ok(Message::result(call_id(&fields, called)?, text)),
+        Role::Assistant => {
+            called.begin();
+            let calls = fields.array("tool_calls").unwrap_or_default().iter().enumerate();
+            let calls = calls.map(|(i, call)| read_call(call, &fields.path(&format!("tool_calls[{i}]")), called));
+            let (calls, reasoning) = (calls.collect::<Result<_, _>>()?, fields.str("thinking").map(str::to_owned));
+            Ok(Message { reasoning, calls, ..Message::new(role, text) })
+        }
+        role => Ok(Message::new(role, text)),
     }
-    let n_results = before.iter().rev().take_while(|message| message.role == Role::Tool).count();
-    let caller = before.iter().rev().nth(n_results);
-    let call = caller.and_then(|caller| caller.calls.get(n_results));
-    call.map(|call| call.id.clone()).ok_or_else(|| fields.refuse("role", "there is no call that it is the result of"))
 }
 
-fn read_call(call: &Value, path: &str) -> Result<ToolCall, Refusal> {
+/// Which call a result is of.
+fn call_id(fields: &Fields<'_>, called: &mut Called) -> Result<String, Refusal> {
+    let name = fields.str("tool_name").filter(|name| !name.is_empty());
+    let said = match (fields.str("tool_call_id"), name) {
+        (Some(id), _) => Ok((id, "tool_call_id")),
+        (None, Some(name)) => called.waiting(Some(name)).map(|id| (id, "tool_name")).ok_or("tool_name"),
+        (None, None) => called.waiting(None).map(|id| (id, "role")).ok_or("role"),
+    };
+    let (id, field) = said.map_err(|field| fields.refuse(field, "there is no call that it is the result of"))?;
+    let id = id.to_owned();
+    called.result(&id).map_err(|why| fields.refuse(field, why))?;
+    Ok(id)
+}
+
+fn read_call(call: &Value, path: &str, called: &mut Called) -> Result<ToolCall, Refusal> {
     const CALL: &[&[Field]] = &[&[
         acts("id", Kind::Str, "What the result is matched by."),
         acts("function", Kind::Object, "name and arguments."),
@@ -249,11 +257,13 @@ fn read_call(call: &Value, path: &str) -> Result<ToolCall, Refusal> {
     ]];
     let fields = Fields::at(call, path, CALL)?;
     let function = Fields::at(fields.needed("function")?, &fields.path("function"), FUNCTION)?;
-    Ok(ToolCall {
+    let call = ToolCall {
         id: fields.str("id").map_or_else(|| new_id("call_"), str::to_owned),
         name: function.needed("name")?.as_str().unwrap_or_default().to_owned(),
         arguments: function.any("arguments").map_or_else(|| "{}".to_owned(), Value::to_string),
-    })
+    };
+    called.call(&call).map_err(|why| fields.refuse("id", why))?;
+    Ok(call)
 }
 
 fn read_tool(tool: &Value, path: &str) -> Result<Tool, Refusal> {
@@ -584,6 +594,21 @@ mod tests {
         check(
             json!({"messages": [{"role": "tool", "content": "x"}]}),
             expect!["messages[0].role: there is no call that it is the result of"],
+        );
+        let calls =
+            json!({"role": "assistant", "tool_calls": [{"function": {"name": "ls"}}, {"function": {"name": "cat"}}]});
+        let result = |name: &str| json!({"role": "tool", "tool_name": name, "content": name});
+        check(
+            json!({"messages": [calls, result("cat"), result("ls"), result("ls")]}),
+            expect!["messages[3].tool_name: there is no call that it is the result of"],
+        );
+        check(
+            json!({"messages": [calls, {"role": "tool", "tool_call_id": "x", "content": ""}]}),
+            expect!["messages[1].tool_call_id: is the id of no call of the assistant's last turn"],
+        );
+        check(
+            json!({"messages": [{"role": "user", "content": "x", "thinking": "So"}]}),
+            expect!["messages[0].thinking: only an assistant's message can have it"],
         );
     }
 

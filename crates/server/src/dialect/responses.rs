@@ -13,7 +13,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     content::{
-        Conversation, EFFORTS, Turns, check_calls, effort_of, is_further_call, named, seal, shown, text, unseal,
+        Conversation, EFFORTS, Turns, check_calls, check_names, effort_of, is_further_call, named, seal, shown, text,
+        unseal,
     },
     form::{FORMS, flat, form, one},
     new_id, now_s,
@@ -242,12 +243,14 @@ fn read_item(item: &Value, path: &str, turns: &mut Turns) -> Result<(), Refusal>
                 _ => json!({ INPUT: needed(&fields, "input")? }).to_string(),
             };
             let name = in_namespace(fields.str("namespace"), needed(&fields, "name")?);
-            turns.assistant().calls.push(ToolCall { id: needed(&fields, "call_id")?.to_owned(), name, arguments });
+            let call = ToolCall { id: needed(&fields, "call_id")?.to_owned(), name, arguments };
+            turns.call(call).map_err(|why| fields.refuse("call_id", why))?;
         }
         "function_call_output" | "custom_tool_call_output" => {
             let fields = Fields::at(item, path, OUTPUT)?;
             let text = text(fields.needed("output")?, &fields.path("output"))?;
-            turns.result(needed(&fields, "call_id")?, text);
+            let id = needed(&fields, "call_id")?;
+            turns.result(id, text).map_err(|why| fields.refuse("call_id", why))?;
         }
         kind => {
             let why = format!("items of type {} cannot be read here", shown(kind));
@@ -296,6 +299,7 @@ fn tools(fields: &Fields<'_>) -> Result<(Vec<Tool>, Vec<Origin>), Refusal> {
             }
         }
     }
+    check_names(&tools, fields)?;
     Ok((tools, origins))
 }
 

@@ -3,7 +3,10 @@
 use serde_json::{Map, Value};
 
 use super::{ASSISTANT, BOS, DSML, EOS, USER};
-use crate::chat::{ChatError, ChatOptions, End, Message, Part, Role, THINK, THINK_END, Tool, ToolCall, push_text};
+use crate::chat::{
+    ChatError, ChatOptions, End, Message, Part, Role, THINK, THINK_END, Tool, ToolCall, in_order_of_calls, inside,
+    push_text,
+};
 use crate::json::to_python;
 
 /// In front of the declarations of tools. `*` is [`DSML`].
@@ -66,7 +69,7 @@ impl Prompt {
     ///
     /// # Errors
     ///
-    /// [`ChatError::NothingToContinue`].
+    /// [`ChatError::NothingToContinue`], [`ChatError::StrayResult`].
     pub(super) fn of(messages: &[Message], options: &ChatOptions, effort: &str) -> Result<Prompt, ChatError> {
         let mut prompt = Prompt::default();
         prompt.marker(BOS);
@@ -76,12 +79,12 @@ impl Prompt {
         prompt.opening(opening, options);
         let keeps_all = !options.shown_tools().is_empty();
         let last_asked = said.iter().rposition(|m| matches!(m.role, Role::User | Role::Tool));
-        for (i, m) in in_order_of_calls(said).into_iter().enumerate() {
+        for (i, m) in in_order_of_calls(said)?.into_iter().enumerate() {
             match m.role {
                 Role::System if m.text.is_empty() => continue,
                 Role::System => prompt.system(&m.text),
                 Role::User => prompt.user(&m.text),
-                Role::Tool => prompt.user(&format!("<tool_result>{}</tool_result>", m.text)),
+                Role::Tool => prompt.user(&format!("<tool_result>{}</tool_result>", inside("tool_result", &m.text))),
                 Role::Assistant => {
                     prompt.assistant(m, options.thinking && (keeps_all || last_asked.is_none_or(|asked| i > asked)));
                     if i + 1 < said.len() || options.end != End::Continue {
@@ -259,20 +262,4 @@ impl Prompt {
 fn arguments(call: &ToolCall) -> Map<String, Value> {
     serde_json::from_str(&call.arguments)
         .unwrap_or_else(|_| Map::from_iter([("arguments".to_owned(), Value::from(call.arguments.as_str()))]))
-}
-
-/// The same messages, with the results of each turn in the order in which they were called for.
-fn in_order_of_calls(messages: &[Message]) -> Vec<&Message> {
-    let mut ordered: Vec<&Message> = messages.iter().collect();
-    for (i, m) in messages.iter().enumerate().filter(|(_, m)| !m.calls.is_empty()) {
-        let n_behind = messages[i + 1..].iter().take_while(|m| m.role != Role::Assistant).count();
-        let places: Vec<usize> = (i + 1..=i + n_behind).filter(|&j| messages[j].role == Role::Tool).collect();
-        let mut results: Vec<&Message> = places.iter().map(|&j| &messages[j]).collect();
-        let asked = |result: &Message| m.calls.iter().position(|call| Some(&call.id) == result.call_id.as_ref());
-        results.sort_by_key(|result| asked(result).unwrap_or_default());
-        for (place, result) in places.into_iter().zip(results) {
-            ordered[place] = result;
-        }
-    }
-    ordered
 }

@@ -127,6 +127,24 @@ fn what_cannot_be_done_is_refused_by_name() {
         with("mcp_servers", json!([{"type": "url"}])),
         expect!["mcp_servers: can only be []: tools are called by the client, not here"],
     );
+    check(
+        with("tools", json!([{"name": "f", "input_schema": {}}, {"name": "f", "input_schema": {}}])),
+        expect!["tools: two of them are called f"],
+    );
+    let result = |id: &str| json!({"role": "user", "content": [{"type": "tool_result", "tool_use_id": id}]});
+    let used = json!({"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "f", "input": {}}]});
+    check(
+        with("messages", json!([used, result("2")])),
+        expect!["messages[1].content[0].tool_use_id: is the id of no call of the assistant's last turn"],
+    );
+    check(
+        with("messages", json!([used, result("1"), result("1")])),
+        expect!["messages[2].content[0].tool_use_id: is the id of a call that has its result already"],
+    );
+    check(
+        with("messages", json!([{"role": "user", "content": [{"type": "tool_result"}]}])),
+        expect!["messages[0].content[0].tool_use_id: is missing"],
+    );
     check(with("best_effort", json!(1)), expect!["best_effort: there is no such field"]);
     check(
         with("messages", json!([{"role": "user", "content": [{"type": "image", "source": {}}]}])),

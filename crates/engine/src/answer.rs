@@ -50,6 +50,8 @@ pub struct Answer {
     pub ids: Vec<TokenId>,
     /// Why there are no more.
     pub stop: Stop,
+    /// Whether something that was meant as a call came to nothing: see [`Events::broke`].
+    pub broke: bool,
     /// How many of them were computed.
     pub n_computed: usize,
     /// How long that took, sampling included.
@@ -158,7 +160,8 @@ fn generate(
         }
     };
     let n_computed = timeline.tokens().len() - n_before;
-    Ok(Answer { ids, stop, n_computed, seconds: start.elapsed().as_secs_f64() })
+    let broke = reader.events.as_ref().is_some_and(|events| events.broke());
+    Ok(Answer { ids, stop, broke, n_computed, seconds: start.elapsed().as_secs_f64() })
 }
 
 /// Turns tokens into events.

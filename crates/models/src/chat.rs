@@ -253,6 +253,12 @@ pub trait Events: Send {
 
     /// The model has ended, or was cut short: what was held back.
     fn finish(&mut self) -> Vec<Event>;
+
+    /// Whether something that was meant as a call came to nothing, once the answer has ended: it broke the rules of the
+    /// format, was of no tool there is, or was cut short.
+    fn broke(&self) -> bool {
+        false
+    }
 }
 
 /// Why a conversation has no prompt.

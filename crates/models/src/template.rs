@@ -225,7 +225,8 @@ impl Chat for Template {
             End::Answer | End::Closed => self.reader(options),
         };
         if self.can_call && !options.shown_tools().is_empty() {
-            return Box::new(CallReader::new(reader));
+            let names = options.shown_tools().iter().map(|tool| tool.name.clone()).collect();
+            return Box::new(CallReader::new(reader, names));
         }
         Box::new(reader)
     }

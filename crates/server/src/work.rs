@@ -83,10 +83,32 @@ pub(crate) struct Finish {
     pub(crate) stop: Stop,
     /// The text that ended it, if one did.
     pub(crate) stop_text: Option<String>,
+    /// What became of it that `stop` does not say.
+    pub(crate) detail: Option<Detail>,
     /// How many calls it makes, complete ones.
     pub(crate) n_calls: usize,
     pub(crate) usage: Usage,
     pub(crate) timings: Timings,
+}
+
+/// What became of an answer, beside its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// What was meant as a call is told as text.
+    MalformedCall,
+}
+
+impl Detail {
+    fn of(answer: &Answer) -> Option<Detail> {
+        (answer.broke && answer.stop == Stop::EndOfTurn).then_some(Detail::MalformedCall)
+    }
+
+    /// A word for programs, which never changes.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Detail::MalformedCall => "malformed_tool_call",
+        }
+    }
 }
 
 /// Tokens.
@@ -462,7 +484,7 @@ impl Shared {
             _ => None,
         };
         let n_calls = self.remember(job, heard, &answer);
-        Ok(Finish { stop: answer.stop, stop_text, n_calls, usage, timings })
+        Ok(Finish { stop: answer.stop, stop_text, detail: Detail::of(&answer), n_calls, usage, timings })
     }
 
     /// Generates, and says it. Returns what was said, too, and how many tokens were the reasoning's.

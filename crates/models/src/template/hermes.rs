@@ -5,8 +5,11 @@
 //! ```
 //!
 //! The tags may be markers of the vocabulary, or spelled by ordinary tokens: models of one family do both. Newlines
-//! around calls belong to the format. A call is complete with its object; what breaks its rules is given back as text,
-//! tag included. A call that broke off, or was cut short, stays without an end.
+//! around calls belong to the format. A call is complete with its object; what breaks its rules, or calls what is no tool,
+//! is given back as text, tag included. A call is told of with its first argument or its end: one that broke off, or was
+//! cut short, stays without an end, or is not heard of.
+
+use std::sync::Arc;
 
 use crate::chat::{Event, Events, Section, ThinkReader, begun_at};
 use crate::json::Follower;
@@ -30,8 +33,12 @@ pub(super) struct CallReader {
     held: String,
     /// Behind a call newlines are dropped.
     fresh: bool,
-    /// How many calls have begun.
+    /// How many calls have been told of.
     n_calls: usize,
+    /// What may be called.
+    names: Arc<[String]>,
+    /// Whether what was meant as a call came to nothing.
+    broke: bool,
 }
 
 enum At {
@@ -43,9 +50,9 @@ enum At {
 }
 
 impl CallReader {
-    /// What `think` finds to be the answer may contain calls.
-    pub(super) fn new(think: ThinkReader) -> CallReader {
-        CallReader { think, at: At::Text, held: String::new(), fresh: false, n_calls: 0 }
+    /// What `think` finds to be the answer may contain calls of these tools.
+    pub(super) fn new(think: ThinkReader, names: Arc<[String]>) -> CallReader {
+        CallReader { think, at: At::Text, held: String::new(), fresh: false, n_calls: 0, names, broke: false }
     }
 
     fn emit(&mut self, text: &str, events: &mut Vec<Event>) {
@@ -90,7 +97,7 @@ impl CallReader {
             return "";
         };
         let behind = tag + BEGIN.len();
-        self.at = At::Call(Call::new(&all[decided.len()..behind]));
+        self.at = At::Call(Call::new(&all[decided.len()..behind], self.names.clone()));
         &text[text.len() - (all.len() - behind)..]
     }
 
@@ -105,8 +112,9 @@ impl CallReader {
                     return &text[i + c.len_utf8()..];
                 }
                 Err(NoCall) => {
-                    let (raw, begun) = (std::mem::take(&mut call.raw), call.name.is_some());
-                    self.n_calls += usize::from(begun);
+                    let raw = std::mem::take(&mut call.raw);
+                    self.n_calls += usize::from(call.is_told);
+                    self.broke |= call.is_meant();
                     self.at = At::Text;
                     self.emit(&raw, events);
                     return &text[i..];
@@ -157,11 +165,19 @@ impl Events for CallReader {
     fn finish(&mut self) -> Vec<Event> {
         let found = self.think.finish();
         let mut events = self.sort(found);
-        if let At::Text = self.at {
-            let held = std::mem::take(&mut self.held);
-            self.emit(&held, &mut events);
+        match &self.at {
+            At::Text => {
+                let held = std::mem::take(&mut self.held);
+                self.emit(&held, &mut events);
+            }
+            At::Call(call) => self.broke |= call.is_meant(),
+            At::End => {}
         }
         events
+    }
+
+    fn broke(&self) -> bool {
+        self.broke
     }
 }
 
@@ -175,6 +191,10 @@ struct Call {
     name: Option<String>,
     /// Whether there are arguments, and those that came before the name.
     arguments: Option<String>,
+    /// What may be called.
+    names: Arc<[String]>,
+    /// Whether it was told of.
+    is_told: bool,
 }
 
 /// This is no call.
@@ -198,8 +218,23 @@ enum Key {
 }
 
 impl Call {
-    fn new(raw: &str) -> Call {
-        Call { raw: raw.to_owned(), next: Next::Object, json: String::new(), name: None, arguments: None }
+    fn new(raw: &str, names: Arc<[String]>) -> Call {
+        let (raw, json) = (raw.to_owned(), String::new());
+        Call { raw, next: Next::Object, json, name: None, arguments: None, names, is_told: false }
+    }
+
+    /// Whether it was to be a call, rather than words about one.
+    fn is_meant(&self) -> bool {
+        !matches!(self.next, Next::Object)
+    }
+
+    /// More of the arguments, behind the head, if nobody heard of that.
+    fn tell(&mut self, index: usize, more: &str, events: &mut Vec<Event>) {
+        if let Some(name) = self.name.as_ref().filter(|_| !self.is_told && !more.is_empty()) {
+            events.push(Event::ToolStart { index, name: name.clone() });
+            self.is_told = true;
+        }
+        tell_arguments(index, more, events);
     }
 
     /// The object goes on with `c`. Returns whether it has ended.
@@ -224,7 +259,7 @@ impl Call {
                 follow(value, c)?;
                 self.json.push(c);
                 if *key == Key::Arguments && self.name.is_some() {
-                    tell_arguments(index, c.encode_utf8(&mut [0; 4]), events);
+                    self.tell(index, c.encode_utf8(&mut [0; 4]), events);
                 }
             }
             (_, ' ' | '\t' | '\r' | '\n') => {}
@@ -262,12 +297,13 @@ impl Call {
         match key {
             Key::Name => {
                 let name: String = serde_json::from_str(&self.json).map_err(|_| NoCall)?;
-                if name.is_empty() {
+                if !self.names.contains(&name) {
                     return Err(NoCall);
                 }
-                events.push(Event::ToolStart { index, name: name.clone() });
                 self.name = Some(name);
-                tell_arguments(index, self.arguments.as_deref().unwrap_or_default(), events);
+                let arguments = self.arguments.take();
+                self.tell(index, arguments.as_deref().unwrap_or_default(), events);
+                self.arguments = arguments;
             }
             Key::Arguments => self.arguments = Some(std::mem::take(&mut self.json)),
             Key::Other => {}
@@ -275,10 +311,10 @@ impl Call {
         Ok(())
     }
 
-    fn end(&self, index: usize, events: &mut Vec<Event>) -> Result<(), NoCall> {
+    fn end(&mut self, index: usize, events: &mut Vec<Event>) -> Result<(), NoCall> {
         self.name.as_ref().ok_or(NoCall)?;
         if self.arguments.is_none() {
-            tell_arguments(index, "{}", events);
+            self.tell(index, "{}", events);
         }
         events.push(Event::ToolEnd { index });
         Ok(())
@@ -308,7 +344,7 @@ mod tests {
     use crate::chat::tests::{cut, merged, read};
 
     fn reader() -> Box<CallReader> {
-        Box::new(CallReader::new(ThinkReader::opening()))
+        Box::new(CallReader::new(ThinkReader::opening(), ["w", "now"].map(String::from).into()))
     }
 
     fn lines(events: &[Event]) -> String {
@@ -413,9 +449,11 @@ mod tests {
         );
         check(
             "<tool_call>{\"name\": \"w\", \"arguments\": \"{}\"}",
-            expect![[r#"
-            0 w
-            text "<tool_call>{\"name\": \"w\", \"arguments\": \"{}\"}""#]],
+            expect![[r#"text "<tool_call>{\"name\": \"w\", \"arguments\": \"{}\"}""#]],
+        );
+        check(
+            "<tool_call>{\"name\": \"rm\", \"arguments\": {}}</tool_call>",
+            expect![[r#"text "<tool_call>{\"name\": \"rm\", \"arguments\": {}}</tool_call>""#]],
         );
         check("<tool_call>{\"name\": 1}", expect![[r#"text "<tool_call>{\"name\": 1}""#]]);
         check("<tool_call>{\"name\": \"\"}", expect![[r#"text "<tool_call>{\"name\": \"\"}""#]]);
@@ -450,6 +488,21 @@ mod tests {
         );
         check("A\n<tool_call>\n{\"na", expect![[r#"text "A""#]]);
         check("A\n<tool_c", expect![[r#"text "A\n<tool_c""#]]);
+    }
+
+    #[test]
+    fn it_is_known_whether_a_call_came_to_nothing() {
+        let broke = |answer: &str| {
+            let mut reader = reader();
+            reader.text(answer);
+            reader.finish();
+            reader.broke()
+        };
+        assert!(broke("<tool_call>{\"name\": \"rm\"}</tool_call>"));
+        assert!(broke("<tool_call>{\"name\": \"w\", \"arguments\": []}"));
+        assert!(broke("<tool_call>\n{\"name\": \"w\""));
+        assert!(!broke("<tool_call> is a tag"));
+        assert!(!broke("<tool_call>{\"name\": \"w\"}</tool_call>"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::{
     form::{FORMS, form, one},
     openai::{finish_reason, head, timings, usage, whole},
     sampling::{LENGTH, SAMPLING, SEVERAL, logit_bias, n_max, sampling, stop},
+    tell_detail,
 };
 use crate::{
     app::Model,
@@ -301,7 +302,10 @@ pub(crate) fn reply(model: &Model, choices: &[Choice]) -> Value {
             message["tool_calls"] = choice.calls.iter().map(call).collect();
         }
         let logprobs = likely::of_chat(&choice.tokens);
-        json!({ "index": index, "message": message, "logprobs": logprobs, "finish_reason": finish_reason(&choice.finish) })
+        let reason = finish_reason(&choice.finish);
+        let mut told = json!({ "index": index, "message": message, "logprobs": logprobs, "finish_reason": reason });
+        tell_detail(&mut told, &choice.finish);
+        told
     };
     whole(head("chatcmpl-", "chat.completion", model), choices.iter().enumerate().map(choice).collect(), choices)
 }
@@ -366,6 +370,7 @@ impl Writer for Chunks {
             Said::Called(_) => {}
             Said::End(finish) => {
                 let mut chunk = self.chunk(choice, json!({}), Some(finish_reason(&finish)));
+                tell_detail(&mut chunk["choices"][0], &finish);
                 self.timings = timings(&finish);
                 chunk["timings"] = self.timings.clone();
                 self.usages.push(finish.usage);

@@ -6,7 +6,7 @@ use super::{
     form::{FORMS, form},
     openai::{finish_reason, head, timings, usage, whole},
     sampling::{LENGTH, SAMPLING, SEVERAL, logit_bias, n_max, sampling, stop},
-    tokens,
+    tell_detail, tokens,
 };
 use crate::{
     app::Model,
@@ -104,7 +104,10 @@ pub(crate) fn reply(model: &Model, choices: &[Choice], echo: &str) -> Value {
     let choice = |(index, choice): (usize, &Choice)| {
         let text = format!("{echo}{}", choice.text);
         let logprobs = likely::of_completion(&choice.tokens);
-        json!({ "index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason(&choice.finish) })
+        let reason = finish_reason(&choice.finish);
+        let mut told = json!({ "index": index, "text": text, "logprobs": logprobs, "finish_reason": reason });
+        tell_detail(&mut told, &choice.finish);
+        told
     };
     whole(head("cmpl-", "text_completion", model), choices.iter().enumerate().map(choice).collect(), choices)
 }
@@ -159,6 +162,7 @@ impl Writer for Chunks {
             }
             Said::End(finish) => {
                 let mut chunk = self.chunk(choice, "", Some(finish_reason(&finish)));
+                tell_detail(&mut chunk["choices"][0], &finish);
                 chunk["timings"] = timings(&finish);
                 chunk["choices"][0]["logprobs"] = self.logprobs(choice);
                 self.usages.push(finish.usage);

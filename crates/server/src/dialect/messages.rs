@@ -18,6 +18,7 @@ use super::{
     form::{FORMS, flat, form, one},
     new_id,
     sampling::{SAMPLING, n_max, sampling, stop},
+    tell_detail,
 };
 use crate::{
     app::Model,
@@ -393,7 +394,7 @@ fn usage(usage: Usage) -> Value {
 }
 
 fn message(form: &Form, content: Value, finish: Option<&Finish>) -> Value {
-    json!({
+    let mut message = json!({
         "id": new_id("msg_"),
         "type": "message",
         "role": "assistant",
@@ -402,7 +403,11 @@ fn message(form: &Form, content: Value, finish: Option<&Finish>) -> Value {
         "stop_reason": finish.map(stop_reason),
         "stop_sequence": finish.and_then(|finish| finish.stop_text.as_ref()),
         "usage": usage(finish.map_or(Usage::default(), |finish| finish.usage)),
-    })
+    });
+    if let Some(finish) = finish {
+        tell_detail(&mut message, finish);
+    }
+    message
 }
 
 /// What reasoning is signed with: clients send it back only so. Where its text is omitted, the signature is the text.
@@ -516,7 +521,8 @@ impl Events {
 
     fn finish(&mut self, finish: &Finish, out: &mut Frames) {
         self.close(out);
-        let delta = json!({ "stop_reason": stop_reason(finish), "stop_sequence": finish.stop_text });
+        let mut delta = json!({ "stop_reason": stop_reason(finish), "stop_sequence": finish.stop_text });
+        tell_detail(&mut delta, finish);
         out.event("message_delta", &json!({ "type": "message_delta", "delta": delta, "usage": usage(finish.usage) }));
     }
 }

@@ -2,6 +2,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde_json::{Value, json};
+
+use crate::work::Finish;
+
 pub(crate) mod chat;
 pub(crate) mod completions;
 mod content;
@@ -26,6 +30,13 @@ pub(crate) fn new_id(kind: &str) -> String {
     format!("{kind}{:032x}", rand::random::<u128>())
 }
 
+/// Adds to a reply what its dialect has no word for: what became of the answer, if anything did.
+fn tell_detail(reply: &mut Value, finish: &Finish) {
+    if let Some(detail) = finish.detail {
+        reply["finish_detail"] = json!(detail.word());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fmt::Write as _;
@@ -41,6 +52,12 @@ mod tests {
 What requests may say, from the tables that requests are read by (`UPDATE_EXPECT=1 cargo test -p server` writes this file).
 A field that is not here is refused by its name; `null` is as if a field were not there. `n/a` in the second column marks fields
 that clients send and that change nothing.
+
+An answer that came to no good end says so in `finish_detail`, beside the reason that its dialect has:
+
+| `finish_detail` | |
+|---|---|
+| `malformed_tool_call` | What was meant as a call broke the rules of the model's format, or was of no tool in the request. It is told as text. |
 
 Beside these, `GET /health`, `/metrics`, `/v1/models`, `/v1/models/NAME`, `/api/tags` and `/api/version` take no fields.
 ";

@@ -12,6 +12,7 @@ use super::{
     content::{Called, Conversation, check_names, check_role, effort_of, logprobs, named},
     new_id,
     sampling::{SAMPLING, sampling, stop},
+    tell_detail,
 };
 use crate::{
     app::Model,
@@ -335,6 +336,7 @@ fn finish(line: &mut Value, finish: &Finish) {
         engine::Stop::Length | engine::Stop::ContextFull => "length",
         _ => "stop",
     });
+    tell_detail(line, finish);
     line["total_duration"] = json!(ns(timings.queued + timings.prefill + timings.decode));
     line["load_duration"] = json!(ns(timings.queued));
     line["prompt_eval_count"] = json!(usage.n_prompt);

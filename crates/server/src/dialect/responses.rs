@@ -19,6 +19,7 @@ use super::{
     form::{FORMS, flat, form, one},
     new_id, now_s,
     sampling::{LENGTH, SAMPLING, n_max, sampling},
+    tell_detail,
 };
 use crate::{
     app::Model,
@@ -439,6 +440,9 @@ fn response(form: &Form, status: &str, output: &[Value], finish: Option<&Finish>
     };
     response["output"] = json!(output);
     response["usage"] = finish.map_or(Value::Null, |finish| usage(finish.usage));
+    if let Some(finish) = finish {
+        tell_detail(&mut response, finish);
+    }
     response
 }
 

@@ -6,7 +6,7 @@ use engine::Stop;
 
 use crate::{
     reply::{Choice, Frames, Writer, whole},
-    work::{Answers, Call, Finish, Heard, Said, Timings, Usage},
+    work::{Answers, Call, Detail, Finish, Heard, Said, Timings, Usage},
 };
 
 pub(crate) fn thinks(text: &str) -> Said {
@@ -29,7 +29,15 @@ pub(crate) fn ends(stop: Stop, n_calls: usize) -> Said {
     let timings =
         Timings { prefill: Duration::from_millis(40), decode: Duration::from_millis(70), ..Timings::default() };
     let stop_text = matches!(stop, Stop::StopString(_)).then(|| "###".into());
-    Said::End(Finish { stop, stop_text, n_calls, usage, timings })
+    Said::End(Finish { stop, stop_text, detail: None, n_calls, usage, timings })
+}
+
+/// The end of an answer whose call came to nothing.
+pub(crate) fn ends_malformed() -> Said {
+    match ends(Stop::EndOfTurn, 0) {
+        Said::End(finish) => Said::End(Finish { detail: Some(Detail::MalformedCall), ..finish }),
+        said => said,
+    }
 }
 
 /// The frames of a stream.

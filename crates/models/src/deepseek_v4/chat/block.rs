@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::DSML;
 use crate::chat::Event;
@@ -37,9 +38,15 @@ pub(super) struct Block {
     pub(super) held: String,
     /// What was written since the block began, or since its last complete call.
     pub(super) raw: String,
-    /// How many calls of the answer have begun.
+    /// How many calls of the answer have been told of.
     pub(super) n_calls: usize,
-    /// The parameters of the last one.
+    /// What may be called.
+    names: Arc<[String]>,
+    /// The call that has begun and was not told of yet: a name by itself is no call that anybody should hear of.
+    head: Option<String>,
+    /// Whether a call has been named, whatever it is called.
+    names_one: bool,
+    /// The parameters of the last call.
     keys: BTreeSet<String>,
 }
 
@@ -79,8 +86,15 @@ enum Head {
 
 impl Block {
     /// A block that has begun with `raw`, the `<*` of its tag included.
-    pub(super) fn new(raw: String, n_calls: usize) -> Block {
-        Block { at: At::Start, tag: Some(false), held: String::new(), raw, n_calls, keys: BTreeSet::new() }
+    pub(super) fn new(raw: String, n_calls: usize, names: Arc<[String]>) -> Block {
+        let (held, keys) = (String::new(), BTreeSet::new());
+        Block { at: At::Start, tag: Some(false), held, raw, n_calls, names, head: None, names_one: false, keys }
+    }
+
+    /// Whether it was to be a block of calls, rather than words about one: in an answer once its own tag is complete, in
+    /// reasoning once a call is named.
+    pub(super) fn is_meant(&self, answers: bool) -> bool {
+        self.names_one || answers && !matches!(self.at, At::Start)
     }
 
     /// It goes on with `text`.
@@ -172,14 +186,17 @@ impl Block {
         let previous = std::mem::replace(&mut self.at, At::Calls);
         match tag {
             Tag::Calls => {}
-            Tag::Call { name } if name.is_empty() => return Err(Broken),
             Tag::Call { name } => {
+                self.names_one = true;
+                if !self.names.contains(&name) {
+                    return Err(Broken);
+                }
                 self.at = At::Call;
                 self.keys.clear();
-                events.push(Event::ToolStart { index: self.n_calls, name });
-                self.n_calls += 1;
+                self.head = Some(name);
             }
             Tag::Parameter { key, is_text } => {
+                self.tell_head(events);
                 self.at = if is_text { At::Text } else { At::Json(Follower::default()) };
                 let comma = if self.keys.is_empty() { "{" } else { ", " };
                 let quote = if is_text { "\"" } else { "" };
@@ -198,6 +215,7 @@ impl Block {
                 }
             }
             Tag::EndCall => {
+                self.tell_head(events);
                 self.arguments(if self.keys.is_empty() { "{}" } else { "}" }.to_owned(), events);
                 events.push(Event::ToolEnd { index: self.n_calls - 1 });
                 self.raw.clone_from(&self.held);
@@ -205,6 +223,14 @@ impl Block {
             Tag::EndCalls => return Ok(Progress::Closed),
         }
         Ok(Progress::Open)
+    }
+
+    /// Tells of the call that has begun, if nobody did.
+    fn tell_head(&mut self, events: &mut Vec<Event>) {
+        if let Some(name) = self.head.take() {
+            events.push(Event::ToolStart { index: self.n_calls, name });
+            self.n_calls += 1;
+        }
     }
 
     /// More of a parameter's value.

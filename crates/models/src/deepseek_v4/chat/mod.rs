@@ -108,10 +108,10 @@ impl Chat for DeepSeekV4 {
     }
 
     fn stream(&self, options: &ChatOptions) -> Box<dyn Events> {
-        let reads_calls = !options.shown_tools().is_empty();
+        let names = options.shown_tools().iter().map(|tool| tool.name.clone()).collect();
         Box::new(match options.end {
-            End::Continue => Reader::continuing(reads_calls),
-            End::Answer | End::Closed => Reader::new(options.thinking, reads_calls).begun(&self.opening(options)),
+            End::Continue => Reader::continuing(names),
+            End::Answer | End::Closed => Reader::new(options.thinking, names).begun(&self.opening(options)),
         })
     }
 
@@ -143,7 +143,7 @@ mod tests {
 
     use super::*;
     use crate::chat::tests::{kept_inside, merged, messages, read, tools};
-    use crate::chat::{Event, ToolCall, show};
+    use crate::chat::{Event, Tool, ToolCall, show};
 
     pub(super) const JULY: DeepSeekV4 = DeepSeekV4 { release: Release::July };
 
@@ -321,6 +321,12 @@ mod tests {
     pub(super) fn with_tool(options: ChatOptions) -> ChatOptions {
         let tool = serde_json::json!([{ "type": "function", "function": { "name": "w", "parameters": {} } }]);
         ChatOptions { tools: tools(&tool), ..options }
+    }
+
+    /// All tools that are called in tests of answers.
+    pub(super) fn with_tools(options: ChatOptions) -> ChatOptions {
+        let tool = |name: &str| Tool { name: name.into(), function: serde_json::Map::new() };
+        ChatOptions { tools: ["w", "now", "calc", "get_weather"].map(tool).to_vec(), ..options }
     }
 
     /// What is behind the declaration of the tool.

@@ -8,9 +8,12 @@
 //! Newlines around reasoning and in front of calls belong to the format. They are held back, with the `<` of what may
 //! be a tag, until it is known what they are.
 //!
-//! A block that breaks the rules is given back as text from behind its last complete call, in the section that it stood
-//! in: a model may think about tags. A call that breaks off stays without an end. A block that is cut short leaves no
-//! text. White space between tags is free.
+//! A block that breaks the rules, or calls what is no tool, is given back as text from behind its last complete call, in
+//! the section that it stood in: a model may think about tags. A call is told of with its first parameter or its end, so
+//! that one that breaks off stays without an end, or is not heard of. A block that is cut short leaves no text. White
+//! space between tags is free.
+
+use std::sync::Arc;
 
 use super::DSML;
 use super::block::{Block, Broken, Progress};
@@ -23,31 +26,44 @@ pub(super) struct Reader {
     fresh: bool,
     /// Newlines, and a `<` where calls are read, that are not yet decided.
     held: String,
-    reads_calls: bool,
+    /// What may be called; nothing, if calls are not read.
+    names: Arc<[String]>,
     block: Option<Block>,
-    /// How many calls have begun.
+    /// How many calls have been told of.
     n_calls: usize,
+    /// Whether what was meant as a call came to nothing.
+    broke: bool,
     /// What is to be told before anything else.
     ready: Vec<Event>,
 }
 
 impl Reader {
     /// The prompt ends with `<think>`, or with `</think>`.
-    pub(super) fn new(thinking: bool, reads_calls: bool) -> Reader {
+    pub(super) fn new(thinking: bool, names: Arc<[String]>) -> Reader {
         Reader {
             section: if thinking { Section::Thinking } else { Section::Answering },
             fresh: true,
             held: String::new(),
-            reads_calls,
+            names,
             block: None,
             n_calls: 0,
+            broke: false,
             ready: Vec::new(),
         }
     }
 
     /// The answer goes on in the middle: every character counts.
-    pub(super) fn continuing(reads_calls: bool) -> Reader {
-        Reader { fresh: false, ..Reader::new(false, reads_calls) }
+    pub(super) fn continuing(names: Arc<[String]>) -> Reader {
+        Reader { fresh: false, ..Reader::new(false, names) }
+    }
+
+    fn reads_calls(&self) -> bool {
+        !self.names.is_empty()
+    }
+
+    /// Takes note of a block that came to nothing.
+    fn lose(&mut self, block: &Block) {
+        self.broke |= block.is_meant(self.section == Section::Answering);
     }
 
     /// The prompt has begun the answer like this.
@@ -84,7 +100,7 @@ impl Reader {
     fn read_section(&mut self, text: &str, events: &mut Vec<Event>) {
         let text = std::mem::take(&mut self.held) + text;
         let decided = match self.section {
-            _ if self.reads_calls => text.strip_suffix('<').unwrap_or(&text).trim_end_matches('\n'),
+            _ if self.reads_calls() => text.strip_suffix('<').unwrap_or(&text).trim_end_matches('\n'),
             Section::Thinking => text.trim_end_matches('\n'),
             _ => &text,
         };
@@ -104,7 +120,10 @@ impl Reader {
                 self.enter(Section::Answering);
                 self.read_section(&block.held, events);
             }
-            Err(Broken) => self.read_section(&block.raw, events),
+            Err(Broken) => {
+                self.lose(&block);
+                self.read_section(&block.raw, events);
+            }
         }
     }
 
@@ -124,8 +143,8 @@ impl Reader {
                 let progress = block.dsml(events);
                 self.follow(block, progress, events);
             }
-            None if self.reads_calls && self.held.ends_with('<') => {
-                self.block = Some(Block::new(std::mem::take(&mut self.held) + DSML, self.n_calls));
+            None if self.reads_calls() && self.held.ends_with('<') => {
+                self.block = Some(Block::new(std::mem::take(&mut self.held) + DSML, self.n_calls, self.names.clone()));
             }
             None => self.read_section(DSML, events),
         }
@@ -162,13 +181,20 @@ impl Events for Reader {
     fn finish(&mut self) -> Vec<Event> {
         let mut events = std::mem::take(&mut self.ready);
         match self.block.take() {
-            Some(block) => block.cut(&mut events),
+            Some(block) => {
+                self.lose(&block);
+                block.cut(&mut events);
+            }
             None => {
                 let held = std::mem::take(&mut self.held);
                 self.emit(&held, &mut events);
             }
         }
         events
+    }
+
+    fn broke(&self) -> bool {
+        self.broke
     }
 }
 
@@ -178,11 +204,11 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::Value;
 
-    use super::super::tests::{JULY, call, thinking, with_tool};
+    use super::super::tests::{JULY, call, thinking, with_tools};
     use super::super::{ASSISTANT, USER};
     use super::*;
     use crate::chat::tests::{cut, merged, read};
-    use crate::chat::{Chat, ChatOptions, End, Message, THINK, ToolCall};
+    use crate::chat::{Chat, ChatOptions, End, Message, THINK, Tool, ToolCall};
 
     /// Generated text: what it spells of marks is marks.
     fn generated(text: &str) -> Vec<Part> {
@@ -203,7 +229,7 @@ mod tests {
         let golden = include_str!("../../../../../testdata/chat/deepseek_v4/streams.json");
         let golden: Value = serde_json::from_str(golden).unwrap();
         for case in golden["cases"].as_array().unwrap() {
-            let options = with_tool(ChatOptions { thinking: case["thinking"] == true, ..ChatOptions::default() });
+            let options = with_tools(ChatOptions { thinking: case["thinking"] == true, ..ChatOptions::default() });
             let (mut reasoning, mut content, mut calls) = (String::new(), String::new(), Vec::new());
             for event in read(JULY.stream(&options), generated(case["completion"].as_str().unwrap())) {
                 match event {
@@ -229,7 +255,7 @@ mod tests {
     }
 
     fn check_calls(thinking: bool, generated_text: &str, expect: Expect) {
-        let options = with_tool(ChatOptions { thinking, ..ChatOptions::default() });
+        let options = with_tools(ChatOptions { thinking, ..ChatOptions::default() });
         let events = merged(read(JULY.stream(&options), generated(&generated_text.replace('*', DSML))));
         let lines = events.iter().map(|event| match event {
             Event::Thinking(text) => format!("think {text:?}"),
@@ -262,6 +288,38 @@ mod tests {
         );
     }
 
+    /// The events of an answer, and whether a call came to nothing.
+    fn broke(thinking: bool, text: &str) -> (String, bool) {
+        let options = with_tools(ChatOptions { thinking, ..ChatOptions::default() });
+        let (mut reader, mut events) = (JULY.stream(&options), Vec::new());
+        for part in generated(&text.replace('*', DSML)) {
+            events.extend(match part {
+                Part::Marker(marker) => reader.marker(&marker),
+                Part::Text(text) => reader.text(&text),
+            });
+        }
+        events.extend(reader.finish());
+        (format!("{:?}", merged(events)).replace(DSML, "*"), reader.broke())
+    }
+
+    #[test]
+    fn a_call_that_comes_to_nothing_is_not_announced() {
+        let text = |text: &str| format!("[Text({text:?})]");
+        for told in [
+            "<*tool_calls>\n<*invoke name=\"rm\">\n</*invoke>\n</*tool_calls>",
+            "<*tool_calls>\n<*invoke name=\"w\">\nNow.",
+            "<*tool_calls>\nNow.",
+        ] {
+            assert_eq!(broke(false, told), (text(told), true), "{told}");
+        }
+        assert_eq!(broke(false, "<*tool_calls>\n<*invoke name=\"w\">\n"), ("[]".into(), true));
+        // Words about tags are no calls.
+        assert_eq!(broke(false, "<*tool_call> is a tag"), (text("<*tool_call> is a tag"), false));
+        let thought = "<*tool_calls> begins calls";
+        assert_eq!(broke(true, thought), (format!("[Thinking({thought:?})]"), false));
+        assert!(!broke(false, "<*tool_calls>\n<*invoke name=\"w\">\n</*invoke>\n</*tool_calls>").1);
+    }
+
     #[test]
     fn calls_end_the_reasoning() {
         check_calls(
@@ -287,7 +345,7 @@ mod tests {
         );
         // Tags spelled by ordinary tokens.
         let spelled = "<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"w\">\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>";
-        let events = merged(read(JULY.stream(&with_tool(ChatOptions::default())), [Part::Text(spelled.into())]));
+        let events = merged(read(JULY.stream(&with_tools(ChatOptions::default())), [Part::Text(spelled.into())]));
         assert_eq!(events, [Event::Text(spelled.into())]);
         // Nobody has offered tools.
         let events = merged(read(JULY.stream(&ChatOptions::default()), generated(spelled)));
@@ -326,13 +384,13 @@ mod tests {
                 "{invoke}<*parameter name=\"a\" string=\"false\">{broken}</*parameter></*invoke></*tool_calls>"
             );
             let given_back = block.replace('*', DSML);
-            let events = merged(read(JULY.stream(&with_tool(ChatOptions::default())), generated(&given_back)));
+            let events = merged(read(JULY.stream(&with_tools(ChatOptions::default())), generated(&given_back)));
             let json = format!("{{\"a\": {told}");
             assert_eq!(events[1..], [Event::ToolArguments { index: 0, json }, Event::Text(given_back)]);
         }
         let twice = "<*parameter name=\"a\" string=\"true\">1</*parameter>".repeat(2);
         let block = format!("{invoke}{twice}</*invoke></*tool_calls>").replace('*', DSML);
-        let events = merged(read(JULY.stream(&with_tool(ChatOptions::default())), generated(&block)));
+        let events = merged(read(JULY.stream(&with_tools(ChatOptions::default())), generated(&block)));
         assert_eq!(events.last(), Some(&Event::Text(block)));
         // What was complete stays so.
         check_calls(
@@ -353,7 +411,7 @@ mod tests {
         let parts = generated(&block.replace('*', DSML));
         let chars: Vec<Part> = cut(&parts).collect();
         for n in 0..chars.len() {
-            let events = merged(read(JULY.stream(&with_tool(ChatOptions::default())), chars[..n].to_vec()));
+            let events = merged(read(JULY.stream(&with_tools(ChatOptions::default())), chars[..n].to_vec()));
             let ended = events.contains(&Event::ToolEnd { index: 0 });
             assert_eq!(ended, n + "\n</".len() + 1 + "tool_calls>".len() >= chars.len(), "{events:?}");
             let leaked =
@@ -388,7 +446,9 @@ mod tests {
                 .map(|(name, arguments)| call("", &name, &crate::json::to_python(&Value::from_iter(arguments))))
                 .collect();
             let said = Message::assistant(text.clone()).with_reasoning("R").with_calls(calls.clone());
-            let options = with_tool(ChatOptions { thinking, end: End::Continue, ..ChatOptions::default() });
+            let tool = |call: &ToolCall| Tool { name: call.name.clone(), function: serde_json::Map::new() };
+            let tools = calls.iter().map(tool).collect();
+            let options = ChatOptions { thinking, tools, end: End::Continue, ..ChatOptions::default() };
             let prompt = JULY.render(&[Message::user("Q"), said], &options).unwrap();
             let begin = prompt.iter().position(|part| *part == Part::Marker(ASSISTANT.into())).unwrap() + 2;
             let options = ChatOptions { end: End::Answer, ..options };
@@ -494,7 +554,7 @@ mod tests {
             end in prop_oneof![Just(End::Answer), Just(End::Continue)],
         ) {
             let options = ChatOptions { thinking, end, ..ChatOptions::default() };
-            let options = if has_tools { with_tool(options) } else { options };
+            let options = if has_tools { with_tools(options) } else { options };
             let whole = merged(read(JULY.stream(&options), pieces.iter().cloned()));
             prop_assert_eq!(&whole, &merged(read(JULY.stream(&options), cut(&pieces))));
         }
@@ -518,7 +578,7 @@ mod tests {
                 }
             }
             let written = tags.into_iter().map(|tag| TAGS[tag]).collect::<String>().replace('*', DSML);
-            let options = with_tool(ChatOptions { thinking, ..ChatOptions::default() });
+            let options = with_tools(ChatOptions { thinking, ..ChatOptions::default() });
             let events = read(JULY.stream(&options), generated(&written));
             prop_assert_eq!(merged(events.clone()), merged(read(JULY.stream(&options), cut(&generated(&written)))));
             // A stray end of reasoning says nothing.

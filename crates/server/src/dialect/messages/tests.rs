@@ -6,7 +6,7 @@ use expect_test::{Expect, expect};
 use super::*;
 use crate::dialect::{
     content::show,
-    script::{calls, choice, ends, says, streamed, thinks, without_ids},
+    script::{calls, choice, ends, ends_malformed, says, streamed, thinks, without_ids},
 };
 
 fn check(request: Value, expect: Expect) {
@@ -320,6 +320,10 @@ fn the_end_says_why() {
     assert_eq!(reason(Stop::EndOfTurn), "end_turn");
     assert_eq!(reason(Stop::ContextFull), "max_tokens");
     assert_eq!(reason(Stop::StopString(0)), "stop_sequence");
+    let malformed = vec![says("x"), ends_malformed()];
+    assert_eq!(reply(&form(), &choice(malformed.clone()))["finish_detail"], "malformed_tool_call");
+    let told = r#""delta":{"stop_reason":"end_turn","stop_sequence":null,"finish_detail":"malformed_tool_call"}"#;
+    assert!(streamed(Events::new(form()), malformed).contains(told));
     let failed = vec![says("x"), Said::Failed(Refusal::ending())];
     expect![[r#"
         event: message_start

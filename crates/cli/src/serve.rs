@@ -28,6 +28,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
     let (address, needs_key) = (args.address(), access.needs_key());
     let listener = TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
     let kept = Some(args.store.served(&args.model));
+    let key_dir = kept.as_ref().and_then(|kept| kept.dir.clone());
     let engine = model::open(&args.model, &Options { kept, ..args.model.options()? })?;
     if engine.tokenizer().is_none() {
         return Err(Error::NoVocabulary { path: engine.path().to_path_buf() });
@@ -44,6 +45,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
         seed: args.sampling.seed,
         n_waiting_max: args.queue,
         n_connections_max: N_CONNECTIONS_MAX,
+        key_dir,
         prefix: "ds4".into(),
         warn: terminal::note,
     };

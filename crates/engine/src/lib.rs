@@ -40,6 +40,7 @@ pub use compute::{DeviceError, Limits};
 pub use engine::{Budget, Engine, Experts, Kept, Learning, Loading, ModelInfo, Options};
 pub use error::Error;
 pub use experts::Stats;
+pub use folder::kept_key;
 pub use grammar::{Grammar, Source};
 pub use kv::Stats as KeptStats;
 pub use ledger::{Ledger, Traffic};

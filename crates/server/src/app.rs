@@ -33,6 +33,7 @@ use crate::{
     metrics::Metrics,
     openapi, page,
     reply::{Choice, json, or_refusal, stream, whole},
+    seal::Sealer,
     work::{Answers, Work},
 };
 
@@ -76,6 +77,7 @@ pub(crate) struct Model {
     /// How tokens are chosen where a request does not say.
     pub(crate) sampling: SamplerOptions,
     pub(crate) seed: Option<u64>,
+    pub(crate) sealer: Arc<Sealer>,
 }
 
 impl Model {

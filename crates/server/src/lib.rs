@@ -9,6 +9,7 @@
 //! work.rs      threads that compute answers; the line before them
 //! replay.rs    what the model wrote when it called tools, to show it again
 //! likely.rs    how likely tokens were, in step with the text that they become
+//! seal.rs      reasoning that clients keep for us
 //! reply.rs     answers on their way out, whole or as a stream
 //! openapi.rs   the interface, described from the tables of fields
 //! page.rs      the chat page
@@ -32,11 +33,13 @@ mod openapi;
 mod page;
 mod replay;
 mod reply;
+mod seal;
 mod work;
 
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -61,6 +64,7 @@ pub use crate::guard::Access;
 use crate::{
     app::{App, Model},
     metrics::Metrics,
+    seal::Sealer,
     work::Work,
 };
 
@@ -81,6 +85,8 @@ pub struct Options {
     pub n_waiting_max: usize,
     /// The most connections at a time.
     pub n_connections_max: usize,
+    /// The folder of the key that reasoning is sealed with. Without one, what was sealed means nothing after a restart.
+    pub key_dir: Option<PathBuf>,
     /// What names of metrics begin with.
     pub prefix: String,
     /// Who is told, in a line, what clients are not.
@@ -139,6 +145,7 @@ impl Server {
         let address = listener.local_addr()?;
         let engine = Arc::new(engine);
         let metrics = Arc::new(Metrics::new(&options.prefix));
+        let sealer = Arc::new(Sealer::new(sealing_key(&options)));
         let work = Work::start(engine.clone(), sessions, options.n_waiting_max, metrics.clone(), options.warn);
         let model = Model {
             fingerprint: format!("{}-{}", env!("CARGO_PKG_VERSION"), engine.info().file_bytes),
@@ -149,6 +156,7 @@ impl Server {
             aliases: options.aliases,
             sampling: options.sampling,
             seed: options.seed,
+            sealer,
         };
         let app = Arc::new(App {
             engine,
@@ -186,6 +194,16 @@ impl Server {
         app.engine.flush();
         runtime.shutdown_timeout(Duration::from_secs(1));
     }
+}
+
+/// The key that is kept, or where it cannot be, one for this run.
+fn sealing_key(options: &Options) -> [u8; 32] {
+    let fresh: [u8; 32] = rand::random();
+    let kept = options.key_dir.as_ref().map(|dir| engine::kept_key(dir, fresh));
+    kept.unwrap_or(Ok(fresh)).unwrap_or_else(|error| {
+        (options.warn)(&format!("the key for reasoning is not kept, and will be another one in the next run: {error}"));
+        fresh
+    })
 }
 
 /// Whether an address is this machine's alone.

@@ -316,3 +316,45 @@ fn an_end_completes_what_is_under_way() {
     stream.read_to_string(&mut rest).expect("it is text");
     assert!(rest.contains("[DONE]") && rest.contains("\"finish_reason\":\"length\""), "{rest}");
 }
+
+#[test]
+fn reasoning_comes_back_out_of_its_seal_also_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let setup = || {
+        let (ram_bytes, disk_bytes, written_bytes_per_day) = (64 << 20, 64 << 20, 1 << 40);
+        let kept = Kept { dir: Some(folder.path().into()), ram_bytes, disk_bytes, written_bytes_per_day };
+        start(Setup { kept: Some(kept), ..Setup::default() })
+    };
+    let request = |display: &str| {
+        json!({
+            "messages": [{"role": "user", "content": "Why?"}], "max_tokens": 64, "temperature": 0,
+            "thinking": {"type": "enabled", "display": display}, "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+        })
+    };
+    let server = setup();
+    let thought = |display: &str| server.post("/v1/messages", &request(display)).json()["content"][0].clone();
+    let (open, sealed) = (thought("summarized"), thought("omitted"));
+    assert_eq!((open["type"].as_str(), sealed["thinking"].as_str()), (Some("thinking"), Some("")));
+    assert_eq!(open["signature"], sealed["signature"]);
+    server.end();
+    let server = setup();
+    let count = |block: Value| {
+        let mut request = request("omitted");
+        let messages = request["messages"].as_array_mut().expect("there are some");
+        messages.push(json!({"role": "assistant", "content": [block, {"type": "text", "text": "So."}]}));
+        messages.push(json!({"role": "user", "content": "And?"}));
+        let reply = server.post("/v1/messages/count_tokens", &request);
+        (reply.status, reply.json()["input_tokens"].as_u64())
+    };
+    let told = count(json!({"type": "thinking", "thinking": open["thinking"]}));
+    assert_eq!(
+        (count(sealed.clone()), count(json!({"type": "redacted_thinking", "data": sealed["signature"]}))),
+        (told, told)
+    );
+    let mut others = sealed.clone();
+    others["signature"] = json!("EqQBCgIYAhIkZ");
+    assert!(count(others).1 < told.1, "what others sealed is left out");
+    let mut changed = sealed.clone();
+    changed["signature"] = json!(format!("{}!", sealed["signature"].as_str().expect("a text")));
+    assert_eq!(count(changed), (400, None));
+}

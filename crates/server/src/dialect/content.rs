@@ -11,6 +11,7 @@ use crate::{
     ask::{Ask, Form, Prompt},
     error::Refusal,
     fields::{Field, Fields, Kind, acts, nothing},
+    seal::{Sealer, Tampered},
     work::{Call, Said},
 };
 
@@ -120,13 +121,19 @@ pub(crate) fn check_role(fields: &Fields<'_>, is_of_role: bool, names: &[&str], 
 }
 
 /// Messages as turns: what one speaker says in several pieces is one message, in paragraphs.
-#[derive(Debug, Default)]
-pub(crate) struct Turns {
+#[derive(Debug)]
+pub(crate) struct Turns<'a> {
     messages: Vec<Message>,
     called: Called,
+    sealer: &'a Sealer,
 }
 
-impl Turns {
+impl Turns<'_> {
+    /// None yet; reasoning may be sealed.
+    pub(crate) fn new(sealer: &Sealer) -> Turns<'_> {
+        Turns { messages: Vec::new(), called: Called::default(), sealer }
+    }
+
     /// The system or the user says more.
     pub(crate) fn say(&mut self, role: Role, text: &str) {
         match self.messages.last_mut() {
@@ -150,6 +157,17 @@ impl Turns {
         if !text.is_empty() {
             add_paragraph(self.assistant().reasoning.get_or_insert_default(), text);
         }
+    }
+
+    /// The assistant thinks more: what is sealed here, or if that is not ours, what is told beside it.
+    ///
+    /// # Errors
+    /// Somebody changed what was sealed.
+    pub(crate) fn think_again(&mut self, sealed: &str, told: &str) -> Result<(), &'static str> {
+        let ours =
+            self.sealer.open(sealed).map_err(|Tampered| "was changed: send it back as it came, or leave it out")?;
+        self.think(ours.filter(|text| !text.is_empty()).unwrap_or(told));
+        Ok(())
     }
 
     /// The assistant calls.
@@ -187,19 +205,6 @@ pub(crate) fn add_paragraph(text: &mut String, more: &str) {
     }
     text.push_str(more);
 }
-
-/// Reasoning as a text that clients send back without reading it. It is not hidden: whoever asks has seen the model's words
-/// anyway, or may.
-pub(crate) fn seal(reasoning: &str) -> String {
-    format!("{SEAL}{reasoning}")
-}
-
-/// The reasoning in what a client sends back; nothing if another server made that.
-pub(crate) fn unseal(sealed: &str) -> &str {
-    sealed.strip_prefix(SEAL).unwrap_or_default()
-}
-
-const SEAL: &str = "text:";
 
 /// Whether a part of an answer belongs to a call after its first.
 pub(crate) fn is_further_call(said: &Said) -> bool {
@@ -347,7 +352,8 @@ mod tests {
     }
     #[test]
     fn turns_take_pieces_together() {
-        let mut turns = Turns::default();
+        let sealer = Sealer::new([0; 32]);
+        let mut turns = Turns::new(&sealer);
         turns.say(Role::System, "a");
         turns.say(Role::System, "");
         turns.say(Role::System, "b");
@@ -368,11 +374,5 @@ mod tests {
                 (Role::Tool, "y".into())
             ]
         );
-    }
-
-    #[test]
-    fn reasoning_comes_back_out_of_its_seal_and_nothing_else_does() {
-        assert_eq!(unseal(&seal("why")), "why");
-        assert_eq!(unseal("EqQBCgIYAhIkZ"), "");
     }
 }

@@ -7,13 +7,14 @@
 //!
 //! A call is told when it is complete: programs run what they see of a call, whatever the message ended with.
 
+use std::sync::Arc;
+
 use models::{Calls, Effort, End, Role, Tool, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::{
     content::{
-        Conversation, EFFORTS, Turns, add_paragraph, check_calls, check_names, effort_of, is_further_call, seal, shown,
-        unseal,
+        Conversation, EFFORTS, Turns, add_paragraph, check_calls, check_names, effort_of, is_further_call, shown,
     },
     form::{FORMS, flat, form, one},
     new_id,
@@ -26,6 +27,7 @@ use crate::{
     error::{Dialect, Refusal},
     fields::{Field, Fields, Kind, acts, nothing, only},
     reply::{Choice, Frames, Writer},
+    seal::Sealer,
     work::{Call, Finish, Heard, Said, Usage},
 };
 
@@ -92,7 +94,7 @@ const THINKING: &[&[Field]] = &[
     &BLOCK,
     &[
         acts("thinking", Kind::Str, "What an assistant thought."),
-        acts("signature", Kind::Str, "The same, sealed, where the text was to be omitted."),
+        acts("signature", Kind::Str, "The same, sealed: if it was here, this counts, byte for byte."),
     ],
 ];
 const REDACTED: &[&[Field]] =
@@ -141,8 +143,9 @@ pub(crate) struct Request {
 #[derive(Clone, Debug)]
 pub(crate) struct Form {
     model: String,
-    /// Reasoning is sealed in its signature, and not shown.
+    /// Reasoning is only in its signature, and not shown.
     sealed: bool,
+    sealer: Arc<Sealer>,
     /// At most one call is told.
     one_call: bool,
 }
@@ -154,15 +157,16 @@ pub(crate) struct Form {
 pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     let fields = Fields::of(request, FIELDS)?;
     model.check_name(fields.str("model"))?;
-    let conversation = conversation(&fields)?;
-    let form = Form { model: model.name.clone(), sealed: is_sealed(&fields), one_call: conversation.one_call };
+    let conversation = conversation(&fields, &model.sealer)?;
+    let (sealed, sealer) = (is_sealed(&fields), model.sealer.clone());
+    let form = Form { model: model.name.clone(), sealed, sealer, one_call: conversation.one_call };
     let ask = conversation.ask(model, sampling(&fields, &model.sampling, model.seed)?)?;
     let ask = Ask { n_max: n_max(&fields), stop: stop(&fields, "stop_sequences")?, ..ask };
     Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), form })
 }
 
-fn conversation(fields: &Fields<'_>) -> Result<Conversation, Refusal> {
-    let mut turns = Turns::default();
+fn conversation(fields: &Fields<'_>, sealer: &Sealer) -> Result<Conversation, Refusal> {
+    let mut turns = Turns::new(sealer);
     if let Some(system) = fields.any("system") {
         turns.say(Role::System, &texts(system, &fields.path("system"))?);
     }
@@ -183,7 +187,7 @@ fn conversation(fields: &Fields<'_>) -> Result<Conversation, Refusal> {
     Ok(Conversation { messages, tools, call, one_call, form, thinking, effort, end })
 }
 
-fn read_message(message: &Value, path: &str, turns: &mut Turns) -> Result<(), Refusal> {
+fn read_message(message: &Value, path: &str, turns: &mut Turns<'_>) -> Result<(), Refusal> {
     let fields = Fields::at(message, path, MESSAGE)?;
     let role = match fields.needed("role")?.as_str() {
         Some("system") => Role::System,
@@ -210,16 +214,18 @@ fn add_text(turns: &mut Turns, role: Role, text: &str) {
     }
 }
 
-fn read_block(block: &Value, path: &str, role: Role, turns: &mut Turns) -> Result<(), Refusal> {
+fn read_block(block: &Value, path: &str, role: Role, turns: &mut Turns<'_>) -> Result<(), Refusal> {
     match (block["type"].as_str(), role) {
         (Some("text"), _) => add_text(turns, role, needed(&Fields::at(block, path, TEXT)?, "text")?),
         (Some("thinking"), Role::Assistant) => {
             let fields = Fields::at(block, path, THINKING)?;
-            let open = fields.str("thinking").filter(|text| !text.is_empty());
-            turns.think(open.unwrap_or(unseal(fields.str("signature").unwrap_or_default())));
+            let (sealed, told) =
+                (fields.str("signature").unwrap_or_default(), fields.str("thinking").unwrap_or_default());
+            turns.think_again(sealed, told).map_err(|why| fields.refuse("signature", why))?;
         }
         (Some("redacted_thinking"), Role::Assistant) => {
-            turns.think(unseal(needed(&Fields::at(block, path, REDACTED)?, "data")?));
+            let fields = Fields::at(block, path, REDACTED)?;
+            turns.think_again(needed(&fields, "data")?, "").map_err(|why| fields.refuse("data", why))?;
         }
         (Some("tool_use"), Role::Assistant) => {
             let fields = Fields::at(block, path, USE)?;
@@ -410,17 +416,12 @@ fn message(form: &Form, content: Value, finish: Option<&Finish>) -> Value {
     message
 }
 
-/// What reasoning is signed with: clients send it back only so. Where its text is omitted, the signature is the text.
-fn signature(form: &Form, reasoning: &str) -> String {
-    if form.sealed { seal(reasoning) } else { seal("") }
-}
-
 /// The answer as a whole.
 pub(crate) fn reply(form: &Form, choice: &Choice) -> Value {
     let mut content = Vec::new();
     if !choice.reasoning.is_empty() {
         let shown = if form.sealed { "" } else { &choice.reasoning };
-        let signature = signature(form, &choice.reasoning);
+        let signature = form.sealer.seal(&choice.reasoning);
         content.push(json!({ "type": "thinking", "thinking": shown, "signature": signature }));
     }
     if !choice.text.is_empty() {
@@ -454,7 +455,7 @@ pub(crate) struct Events {
 }
 
 enum Block {
-    /// With what was thought, as far as the signature needs it.
+    /// With what was thought, for the signature.
     Thinking(String),
     Text,
 }
@@ -483,7 +484,7 @@ impl Events {
     fn close(&mut self, out: &mut Frames) {
         let Some(block) = self.block.take() else { return };
         if let Block::Thinking(text) = block {
-            let signature = signature(&self.form, &text);
+            let signature = self.form.sealer.seal(&text);
             self.delta(json!({ "type": "signature_delta", "signature": signature }), out);
         }
         self.stop(out);
@@ -495,9 +496,11 @@ impl Events {
             self.open(json!({ "type": "thinking", "thinking": "", "signature": "" }), out);
             self.block = Some(Block::Thinking(String::new()));
         }
-        match &mut self.block {
-            Some(Block::Thinking(all)) if self.form.sealed => all.push_str(&text),
-            _ => self.delta(json!({ "type": "thinking_delta", "thinking": text }), out),
+        if let Some(Block::Thinking(all)) = &mut self.block {
+            all.push_str(&text);
+        }
+        if !self.form.sealed {
+            self.delta(json!({ "type": "thinking_delta", "thinking": text }), out);
         }
     }
 

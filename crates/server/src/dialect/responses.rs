@@ -8,14 +8,13 @@
 //! Nothing is stored: clients send the whole conversation each time, with reasoning in the item in which they got it. An item
 //! whose call breaks off is never done, so that nobody makes the call.
 
+use std::sync::Arc;
+
 use models::{Calls, Effort, End, Role, Tool, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::{
-    content::{
-        Conversation, EFFORTS, Turns, check_calls, check_names, effort_of, is_further_call, named, seal, shown, text,
-        unseal,
-    },
+    content::{Conversation, EFFORTS, Turns, check_calls, check_names, effort_of, is_further_call, named, shown, text},
     form::{FORMS, flat, form, one},
     new_id, now_s,
     sampling::{LENGTH, SAMPLING, n_max, sampling},
@@ -28,6 +27,7 @@ use crate::{
     fields::{Field, Fields, Kind, acts, nothing, only},
     likely::{self, Token},
     reply::{Choice, Frames, Writer},
+    seal::Sealer,
     work::{Call, Finish, Heard, Said, Usage},
 };
 
@@ -161,6 +161,7 @@ pub(crate) struct Form {
     summary: bool,
     /// Reasoning is also told sealed.
     sealed: bool,
+    sealer: Arc<Sealer>,
     /// At most one call is told.
     one_call: bool,
 }
@@ -183,14 +184,14 @@ struct Origin {
 pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     let fields = Fields::of(request, FIELDS)?;
     model.check_name(fields.str("model"))?;
-    let (conversation, form) = read_fields(&fields, &model.name)?;
+    let (conversation, form) = read_fields(&fields, &model.name, &model.sealer)?;
     let ask = conversation.ask(model, sampling(&fields, &model.sampling, model.seed)?)?;
     let ask = Ask { n_max: n_max(&fields), logprobs: logprobs(&fields)?, ..ask };
     Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), form })
 }
 
-fn read_fields(fields: &Fields<'_>, model: &str) -> Result<(Conversation, Form), Refusal> {
-    let mut turns = Turns::default();
+fn read_fields(fields: &Fields<'_>, model: &str, sealer: &Arc<Sealer>) -> Result<(Conversation, Form), Refusal> {
+    let mut turns = Turns::new(sealer);
     turns.say(Role::System, fields.str("instructions").unwrap_or_default());
     match fields.needed("input")? {
         Value::String(text) => turns.say(Role::User, text),
@@ -205,7 +206,8 @@ fn read_fields(fields: &Fields<'_>, model: &str) -> Result<(Conversation, Form),
     let (tools, origins) = tools(fields)?;
     let call = tool_choice(fields, &tools)?;
     let one_call = fields.flag("parallel_tool_calls") == Some(false);
-    let telling = Form { head: head(fields, model), origins, summary, sealed: is_sealed(fields)?, one_call };
+    let (sealed, sealer) = (is_sealed(fields)?, sealer.clone());
+    let telling = Form { head: head(fields, model), origins, summary, sealed, sealer, one_call };
     let messages = turns.into_messages();
     if messages.is_empty() {
         return Err(fields.refuse("input", "is empty"));
@@ -218,7 +220,7 @@ fn needed<'a>(fields: &Fields<'a>, name: &str) -> Result<&'a str, Refusal> {
     fields.needed(name)?.as_str().ok_or_else(|| fields.refuse(name, "must be a string"))
 }
 
-fn read_item(item: &Value, path: &str, turns: &mut Turns) -> Result<(), Refusal> {
+fn read_item(item: &Value, path: &str, turns: &mut Turns<'_>) -> Result<(), Refusal> {
     match item["type"].as_str().unwrap_or("message") {
         "message" => {
             let fields = Fields::at(item, path, MESSAGE)?;
@@ -231,11 +233,12 @@ fn read_item(item: &Value, path: &str, turns: &mut Turns) -> Result<(), Refusal>
         }
         "reasoning" => {
             let fields = Fields::at(item, path, REASONING)?;
-            let sealed = unseal(fields.str("encrypted_content").unwrap_or_default());
+            let sealed = fields.str("encrypted_content").unwrap_or_default();
             let said = |name| fields.array(name).unwrap_or_default().iter().filter_map(|part| part["text"].as_str());
             let content: String = said("content").collect();
-            let known = [sealed, &content].into_iter().find(|text| !text.is_empty()).map(str::to_owned);
-            turns.think(&known.unwrap_or_else(|| said("summary").collect::<Vec<_>>().join("\n\n")));
+            let summary = || said("summary").collect::<Vec<_>>().join("\n\n");
+            let told = if content.is_empty() { summary() } else { content };
+            turns.think_again(sealed, &told).map_err(|why| fields.refuse("encrypted_content", why))?;
         }
         kind @ ("function_call" | "custom_tool_call") => {
             let fields = Fields::at(item, path, CALL)?;
@@ -477,7 +480,7 @@ fn reasoning_item(form: &Form, id: &str, text: &str) -> Value {
         false => item["content"] = json!([{ "type": "reasoning_text", "text": text }]),
     }
     if form.sealed {
-        item["encrypted_content"] = json!(seal(text));
+        item["encrypted_content"] = json!(form.sealer.seal(text));
     }
     item
 }

@@ -38,6 +38,7 @@ impl Default for Setup<'_> {
 /// Starts one.
 pub(crate) fn start(setup: Setup<'_>) -> Running {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/deepseek_v4/micro-flash.gguf");
+    let key_dir = setup.kept.as_ref().and_then(|kept| kept.dir.clone());
     let options = Options { threads: Some(2), n_batch: 64, kept: setup.kept, ..Options::new(path) };
     let engine = Engine::open(&options).unwrap_or_else(|e| panic!("{e}"));
     let sessions = engine.sessions(setup.n_sessions, setup.n_ctx).unwrap_or_else(|e| panic!("{e}"));
@@ -50,6 +51,7 @@ pub(crate) fn start(setup: Setup<'_>) -> Running {
         seed: None,
         n_waiting_max: setup.n_waiting_max,
         n_connections_max: 512,
+        key_dir,
         prefix: "test".into(),
         warn: |line| eprintln!("{line}"),
     };

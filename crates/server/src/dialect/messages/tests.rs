@@ -14,13 +14,17 @@ fn check(request: Value, expect: Expect) {
         let sampling = sampling(&fields, &SamplerOptions::default(), None)?;
         let (n_max, stop, sealed) = (n_max(&fields), stop(&fields, "stop_sequences")?, is_sealed(&fields));
         let more = format!("t {}, n_max {n_max:?}, stop {stop:?}, sealed {sealed}\n", sampling.temperature);
-        Ok(show(&conversation(&fields)?) + &more)
+        Ok(show(&conversation(&fields, &sealer())?) + &more)
     });
     expect.assert_eq(&read.unwrap_or_else(|refusal| refusal.message));
 }
 
+fn sealer() -> Arc<Sealer> {
+    Arc::new(Sealer::new([0; 32]))
+}
+
 fn form() -> Form {
-    Form { model: "m".into(), sealed: false, one_call: false }
+    Form { model: "m".into(), sealed: false, sealer: sealer(), one_call: false }
 }
 
 #[test]
@@ -41,7 +45,7 @@ fn what_claude_code_sends_is_understood() {
                 ]},
                 {"role": "system", "content": "Skills: none."},
                 {"role": "assistant", "content": [
-                    {"type": "thinking", "thinking": "", "signature": "text:I list."},
+                    {"type": "thinking", "thinking": "", "signature": sealer().seal("I list.")},
                     {"type": "text", "text": "Now."},
                     {"type": "tool_use", "id": "call_1", "name": "Bash", "input": {"command": "ls", "b": 1}, "caller": {"type": "direct"}},
                     {"type": "tool_use", "id": "call_2", "name": "Bash", "input": {"command": "rm"}},
@@ -144,6 +148,11 @@ fn what_cannot_be_done_is_refused_by_name() {
     check(
         with("messages", json!([{"role": "user", "content": [{"type": "tool_result"}]}])),
         expect!["messages[0].content[0].tool_use_id: is missing"],
+    );
+    let thought = json!({"type": "thinking", "thinking": "So", "signature": sealer().seal("So") + "!"});
+    check(
+        with("messages", json!([{"role": "assistant", "content": [thought]}])),
+        expect!["messages[0].content[0].signature: was changed: send it back as it came, or leave it out"],
     );
     check(with("best_effort", json!(1)), expect!["best_effort: there is no such field"]);
     check(

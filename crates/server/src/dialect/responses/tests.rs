@@ -12,12 +12,16 @@ use crate::dialect::{
 fn check(request: Value, expect: Expect) {
     let read = Fields::of(&request, FIELDS).and_then(|fields| {
         sampling(&fields, &SamplerOptions::default(), None)?;
-        let (conversation, form) = read_fields(&fields, "m")?;
+        let (conversation, form) = read_fields(&fields, "m", &sealer())?;
         let Form { summary, sealed, one_call, .. } = form;
         let more = format!("n_max {:?}, summary {summary}, sealed {sealed}, one {one_call}\n", n_max(&fields));
         Ok(show(&conversation) + &more)
     });
     expect.assert_eq(&read.unwrap_or_else(|refusal| refusal.message));
+}
+
+fn sealer() -> Arc<Sealer> {
+    Arc::new(Sealer::new([0; 32]))
 }
 
 fn form() -> Form {
@@ -28,7 +32,7 @@ fn form() -> Form {
         function,
     ];
     let head = Map::from_iter([("id".to_owned(), json!("resp_1"))]);
-    Form { head, origins, summary: false, sealed: false, one_call: false }
+    Form { head, origins, summary: false, sealed: false, sealer: sealer(), one_call: false }
 }
 
 #[test]
@@ -44,7 +48,7 @@ fn what_codex_sends_is_understood() {
                 message("user", "input_text", "<environment_context>"),
                 message("user", "input_text", "List files."),
                 {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "I list."}],
-                 "content": null, "encrypted_content": "text:I list."},
+                 "content": null, "encrypted_content": sealer().seal("I list.")},
                 message("assistant", "output_text", "Now."),
                 {"type": "function_call", "id": "fc_1", "name": "exec", "namespace": "shell", "arguments": "{\"cmd\": \"ls\"}", "call_id": "call_1"},
                 {"type": "custom_tool_call", "status": "completed", "call_id": "call_2", "name": "apply_patch", "input": "*** Begin"},

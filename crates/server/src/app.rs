@@ -22,7 +22,7 @@ use http_body_util::BodyExt as _;
 use models::{ChatOptions, Effort, WishError};
 use serde_json::Value;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
 };
 
@@ -32,7 +32,7 @@ use crate::{
     guard::Access,
     metrics::Metrics,
     openapi, page,
-    reply::{Choice, json, or_refusal, stream, whole},
+    reply::{Choice, json, or_refusal, stream, whole, with},
     seal::Sealer,
     work::{Answers, Work},
 };
@@ -62,6 +62,26 @@ pub(crate) struct App {
     pub(crate) room: Arc<Semaphore>,
     /// Turns to read one.
     pub(crate) readers: Semaphore,
+    /// How many requests have come whose answers have not gone.
+    pub(crate) under_way: watch::Sender<usize>,
+    /// Whether the server ends.
+    pub(crate) ending: watch::Receiver<bool>,
+}
+
+/// A request that is under way, until its answer is dropped.
+struct UnderWay(Arc<App>);
+
+impl UnderWay {
+    fn begin(app: Arc<App>) -> UnderWay {
+        app.under_way.send_modify(|n| *n += 1);
+        UnderWay(app)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.send_modify(|n| *n -= 1);
+    }
 }
 
 /// The model that is served.
@@ -155,6 +175,7 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     let checked = app.access.check_way(request.headers(), request.uri());
     let checked =
         if free || is_preflight { checked } else { checked.and_then(|()| app.access.check_key(request.headers())) };
+    let under_way = UnderWay::begin(app.clone());
     let mut response = match checked {
         Err(refusal) => refusal.into_response(dialect),
         Ok(()) if is_preflight => preflight(asked),
@@ -168,7 +189,7 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
         response.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
+    response.map(|body| with(under_way, body))
 }
 
 /// What a browser asks before it asks: which headers a page may send. Any, if the page may ask at all.
@@ -208,7 +229,13 @@ async fn body(
         return Err(too_large());
     }
     let (mut bytes, mut room, start) = (Vec::new(), None, Instant::now());
-    while let Some(frame) = timeout(BODY_PAUSE, body.frame()).await.map_err(|_| too_slow())? {
+    let mut ending = app.ending.clone();
+    loop {
+        let frame = tokio::select! {
+            frame = timeout(BODY_PAUSE, body.frame()) => frame.map_err(|_| too_slow())?,
+            _ = ending.wait_for(|ending| *ending) => return Err(Refusal::ending()),
+        };
+        let Some(frame) = frame else { break };
         let frame = frame.map_err(|_| Refusal::body("the body ended too early, or its parts have no right size"))?;
         bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
         let seconds = start.elapsed().as_secs();

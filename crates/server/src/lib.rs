@@ -9,6 +9,7 @@
 //! work.rs      threads that compute answers; the line before them
 //! replay.rs    what the model wrote when it called tools, to show it again
 //! likely.rs    how likely tokens were, in step with the text that they become
+//! socket.rs    whether a client is still there
 //! seal.rs      reasoning that clients keep for us
 //! reply.rs     answers on their way out, whole or as a stream
 //! openapi.rs   the interface, described from the tables of fields
@@ -34,12 +35,14 @@ mod page;
 mod replay;
 mod reply;
 mod seal;
+mod socket;
 mod work;
 
 use std::{
     io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -53,7 +56,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     runtime::Runtime,
     sync::{Semaphore, watch},
     time::{sleep, timeout},
@@ -65,6 +68,7 @@ use crate::{
     app::{App, Model},
     metrics::Metrics,
     seal::Sealer,
+    socket::Socket,
     work::Work,
 };
 
@@ -99,6 +103,8 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 const WRITE_TIME: Duration = Duration::from_secs(30);
 /// Time for answers that are under way at the end.
 const DRAIN_TIME: Duration = Duration::from_secs(30);
+/// Time for what is on its way out when no request is under way any more.
+const LAST_BYTES_TIME: Duration = Duration::from_secs(1);
 /// The most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Threads that serve connections.
@@ -158,6 +164,7 @@ impl Server {
             seed: options.seed,
             sealer,
         };
+        let ask_end = Arc::new(watch::Sender::new(false));
         let app = Arc::new(App {
             engine,
             work,
@@ -166,8 +173,9 @@ impl Server {
             metrics,
             room: Arc::new(Semaphore::new(app::N_ROOM)),
             readers: Semaphore::new(app::N_READERS),
+            under_way: watch::Sender::new(0),
+            ending: ask_end.subscribe(),
         });
-        let ask_end = Arc::new(watch::Sender::new(false));
         Ok(Server { runtime, listener, address, app, n_connections_max: options.n_connections_max, ask_end })
     }
 
@@ -248,15 +256,31 @@ async fn serve(
         tokio::spawn(async move {
             let _open = app.metrics.connected();
             let _place = place;
-            let _ = watcher.watch(connection(stream, router)).await; // who was cut off knows it
+            let socket = Socket::new(stream);
+            tokio::select! {
+                _ = watcher.watch(connection(socket.clone(), router)) => {} // who was cut off knows it
+                () = socket.gone() => {}
+            }
         });
     }
     graceful
 }
 
-/// Waits for open connections to complete what they ask, and cuts them off in the end.
+/// Waits for requests that are under way, and cuts them off in the end. Connections without one are not waited for: some say half a
+/// request and no more.
 async fn drain(open: GracefulShutdown, app: &Arc<App>) {
-    if timeout(DRAIN_TIME, open.shutdown()).await.is_err() {
+    let mut under_way = app.under_way.subscribe();
+    let idle = async {
+        let _ = under_way.wait_for(|n| *n == 0).await; // the sender is ours
+        sleep(LAST_BYTES_TIME).await;
+    };
+    let done = async {
+        tokio::select! {
+            () = open.shutdown() => {}
+            () = idle => {}
+        }
+    };
+    if timeout(DRAIN_TIME, done).await.is_err() {
         app.work.stop();
         sleep(Duration::from_millis(500)).await; // they are told
     }
@@ -264,13 +288,12 @@ async fn drain(open: GracefulShutdown, app: &Arc<App>) {
 
 /// Serves a connection's requests, one after another.
 fn connection(
-    stream: TcpStream,
+    socket: Socket,
     router: Router,
-) -> http1::Connection<TokioIo<std::pin::Pin<Box<TimeoutStream<TcpStream>>>>, TowerToHyperService<Router>> {
-    let _ = stream.set_nodelay(true);
-    let mut stream = TimeoutStream::new(stream);
+) -> http1::Connection<TokioIo<Pin<Box<TimeoutStream<Socket>>>>, TowerToHyperService<Router>> {
+    let mut stream = TimeoutStream::new(socket);
     stream.set_write_timeout(Some(WRITE_TIME));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_BYTES_MAX);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_BYTES_MAX).half_close(true);
     http.serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router))
 }

@@ -13,10 +13,11 @@ use std::{
 };
 
 use axum::{
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody},
     http::{HeaderValue, Response, header},
 };
 use futures_util::Stream;
+use hyper::body::{Frame, SizeHint};
 use models::ToolCall;
 use serde_json::Value;
 use tokio::{
@@ -264,6 +265,34 @@ pub(crate) fn stream<W: Writer + Unpin>(Answers { from, n }: Answers, writer: W)
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
+}
+
+/// A body, and what lives as long as it.
+struct With<T>(Body, T);
+
+/// A body that drops `kept` when it has been sent, or is given up.
+pub(crate) fn with<T: Send + Unpin + 'static>(kept: T, body: Body) -> Body {
+    Body::new(With(body, kept))
+}
+
+impl<T: Unpin> HttpBody for With<T> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.0).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
 }
 
 /// The reply with a JSON value.

@@ -533,6 +533,9 @@ impl Shared {
     /// Queues the other answers to a prompt that has been read, before all else: they begin with what is known of it.
     fn begin_others(&self, job: &Job) {
         let mut line = self.line();
+        if line.ending && job.others > 0 {
+            return job.say_last(Said::Failed(Refusal::ending())); // nobody would take them up
+        }
         for choice in (1..=job.others).rev() {
             let seed = job.sampling.seed.wrapping_add(choice as u64);
             let sampling = SamplerOptions { seed, ..job.sampling.clone() };

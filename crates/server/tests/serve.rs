@@ -358,3 +358,60 @@ fn reasoning_comes_back_out_of_its_seal_also_after_a_restart() {
     changed["signature"] = json!(format!("{}!", sealed["signature"].as_str().expect("a text")));
     assert_eq!(count(changed), (400, None));
 }
+
+#[test]
+fn who_closes_only_its_half_is_answered() {
+    let server = start(Setup { n_ctx: 4096, ..Setup::default() });
+    for stream in [false, true] {
+        let request = question(json!({"stream": stream, "max_tokens": 800})).to_string();
+        let mut client = server.connect();
+        client.write_all(&post("/v1/chat/completions", &request, "")).expect("it is read");
+        client.shutdown(std::net::Shutdown::Write).expect("it is open");
+        let mut reply = String::new();
+        client.read_to_string(&mut reply).expect("it is text");
+        assert!(reply.contains("\"finish_reason\":\"length\""), "{reply}");
+    }
+}
+
+#[test]
+fn bytes_behind_a_request_do_not_hide_that_the_client_went_away() {
+    let server = start(Setup { n_sessions: 1, n_ctx: 8192, ..Setup::default() });
+    for (n, stream) in [(1.0, false), (2.0, true)] {
+        let request = question(json!({"stream": stream, "max_tokens": 8000, "temperature": 1})).to_string();
+        let mut client = server.connect();
+        let next = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        let bytes = [&post("/v1/chat/completions", &request, "")[..], next].concat();
+        client.write_all(&bytes).expect("it is read");
+        wait_for("it is begun", || metric(&server, "test_sessions_busy") == 1.0);
+        drop(client);
+        let freed = wait_for("the session is free", || metric(&server, "test_sessions_busy") == 0.0);
+        assert!(freed < Duration::from_secs(1), "{freed:?}");
+        wait_for("it is counted", || metric(&server, "test_answers_abandoned_total") == n);
+    }
+}
+
+#[test]
+fn an_end_waits_for_nobody_who_asks_nothing() {
+    let server = start(Setup { n_sessions: 2, n_ctx: 4096, ..Setup::default() });
+    let halves: [&[u8]; 3] = [
+        b"",
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Le",
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+    ];
+    let half = |bytes: &[u8]| {
+        let mut client = server.connect();
+        client.write_all(bytes).expect("it is read");
+        client
+    };
+    let _stalled = halves.map(half);
+    let mut client = server.connect();
+    let request = question(json!({"stream": true, "n": 16, "max_tokens": 400})).to_string();
+    client.write_all(&post("/v1/chat/completions", &request, "")).expect("it is read");
+    wait_for("it is begun", || metric(&server, "test_sessions_busy") > 0.0);
+    let start = Instant::now();
+    server.end();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    let mut reply = String::new();
+    client.read_to_string(&mut reply).expect("it is text");
+    assert!(reply.contains("[DONE]"), "{reply}");
+}

@@ -34,6 +34,8 @@ pub struct AnswerOptions<'a> {
     pub stop: &'a [String],
     /// What the answer, but not its reasoning, must look like: a grammar for this engine's tokens.
     pub grammar: Option<&'a Grammar>,
+    /// The grammar is of the reasoning, too, and of the mark that ends it.
+    pub grammar_is_raw: bool,
     /// Added to the logits of tokens: see [`Sampler::bias`].
     pub logit_bias: &'a [(TokenId, f32)],
     /// Who is told of each token how likely it was.
@@ -442,6 +444,8 @@ mod tests {
         stop: &'a [&'a str],
         /// A regular expression.
         grammar: Option<&'a str>,
+        /// Of the reasoning, too.
+        raw: bool,
         /// Whether the model was asked to think.
         thinking: bool,
         bias: &'a [(TokenId, f32)],
@@ -455,6 +459,7 @@ mod tests {
         chat: false,
         stop: &[],
         grammar: None,
+        raw: false,
         thinking: true,
         bias: &[],
         cancel_at: usize::MAX,
@@ -487,6 +492,7 @@ mod tests {
             chat,
             stop: &stop,
             grammar: grammar.as_ref(),
+            grammar_is_raw: run.raw,
             logit_bias: run.bias,
             logprobs: None,
             given_up: None,
@@ -658,6 +664,12 @@ mod tests {
         check(&held, &["lo"], expect!["lo; the model computes no numbers at position 2"]);
         // Complete with the last token that there may be.
         check(&Run { n_max: 2, ..held }, &["lo", "x"], expect!["lo|x; EndOfTurn, 2 tokens, 1 computed"]);
+    }
+
+    #[test]
+    fn a_raw_grammar_holds_where_reasoning_would_begin() {
+        let held = Run { grammar: Some("(lo)+x"), raw: true, ..CHAT };
+        check(&held, &["<think>", "▁you", "lo", "x"], expect!["l|o|lo|x|·; EndOfTurn, 4 tokens, 3 computed"]);
     }
 
     #[test]

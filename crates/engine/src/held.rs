@@ -5,6 +5,8 @@
 //! the next token           the grammar's first, and so on to the end of the turn
 //! ```
 //!
+//! A grammar may also be of all that is generated, reasoning and the mark of its end included: then it holds from the first token.
+//!
 //! A model that opens its reasoning by itself may do so by the marker for it, in place of the first token; not if it was
 //! told not to think. What ends reasoning that was spelled out by ordinary tokens may bring the first characters of the
 //! answer in the same token: those are not held to anything.
@@ -19,18 +21,19 @@ pub(crate) struct Held {
     constraint: Constraint,
     /// What may come while it reasons.
     thoughts: TokenSet,
-    /// Whether a token of the answer has come. From then on nothing else can.
+    /// Whether a token that the grammar is about has come, or must. From then on nothing else can.
     begun: bool,
 }
 
 impl Held {
-    pub(crate) fn new(grammar: &Grammar, tokenizer: &Tokenizer, ends: &[TokenId]) -> Held {
+    /// Holds an answer to a grammar; from the first token if it `is_raw`: of the reasoning, too.
+    pub(crate) fn new(grammar: &Grammar, is_raw: bool, tokenizer: &Tokenizer, ends: &[TokenId]) -> Held {
         let mut constraint = grammar.start();
         let may_be_nothing = constraint.may_end();
         let mut thoughts = TokenSet::new(tokenizer.n_vocab());
         let may_come = |id: &TokenId| may_be_nothing || !ends.contains(id);
         (0..tokenizer.n_vocab() as TokenId).filter(may_come).for_each(|id| thoughts.insert(id));
-        Held { constraint, thoughts, begun: false }
+        Held { constraint, thoughts, begun: is_raw }
     }
 
     fn is_active(&self, section: Section) -> bool {

@@ -27,7 +27,7 @@ impl<'a> Picker<'a> {
         sampler.forbid((0..n_logits as TokenId).filter(|&id| tokenizer.is_unused(id)));
         sampler.bias(options.logit_bias);
         Picker {
-            held: options.grammar.map(|grammar| Held::new(grammar, tokenizer, ends)),
+            held: options.grammar.map(|grammar| Held::new(grammar, options.grammar_is_raw, tokenizer, ends)),
             is_biased: !options.logit_bias.is_empty(),
             logprobs: options.logprobs,
             scratch: Scratch::default(),

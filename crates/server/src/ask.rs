@@ -60,15 +60,22 @@ pub(crate) enum Rule {
     Choice(Vec<String>),
     /// A sentence of this grammar.
     Lark(String),
+    /// A sentence of this grammar is all that the model generates, marks included: its reasoning, and calls in its own syntax.
+    RawLark(String),
 }
 
 impl Rule {
+    /// Whether it is about all that is generated.
+    pub(crate) fn is_raw(&self) -> bool {
+        matches!(self, Rule::RawLark(_))
+    }
+
     /// The schema, for models that are told of it.
     pub(crate) fn schema(&self) -> Option<String> {
         match self {
             Rule::JsonObject => Some(r#"{"type": "object"}"#.to_owned()),
             Rule::JsonSchema(schema) => Some(schema.clone()),
-            Rule::Regex(_) | Rule::Choice(_) | Rule::Lark(_) => None,
+            Rule::Regex(_) | Rule::Choice(_) | Rule::Lark(_) | Rule::RawLark(_) => None,
         }
     }
 }

@@ -199,6 +199,8 @@ struct Job {
     n_max: usize,
     stop: Vec<String>,
     grammar: Option<Arc<Grammar>>,
+    /// The grammar is of the reasoning, too.
+    grammar_is_raw: bool,
     logit_bias: Vec<(TokenId, f32)>,
     logprobs: Option<usize>,
     choice: usize,
@@ -297,6 +299,7 @@ impl Work {
             n_max: ask.n_max.unwrap_or(usize::MAX),
             stop: ask.stop,
             grammar,
+            grammar_is_raw: ask.form.is_some_and(|form| form.rule.is_raw()),
             logit_bias: ask.logit_bias,
             logprobs: ask.logprobs,
             choice: 0,
@@ -320,7 +323,7 @@ impl Work {
             Rule::JsonObject => Source::JsonObject,
             Rule::JsonSchema(schema) => Source::JsonSchema(schema),
             Rule::Regex(pattern) => Source::Regex(pattern),
-            Rule::Lark(grammar) => Source::Lark(grammar),
+            Rule::Lark(grammar) | Rule::RawLark(grammar) => Source::Lark(grammar),
             Rule::Choice(texts) => {
                 let texts: Vec<_> = texts.iter().map(|text| Value::from(text.as_str()).to_string()).collect();
                 choice = format!("start: {}", texts.join(" | "));
@@ -508,6 +511,7 @@ impl Shared {
             chat,
             stop: &job.stop,
             grammar: job.grammar.as_deref(),
+            grammar_is_raw: job.grammar_is_raw,
             logit_bias: &job.logit_bias,
             logprobs: job.logprobs.map(|n_top| Logprobs { n_top, each: &each }),
             given_up: Some(&given_up),

@@ -118,3 +118,14 @@ fn a_form_that_is_none_is_refused_by_its_field() {
         }
     }
 }
+
+#[test]
+fn a_grammar_may_be_of_all_that_is_generated() {
+    let server = start(Setup::default());
+    let ids = server.post("/tokenize", &json!({"content": "</think>", "parse_special": true})).json();
+    let grammar = format!("start: \"Hm.\" <[{}]> \"So.\"", ids["tokens"][0]);
+    let form = json!({"grammar": grammar, "raw": true});
+    let asked = json!({"messages": [{"role": "user", "content": "Hello"}], "think": true, "structured_outputs": form});
+    let message = &server.post("/v1/chat/completions", &asked).json()["choices"][0]["message"];
+    assert_eq!((&message["reasoning_content"], &message["content"]), (&json!("Hm."), &json!("So.")));
+}

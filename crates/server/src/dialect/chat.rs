@@ -98,7 +98,7 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     let (thinking, effort) = wishes(&fields)?;
     let (tools, call) = tools(&fields)?;
     let form = one(response_format(&fields)?, form(&fields)?)?;
-    if let Some(form) = form.as_ref().filter(|_| !tools.is_empty() && call != Calls::Never) {
+    if let Some(form) = form.as_ref().filter(|form| !form.rule.is_raw() && !tools.is_empty() && call != Calls::Never) {
         return Err(Refusal::field(&form.field, "cannot be kept where tools may be called; leave the tools out"));
     }
     let schema = form.as_ref().and_then(|form| form.rule.schema());

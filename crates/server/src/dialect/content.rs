@@ -38,7 +38,9 @@ impl Conversation {
     /// It cannot do as is wished.
     pub(crate) fn ask(self, model: &Model, sampling: SamplerOptions) -> Result<Ask, Refusal> {
         let Conversation { messages, tools, call, form, thinking, effort, end, .. } = self;
-        if let Some(form) = form.as_ref().filter(|_| !tools.is_empty() && call != Calls::Never) {
+        if let Some(form) =
+            form.as_ref().filter(|form| !form.rule.is_raw() && !tools.is_empty() && call != Calls::Never)
+        {
             return Err(Refusal::field(&form.field, "cannot be kept where tools may be called; leave the tools out"));
         }
         let schema = form.as_ref().and_then(|form| form.rule.schema());

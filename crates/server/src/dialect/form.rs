@@ -28,6 +28,11 @@ const STRUCTURED: &[&[Field]] = &[&[
     acts("regex", Kind::Str, "A regular expression that matches all of the answer."),
     acts("choice", Kind::Array, "Texts, of which the answer is one."),
     acts("grammar", Kind::Str, "A grammar in Lark."),
+    acts(
+        "raw",
+        Kind::Bool,
+        "The grammar is of all that is generated: reasoning, the token that ends it, and calls as the model writes them.",
+    ),
     only("structural_tag", "null", "give a grammar in Lark"),
     only("whitespace_pattern", "null", "between words of JSON there may be a space, or a newline and indentation"),
     only("disable_any_whitespace", "false", "between words of JSON there may be a space, or a newline and indentation"),
@@ -80,8 +85,17 @@ fn structured(value: &Value, path: &str) -> Result<Form, Refusal> {
     let rules = kinds.map(|kind| rule(&fields, kind, kind));
     let mut rules = rules.into_iter().filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
     match (rules.pop(), rules.is_empty()) {
+        (Some(form), true) if fields.flag("raw") == Some(true) => raw(form, &fields),
         (Some(form), true) => Ok(form),
         _ => Err(Refusal::field(path, &format!("must have exactly one of {}", kinds.join(", ")))),
+    }
+}
+
+/// The form, of all that is generated.
+fn raw(form: Form, fields: &Fields<'_>) -> Result<Form, Refusal> {
+    match form.rule {
+        Rule::Lark(grammar) => Ok(Form { rule: Rule::RawLark(grammar), ..form }),
+        _ => Err(fields.refuse("raw", "is for a grammar: nothing else can name tokens")),
     }
 }
 
@@ -155,6 +169,10 @@ mod tests {
         assert_eq!(
             read(json!({"structured_outputs": {"regex": "a"}, "guided_regex": "b"})),
             Err("guided_regex: cannot be kept beside structured_outputs.regex: an answer has one form".into())
+        );
+        assert_eq!(
+            read(json!({"structured_outputs": {"regex": "a", "raw": true}})),
+            Err("structured_outputs.raw: is for a grammar: nothing else can name tokens".into())
         );
         assert_eq!(read(json!({"guided_choice": []})), Err("guided_choice: is empty".into()));
         assert_eq!(

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod arm;
+mod clients;
 mod fetch;
 mod kill;
 mod tidy;
@@ -12,6 +13,7 @@ use std::{env, error::Error, path::PathBuf, process::ExitCode};
 const USAGE: &str = "\
 cargo xtask tidy          report what is untidy; a test does the same
 cargo xtask fetch NAME    put a real model into models/: smollm2
+cargo xtask clients NAME  run clients of others against the server, or without a name all of them; what is needed is fetched
 cargo xtask arm           run the tests of quant and backend-cpu for ARM, under emulation
 cargo xtask kill ROUNDS   kill so many processes while they write what sessions remember, and look what is left; the tests
                           do 500";
@@ -22,6 +24,7 @@ fn main() -> ExitCode {
     let done = match args[..] {
         ["tidy"] => tidy(),
         ["fetch", name] => fetch::fetch(&root(), name).map(|path| println!("{}", path.display())),
+        ["clients", ref names @ ..] => clients::test(&root(), names),
         ["arm"] => arm::test(&root()),
         ["kill", rounds] => kill::test(&root(), rounds),
         _ => Err(USAGE.into()),

@@ -1,0 +1,95 @@
+//! What stands between a client and the server: it hands requests on as they are, with one more field that holds the answer to
+//! the script, and remembers what was asked and answered.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    http::{self, Message, exchange, read_request},
+    script::{Asked, Call, MARKS},
+};
+
+/// A request and its reply, as the server saw them.
+#[derive(Clone, Debug)]
+pub(crate) struct Exchange {
+    pub(crate) request: Message,
+    pub(crate) reply: Message,
+}
+
+/// A proxy that listens. It does as long as the program runs.
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    server: SocketAddr,
+    call: Option<Call>,
+    /// Of the script's marks.
+    ids: [u64; 2],
+    exchanges: Mutex<Vec<Exchange>>,
+}
+
+impl Proxy {
+    /// Listens for a client of `server` that is to make a call.
+    pub(crate) fn start(server: SocketAddr, call: Option<Call>) -> io::Result<Proxy> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared { server, call, ids: mark_ids(server)?, exchanges: Mutex::default() });
+        let of_thread = shared.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let shared = of_thread.clone();
+                // A client that breaks off has what it wants, or says itself what it lacks.
+                thread::spawn(move || drop(shared.serve(stream)));
+            }
+        });
+        Ok(Proxy { address, shared })
+    }
+
+    /// What has been asked and answered.
+    pub(crate) fn exchanges(&self) -> Vec<Exchange> {
+        self.shared.exchanges().clone()
+    }
+}
+
+impl Shared {
+    fn serve(&self, mut stream: TcpStream) -> io::Result<()> {
+        let Some(mut request) = read_request(&stream)? else { return Ok(()) };
+        self.hold_to_script(&mut request);
+        let reply = exchange(self.server, &request, &mut stream)?;
+        self.exchanges().push(Exchange { request, reply });
+        Ok(())
+    }
+
+    /// Adds what holds the answer to the script, unless the client itself says what it is to look like.
+    fn hold_to_script(&self, request: &mut Message) {
+        let Some(mut body) = request.json() else { return };
+        if let Some(asked) = Asked::read(request.path(), &body) {
+            let grammar = asked.grammar(self.call.as_ref(), self.ids);
+            body["structured_outputs"] = json!({ "grammar": grammar, "raw": true });
+            request.body = body.to_string().into_bytes();
+        }
+    }
+
+    fn exchanges(&self) -> MutexGuard<'_, Vec<Exchange>> {
+        self.exchanges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The tokens of the script's marks.
+fn mark_ids(server: SocketAddr) -> io::Result<[u64; 2]> {
+    let request = Message::post("/tokenize", &json!({ "content": MARKS.concat(), "parse_special": true }));
+    let reply = http::ask(server, &request)?;
+    let ids = reply.json().and_then(|body| {
+        let ids: Vec<u64> = body["tokens"].as_array()?.iter().filter_map(Value::as_u64).collect();
+        ids.try_into().ok()
+    });
+    ids.ok_or_else(|| io::Error::other(format!("the model lacks marks of DeepSeek V4: {}", reply.text())))
+}

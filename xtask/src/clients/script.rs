@@ -1,0 +1,207 @@
+//! What the model says to a client. It is a model with random weights, so it is held to the words by a grammar: it still samples
+//! every token of them, and reading, calling and streaming is the server's own.
+//!
+//! ```text
+//! the client's tool is offered        reasoning </think> a call of the tool, with a file that holds a secret word
+//! and its result has been sent        reasoning </think> The word is SECRET.
+//! neither: titles, summaries, chat    reasoning </think> Plain words.
+//! ```
+
+use serde_json::{Map, Value, json};
+
+/// What is said where there is nothing to call.
+pub(crate) const PLAIN: &str = "Plain words, as were asked for.";
+/// What is said before the secret word.
+pub(crate) const FOUND: &str = "The word is ";
+/// What secret words begin with.
+pub(crate) const SECRET: &str = "word-";
+
+const REASONING: &str = "Let me think about it.";
+/// The token that ends reasoning, and the one in tags of calls.
+pub(crate) const MARKS: [&str; 2] = ["</think>", "｜DSML｜"];
+
+/// A call that the model is to make.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) name: &'static str,
+    pub(crate) arguments: Value,
+}
+
+/// What a client asks of the model, whatever the interface.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// What may be called.
+    pub(crate) tools: Vec<String>,
+    /// The ids of the calls whose results it tells, and the results' texts.
+    pub(crate) results: Vec<(String, String)>,
+    thinks: bool,
+}
+
+impl Asked {
+    /// Reads a request; `None` if it wants no answer.
+    pub(crate) fn read(path: &str, request: &Value) -> Option<Asked> {
+        let results = match path {
+            "/v1/chat/completions" => results(request["messages"].as_array()?, "tool_call_id", "content"),
+            "/v1/responses" => match &request["input"] {
+                Value::Array(items) => results(items, "call_id", "output"),
+                _ => Vec::new(),
+            },
+            "/v1/messages" => {
+                let contents =
+                    request["messages"].as_array()?.iter().filter_map(|message| message["content"].as_array());
+                results(&contents.flatten().cloned().collect::<Vec<_>>(), "tool_use_id", "content")
+            }
+            _ => return None,
+        };
+        let tools = request["tools"].as_array().map(|tools| tools.iter().filter_map(name).collect());
+        Some(Asked { tools: tools.unwrap_or_default(), results, thinks: thinks(request) })
+    }
+
+    /// What the model is to say: texts, and between them marks.
+    fn script(&self, call: Option<&Call>) -> Vec<String> {
+        let offered = call.filter(|call| self.tools.iter().any(|tool| tool == call.name));
+        let said = match (self.results.last(), offered) {
+            (Some((_, text)), _) => format!("{FOUND}{}.", secret(text).unwrap_or("nowhere")),
+            (None, Some(call)) => called(call),
+            (None, None) => PLAIN.to_owned(),
+        };
+        let said = if self.thinks { format!("{REASONING}{}{said}", MARKS[0]) } else { said };
+        cut(&said)
+    }
+
+    /// The same as a grammar, in which marks are tokens with these ids.
+    pub(crate) fn grammar(&self, call: Option<&Call>, ids: [u64; 2]) -> String {
+        let word = |word: &String| match MARKS.iter().position(|mark| mark == word) {
+            Some(i) => format!("<[{}]>", ids[i]),
+            None => json!(word).to_string(),
+        };
+        format!("start: {}", self.script(call).iter().map(word).collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// Those of `items` that are results.
+fn results(items: &[Value], id: &str, content: &str) -> Vec<(String, String)> {
+    let result = |item: &Value| Some((item[id].as_str()?.to_owned(), texts(item.get(content)?)));
+    items.iter().filter_map(result).collect()
+}
+
+/// A text, or the texts of parts.
+fn texts(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => parts.iter().map(|part| texts(&part["text"])).collect(),
+        _ => String::new(),
+    }
+}
+
+fn name(tool: &Value) -> Option<String> {
+    let name = tool["function"]["name"].as_str().or(tool["name"].as_str());
+    name.map(str::to_owned)
+}
+
+/// Whether the model is to reason first; it does unless it is told not to.
+fn thinks(request: &Value) -> bool {
+    let off = [
+        request["reasoning_effort"] == "none",
+        request["reasoning"]["effort"] == "none",
+        request["output_config"]["effort"] == "none",
+        request["thinking"]["type"] == "disabled",
+        request["enable_thinking"] == false,
+        request["chat_template_kwargs"]["enable_thinking"] == false,
+    ];
+    !off.contains(&true)
+}
+
+/// A secret word in a text.
+pub(crate) fn secret(text: &str) -> Option<&str> {
+    let found = &text[text.find(SECRET)?..];
+    let end = found.find(|c: char| !c.is_ascii_alphanumeric() && c != '-').unwrap_or(found.len());
+    Some(&found[..end])
+}
+
+/// A call as DeepSeek V4 writes it.
+fn called(call: &Call) -> String {
+    let dsml = MARKS[1];
+    let parameter = |(key, value): (&String, &Value)| {
+        let (is_text, value) = match value {
+            Value::String(text) => (true, text.clone()),
+            other => (false, other.to_string()),
+        };
+        format!("<{dsml}parameter name=\"{key}\" string=\"{is_text}\">{value}</{dsml}parameter>\n")
+    };
+    let none = Map::new();
+    let parameters: String = call.arguments.as_object().unwrap_or(&none).iter().map(parameter).collect();
+    let invoke = format!("<{dsml}invoke name=\"{}\">\n{parameters}</{dsml}invoke>", call.name);
+    format!("I will look.\n\n<{dsml}tool_calls>\n{invoke}\n</{dsml}tool_calls>")
+}
+
+/// A text, cut where marks are.
+fn cut(text: &str) -> Vec<String> {
+    let mut parts = vec![text.to_owned()];
+    for mark in MARKS {
+        let around = |part: &String| {
+            part.split_inclusive(mark)
+                .flat_map(|part| match part.strip_suffix(mark) {
+                    Some(before) => vec![before.to_owned(), mark.to_owned()],
+                    None => vec![part.to_owned()],
+                })
+                .collect::<Vec<_>>()
+        };
+        parts = parts.iter().flat_map(around).filter(|part| !part.is_empty()).collect();
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look() -> Call {
+        Call { name: "look", arguments: json!({"path": "a \"b\"", "n": 3}) }
+    }
+
+    #[test]
+    fn a_tool_that_is_offered_is_called_until_its_result_is_there() {
+        let tools = json!([{"type": "function", "function": {"name": "look"}}]);
+        let asked = |messages: Value| {
+            Asked::read("/v1/chat/completions", &json!({"messages": messages, "tools": tools})).unwrap()
+        };
+        let first = asked(json!([{"role": "user", "content": "Hi"}]));
+        assert_eq!(
+            first.grammar(Some(&look()), [7, 8]).replace("<[8]>", "*"),
+            concat!(
+                r#"start: "Let me think about it." <[7]> "I will look.\n\n<" * "tool_calls>\n<" * "invoke name=\"look\">\n<" "#,
+                r#"* "parameter name=\"path\" string=\"true\">a \"b\"</" * "parameter>\n<" "#,
+                r#"* "parameter name=\"n\" string=\"false\">3</" * "parameter>\n</" "#,
+                r#"* "invoke>\n</" * "tool_calls>""#
+            )
+        );
+        assert_eq!(
+            first.script(Some(&Call { name: "other", ..look() })).concat(),
+            format!("{REASONING}</think>{PLAIN}")
+        );
+        let told = asked(json!([{"role": "tool", "tool_call_id": "1", "content": [{"text": "It is word-ab12."}]}]));
+        assert_eq!(told.script(Some(&look())).last().unwrap(), "The word is word-ab12.");
+    }
+
+    #[test]
+    fn all_interfaces_tell_results() {
+        let results = |path, request: Value| Asked::read(path, &request).unwrap().results;
+        let expected = [("1".to_owned(), "x".to_owned())];
+        assert_eq!(
+            results(
+                "/v1/responses",
+                json!({"input": [{"type": "function_call_output", "call_id": "1", "output": "x"}]})
+            ),
+            expected
+        );
+        let block = json!({"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "x"}]});
+        assert_eq!(results("/v1/messages", json!({"messages": [{"role": "user", "content": [block]}]})), expected);
+    }
+
+    #[test]
+    fn who_asks_for_no_reasoning_gets_none() {
+        let request = json!({"messages": [], "thinking": {"type": "disabled"}});
+        assert_eq!(Asked::read("/v1/messages", &request).unwrap().script(None), [PLAIN]);
+    }
+}

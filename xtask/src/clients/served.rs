@@ -1,0 +1,98 @@
+//! The server that is tested: built from this repository, with the smallest model that has DeepSeek V4's structure and format.
+
+use std::{
+    error::Error,
+    fs::File,
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::Value;
+
+/// Its vocabulary is bytes, so that a conversation takes as many tokens as it has letters: some clients' instructions have 100,000.
+const MODEL: &str = "testdata/deepseek_v4/micro-long.gguf";
+/// Room for them.
+pub(crate) const CLIENTS: &[&str] = &["--sessions", "4", "--ctx", "200000"];
+/// Little room, and a key that has to be known.
+pub(crate) const LIBRARIES: &[&str] = &["--sessions", "2", "--ctx", "4096", "--api-key", KEY];
+pub(crate) const KEY: &str = "a-key-of-these-tests";
+/// What the model is called by clients.
+pub(crate) const NAME: &str = "micro";
+
+/// A server that runs, until it is dropped.
+pub(crate) struct Served {
+    pub(crate) address: SocketAddr,
+    process: Child,
+}
+
+/// Builds the program, as the tests do that have it built already. Returns where it is.
+pub(crate) fn build(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
+    let args =
+        ["build", "--quiet", "--package", "cli", "--profile", "test", "--message-format", "json-render-diagnostics"];
+    let built = Command::new("cargo").current_dir(root).args(args).stderr(Stdio::inherit()).output()?;
+    let messages = String::from_utf8(built.stdout)?;
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let program = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last();
+    program.ok_or_else(|| format!("cargo build: {}", built.status).into())
+}
+
+impl Served {
+    /// Starts one that keeps what it computes in a folder, and what it has to say in a file there.
+    pub(crate) fn start(program: &Path, root: &Path, folder: &Path, flags: &[&str]) -> Result<Served, Box<dyn Error>> {
+        let mut process = Command::new(program)
+            .args(["serve", "--port", "0", "--alias", NAME, "--model"])
+            .arg(root.join(MODEL))
+            .args(flags)
+            .arg("--kv-disk-dir")
+            .arg(folder.join("kv"))
+            .arg("--cache-dir")
+            .arg(folder.join("cache"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut lines = BufReader::new(process.stderr.take().ok_or("it was asked for")?);
+        let mut told = String::new();
+        while lines.read_line(&mut told)? > 0 {
+            if let Some(address) = told.lines().last().and_then(address) {
+                let mut log = File::create(folder.join("server.log"))?;
+                std::thread::spawn(move || std::io::copy(&mut lines, &mut log));
+                return Ok(Served { address, process });
+            }
+        }
+        Err(format!("the server ended: {told}").into())
+    }
+
+    /// Has it end in an orderly way, and waits for that.
+    pub(crate) fn end(mut self) -> Result<(), Box<dyn Error>> {
+        let asked = Command::new("kill").arg(self.process.id().to_string()).status()?;
+        let ended = self.process.wait()?;
+        if asked.success() && ended.success() { Ok(()) } else { Err(format!("the server ended with {ended}").into()) }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.process.kill(); // it may have ended
+        let _ = self.process.wait();
+    }
+}
+
+/// Where the server says that it listens.
+fn address(line: &str) -> Option<SocketAddr> {
+    line.split("http://").nth(1)?.split([',', ';', ' ', '/']).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_is_read_from_what_the_server_says() {
+        let line = "micro, DeepSeek V4, at http://127.0.0.1:8123; Ctrl+C ends";
+        assert_eq!(address(line), Some(SocketAddr::from(([127, 0, 0, 1], 8123))));
+        assert_eq!(address("opening"), None);
+    }
+}

@@ -244,7 +244,7 @@ fn an_answer_is_a_stream_of_items() {
 fn reasoning_is_told_as_asked() {
     let script = vec![thinks("Why"), ends(Stop::EndOfTurn, 0)];
     let form = Form { summary: true, sealed: true, ..form() };
-    expect![[r#"{"id":"resp_1","status":"completed","error":null,"incomplete_details":null,"output":[{"id":"rs_ID","type":"reasoning","summary":[{"type":"summary_text","text":"Why"}],"encrypted_content":"text:Why"}],"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":107}}"#]].assert_eq(&without_ids(&reply(&form, &choice(script.clone())).to_string()));
+    expect![[r#"{"id":"resp_1","status":"completed","error":null,"incomplete_details":null,"output":[{"id":"rs_ID","type":"reasoning","summary":[{"type":"summary_text","text":"Why"}],"encrypted_content":"r1:6d3b74ff:0fd7f5859fbfa1635f0f20ba38084ec095deb4dc0fb4a886c59e3e0712da2749:Why"}],"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":107}}"#]].assert_eq(&without_ids(&reply(&form, &choice(script.clone())).to_string()));
     expect![[r#"
         event: response.created
         data: {"type":"response.created","sequence_number":0,"response":{"id":"resp_1","tools":[],"status":"in_progress","error":null,"incomplete_details":null,"output":[],"usage":null}}
@@ -268,10 +268,10 @@ fn reasoning_is_told_as_asked() {
         data: {"type":"response.reasoning_summary_part.done","sequence_number":6,"summary_index":0,"part":{"type":"summary_text","text":"Why"},"item_id":"rs_ID","output_index":0}
 
         event: response.output_item.done
-        data: {"type":"response.output_item.done","sequence_number":7,"output_index":0,"item":{"id":"rs_ID","type":"reasoning","summary":[{"type":"summary_text","text":"Why"}],"encrypted_content":"text:Why"}}
+        data: {"type":"response.output_item.done","sequence_number":7,"output_index":0,"item":{"id":"rs_ID","type":"reasoning","summary":[{"type":"summary_text","text":"Why"}],"encrypted_content":"r1:6d3b74ff:0fd7f5859fbfa1635f0f20ba38084ec095deb4dc0fb4a886c59e3e0712da2749:Why"}}
 
         event: response.completed
-        data: {"type":"response.completed","sequence_number":8,"response":{"id":"resp_1","status":"completed","error":null,"incomplete_details":null,"output":[{"id":"rs_ID","type":"reasoning","summary":[{"type":"summary_text","text":"Why"}],"encrypted_content":"text:Why"}],"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":107}}}
+        data: {"type":"response.completed","sequence_number":8,"response":{"id":"resp_1","status":"completed","error":null,"incomplete_details":null,"output":[{"id":"rs_ID","type":"reasoning","summary":[{"type":"summary_text","text":"Why"}],"encrypted_content":"r1:6d3b74ff:0fd7f5859fbfa1635f0f20ba38084ec095deb4dc0fb4a886c59e3e0712da2749:Why"}],"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":107}}}
 
     "#]].assert_eq(&streamed(Events::new(form), script));
 }

@@ -263,6 +263,10 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "X", default_value = "0", value_parser = number, allow_negative_numbers = true)]
     pub(crate) frequency_penalty: f32,
 
+    /// Let an answer go on that says the same again and again
+    #[arg(long)]
+    pub(crate) may_repeat: bool,
+
     /// The same seed gives the same answer [default: a new one each time]
     #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
@@ -582,6 +586,7 @@ impl SamplingArgs {
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
             seed: self.seed.unwrap_or_else(fresh_seed),
+            may_repeat: self.may_repeat,
             ..SamplerOptions::default()
         };
         match options.check() {

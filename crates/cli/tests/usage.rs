@@ -91,6 +91,7 @@ fn help_is_short_with_one_dash() {
                   --presence-penalty <X>   Lower the logits of recent tokens by this [default: 0]
                   --frequency-penalty <X>  Lower the logits of recent tokens by this for each occurrence
                                            [default: 0]
+                  --may-repeat             Let an answer go on that says the same again and again
                   --seed <N>               The same seed gives the same answer [default: a new one each time]
 
             Memory:

@@ -21,7 +21,7 @@ use grammar::Grammar;
 use models::{Chat, ChatOptions, Event, Events, Section};
 use tokenizer::{Decoder, TokenId, TokenType, Tokenizer};
 
-use crate::{Engine, Error, Logprobs, Sampler, Session, picker::Picker, stop::StopFinder};
+use crate::{Engine, Error, Logprobs, Sampler, Session, picker::Picker, repeats::Repeats, stop::StopFinder};
 
 /// How far to go on, and how to read what comes.
 #[derive(Clone, Copy, Default)]
@@ -71,6 +71,8 @@ pub enum Stop {
     Length,
     /// The session has no room for another token.
     ContextFull,
+    /// It said the same block of tokens again and again, and would have gone on: see [`SamplerOptions`](crate::SamplerOptions).
+    Repeats,
     /// The caller's function broke off, or it was given up.
     Cancelled,
 }
@@ -134,6 +136,7 @@ fn generate(
     let start = Instant::now();
     let n_before = timeline.tokens().len();
     let mut ids = Vec::new();
+    let mut repeats = (!picker.may_repeat()).then(Repeats::new);
     let stop = loop {
         let section = reader.section();
         if picker.is_complete(section) {
@@ -159,6 +162,9 @@ fn generate(
         ids.push(id);
         if let ControlFlow::Break(stop) = reader.read(id, on) {
             break stop;
+        }
+        if repeats.as_mut().is_some_and(|repeats| repeats.push(&ids)) {
+            break reader.finish(on).unwrap_or(Stop::Repeats);
         }
     };
     let n_computed = timeline.tokens().len() - n_before;
@@ -552,6 +558,21 @@ mod tests {
             &["lo", "ST", "OP", "lo"],
             expect!["lo|ST; Cancelled, 2 tokens, 1 computed"],
         );
+    }
+
+    #[test]
+    fn it_ends_where_it_says_the_same_for_ever() {
+        let script: Vec<&str> = ["lo", "▁you", "▁Hi"].into_iter().cycle().take(3000).collect();
+        let ended = |may_repeat| {
+            let options = AnswerOptions { n_max: 2500, ..AnswerOptions::default() };
+            let mut sampler = Sampler::new(SamplerOptions { may_repeat, ..SamplerOptions::greedy() });
+            let mut session = Scripted::new(9999, ids(&script));
+            let on = &mut |_| ControlFlow::Continue(());
+            let answer = generate(&tokenizer(), &mut session, &mut sampler, &options, on).unwrap();
+            (answer.stop, answer.ids.len())
+        };
+        assert_eq!(ended(false), (Stop::Repeats, 2048));
+        assert_eq!(ended(true), (Stop::Length, 2500));
     }
 
     #[test]

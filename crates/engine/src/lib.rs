@@ -26,6 +26,7 @@ mod machine;
 mod picker;
 mod pieces;
 mod plan;
+mod repeats;
 mod runner;
 mod sampler;
 mod seam;

@@ -36,6 +36,11 @@ impl<'a> Picker<'a> {
         }
     }
 
+    /// Whether the answer may say the same without end.
+    pub(crate) fn may_repeat(&self) -> bool {
+        self.sampler.options().may_repeat
+    }
+
     /// Whether the answer is complete and cannot go on.
     pub(crate) fn is_complete(&self, section: Section) -> bool {
         self.held.as_ref().is_some_and(|held| held.is_complete(section))

@@ -54,6 +54,8 @@ pub struct SamplerOptions {
     pub penalty_last_n: usize,
     /// The same seed and the same logits give the same tokens.
     pub seed: u64,
+    /// Whether an answer that says the same again and again may go on; else it ends with [`Stop::Repeats`](crate::Stop).
+    pub may_repeat: bool,
 }
 
 impl Default for SamplerOptions {
@@ -68,6 +70,7 @@ impl Default for SamplerOptions {
             frequency_penalty: 0.0,
             penalty_last_n: 64,
             seed: 0,
+            may_repeat: false,
         }
     }
 }

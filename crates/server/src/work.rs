@@ -96,17 +96,24 @@ pub(crate) struct Finish {
 pub(crate) enum Detail {
     /// What was meant as a call is told as text.
     MalformedCall,
+    /// It said the same again and again.
+    Repetition,
 }
 
 impl Detail {
     fn of(answer: &Answer) -> Option<Detail> {
-        (answer.broke && answer.stop == Stop::EndOfTurn).then_some(Detail::MalformedCall)
+        match answer.stop {
+            Stop::EndOfTurn if answer.broke => Some(Detail::MalformedCall),
+            Stop::Repeats => Some(Detail::Repetition),
+            _ => None,
+        }
     }
 
     /// A word for programs, which never changes.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Detail::MalformedCall => "malformed_tool_call",
+            Detail::Repetition => "repetition",
         }
     }
 }

@@ -333,7 +333,7 @@ fn finish(line: &mut Value, finish: &Finish) {
     let (usage, timings) = (finish.usage, finish.timings);
     let ns = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     line["done_reason"] = json!(match finish.stop {
-        engine::Stop::Length | engine::Stop::ContextFull => "length",
+        engine::Stop::Length | engine::Stop::ContextFull | engine::Stop::Repeats => "length",
         _ => "stop",
     });
     tell_detail(line, finish);

@@ -452,7 +452,7 @@ fn response(form: &Form, status: &str, output: &[Value], finish: Option<&Finish>
 /// How far an answer got.
 fn status(finish: &Finish) -> &'static str {
     match finish.stop {
-        engine::Stop::Length | engine::Stop::ContextFull => "incomplete",
+        engine::Stop::Length | engine::Stop::ContextFull | engine::Stop::Repeats => "incomplete",
         _ => "completed",
     }
 }

@@ -5,7 +5,7 @@
 mod arm;
 mod clients;
 mod fetch;
-mod kill;
+mod more;
 mod tidy;
 
 use std::{env, error::Error, path::PathBuf, process::ExitCode};
@@ -16,7 +16,9 @@ cargo xtask fetch NAME    put a real model into models/: smollm2
 cargo xtask clients NAME  run clients of others against the server, or without a name all of them; what is needed is fetched
 cargo xtask arm           run the tests of quant and backend-cpu for ARM, under emulation
 cargo xtask kill ROUNDS   kill so many processes while they write what sessions remember, and look what is left; the tests
-                          do 500";
+                          do 500
+cargo xtask mutate [N]    send so many requests with something wrong (10000), and tell what memory the server takes before and
+                          behind them; the tests send 2000";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -26,7 +28,9 @@ fn main() -> ExitCode {
         ["fetch", name] => fetch::fetch(&root(), name).map(|path| println!("{}", path.display())),
         ["clients", ref names @ ..] => clients::test(&root(), names),
         ["arm"] => arm::test(&root()),
-        ["kill", rounds] => kill::test(&root(), rounds),
+        ["kill", rounds] => more::test(&root(), &more::KILL, rounds),
+        ["mutate"] => more::test(&root(), &more::MUTATE, "10000"),
+        ["mutate", rounds] => more::test(&root(), &more::MUTATE, rounds),
         _ => Err(USAGE.into()),
     };
     match done {

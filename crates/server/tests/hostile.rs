@@ -1,4 +1,5 @@
-//! Clients that are broken, or mean to break us: whatever they send, others are served.
+//! Clients that are broken, or mean to break us: whatever they send, others are served. `SERVER_MUTATIONS` says how many requests
+//! are sent with something wrong (`cargo xtask mutate`).
 #![allow(missing_docs)]
 
 mod common;
@@ -68,6 +69,10 @@ fn valid() -> Vec<(&'static str, String)> {
         ("/v1/responses", json!({"model": "micro", "input": [{"type": "message", "role": "user", "content": [
             {"type": "input_text", "text": "Hi"}]}], "instructions": "Be brief", "max_output_tokens": 2, "stream": true, "store": false,
             "tools": [{"type": "function", "name": "look", "parameters": {}}], "include": ["reasoning.encrypted_content"]}).to_string()),
+        ("/api/generate", json!({"model": "micro", "prompt": "Hi", "system": "Be brief", "stream": true, "think": false,
+            "options": {"num_predict": 2, "temperature": 0.5, "stop": ["a"]}}).to_string()),
+        ("/v1/messages/count_tokens", json!({"messages": [{"role": "user", "content": "Hi"}], "system": "Be brief"}).to_string()),
+        ("/v1/responses/input_tokens", json!({"input": "Hi", "instructions": "Be brief"}).to_string()),
         ("/api/chat", json!({"model": "micro", "messages": [{"role": "user", "content": "Hi"}], "options": {"num_predict": 2}}).to_string()),
         ("/tokenize", json!({"content": "Hello", "add_special": true, "with_pieces": true}).to_string()),
         ("/detokenize", json!({"tokens": [1, 2, 3]}).to_string()),
@@ -113,11 +118,13 @@ fn answer(server: &Running) -> String {
 fn no_request_breaks_the_server() {
     let server = start(Setup { n_ctx: 4096, ..Setup::default() });
     let (before, valid, mut random) = (answer(&server), valid(), Random(1));
+    let n_rounds = std::env::var("SERVER_MUTATIONS").map_or(2000, |text| text.parse().expect("it is a number"));
     for (path, body) in &valid {
         let reply = server.raw(&post(path, body, ""));
         assert_eq!(reply.status, 200, "{path}: {reply:?}");
     }
-    for round in 0..2000 {
+    let resident = resident_mib();
+    for round in 0..n_rounds {
         let (path, body) = &valid[random.below(valid.len())];
         let body = mutated(body, &mut random);
         let head = format!(
@@ -133,6 +140,14 @@ fn no_request_breaks_the_server() {
         }
     }
     assert_eq!(answer(&server), before);
+    println!("{n_rounds} requests: {resident:?} MiB resident before, {:?} MiB behind them", resident_mib());
+}
+
+/// What this process, server and client, takes of memory; where the system tells.
+fn resident_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? >> 10)
 }
 
 #[test]

@@ -378,7 +378,11 @@ fn who_closes_only_its_half_is_answered() {
 fn bytes_behind_a_request_do_not_hide_that_the_client_went_away() {
     let server = start(Setup { n_sessions: 1, n_ctx: 8192, ..Setup::default() });
     for (n, stream) in [(1.0, false), (2.0, true)] {
-        let request = question(json!({"stream": stream, "max_tokens": 8000, "temperature": 1})).to_string();
+        // It must not end by itself.
+        let end =
+            server.post("/tokenize", &json!({"content": "<｜end▁of▁sentence｜>"})).json()["tokens"][0].to_string();
+        let more = json!({"stream": stream, "max_tokens": 8000, "temperature": 1, "logit_bias": {end: -100}});
+        let request = question(more).to_string();
         let mut client = server.connect();
         let next = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
         let bytes = [&post("/v1/chat/completions", &request, "")[..], next].concat();

@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use crate::{
-    dialect::{chat, completions, messages, models as model_list, ollama, responses, tokens},
+    dialect::{chat, completions, messages, models as model_list, new_id, ollama, responses, tokens},
     error::{Dialect, Refusal},
     guard::Access,
     metrics::Metrics,
@@ -167,6 +167,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 /// Lets a request through that may come in.
 async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response<Body> {
     let dialect = Dialect::of(request.uri().path());
+    let id = request_id(request.headers());
     let origin = request.headers().get(header::ORIGIN).cloned();
     let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let is_preflight =
@@ -189,7 +190,24 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
         response.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if dialect == Dialect::Anthropic {
+        response.headers_mut().insert("request-id", id.clone());
+    }
+    response.headers_mut().insert(REQUEST_ID, id);
     response.map(|body| with(under_way, body))
+}
+
+/// What a reply is told from others by.
+const REQUEST_ID: &str = "x-request-id";
+
+/// What the client calls its request, if that is a word that can be repeated anywhere; else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let is_sound = |id: &&HeaderValue| {
+        let is_sign = |b: &u8| b.is_ascii_alphanumeric() || b"-_.".contains(b);
+        (1..=64).contains(&id.len()) && id.as_bytes().iter().all(is_sign)
+    };
+    let new = || HeaderValue::from_str(&new_id("req_")).expect("it has letters and digits only");
+    headers.get(REQUEST_ID).filter(is_sound).cloned().unwrap_or_else(new)
 }
 
 /// What a browser asks before it asks: which headers a page may send. Any, if the page may ask at all.

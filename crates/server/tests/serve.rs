@@ -420,3 +420,21 @@ fn an_end_waits_for_nobody_who_asks_nothing() {
     client.read_to_string(&mut reply).expect("it is text");
     assert!(reply.contains("[DONE]"), "{reply}");
 }
+
+#[test]
+fn every_reply_has_an_id() {
+    let server = start(Setup::default());
+    let id = |header: &str, path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\r\n");
+        let head = server.raw(request.as_bytes()).head.to_ascii_lowercase();
+        let line = head.lines().find_map(|line| line.strip_prefix("x-request-id: ").map(str::to_owned));
+        line.unwrap_or_else(|| panic!("{head}"))
+    };
+    let new = |header: &str, path: &str| {
+        let id = id(header, path);
+        id.len() == 36 && id.starts_with("req_")
+    };
+    assert!(new("", "/health") && new("", "/nowhere") && id("", "/health") != id("", "/health"));
+    assert_eq!(id("X-Request-Id: my-7.a_b\r\n", "/v1/models"), "my-7.a_b");
+    assert!(new("X-Request-Id: \"a\" b\r\n", "/") && new(&format!("X-Request-Id: {}\r\n", "x".repeat(65)), "/"));
+}

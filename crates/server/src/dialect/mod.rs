@@ -53,6 +53,8 @@ What requests may say, from the tables that requests are read by (`UPDATE_EXPECT
 A field that is not here is refused by its name; `null` is as if a field were not there. `n/a` in the second column marks fields
 that clients send and that change nothing.
 
+Every reply has an `x-request-id`: the request's own, if that has 1 to 64 letters, digits and `-_.`, else a new one.
+
 An answer that came to no good end says so in `finish_detail`, beside the reason that its dialect has:
 
 | `finish_detail` | |

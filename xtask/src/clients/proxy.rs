@@ -22,6 +22,13 @@ pub(crate) struct Exchange {
     pub(crate) reply: Message,
 }
 
+impl Exchange {
+    /// The same request again, to a server.
+    pub(crate) fn again(&self, server: SocketAddr) -> io::Result<Exchange> {
+        Ok(Exchange { request: self.request.clone(), reply: http::ask(server, &self.request)? })
+    }
+}
+
 /// A proxy that listens. It does as long as the program runs.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,

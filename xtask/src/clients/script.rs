@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! the client's tool is offered        reasoning </think> a call of the tool, with a file that holds a secret word
-//! and its result has been sent        reasoning </think> The word is SECRET.
+//! and its result has been sent        reasoning </think> The word is SECRET. (and the call that ends the work, for who wants one)
 //! neither: titles, summaries, chat    reasoning </think> Plain words.
 //! ```
 
@@ -16,7 +16,8 @@ pub(crate) const FOUND: &str = "The word is ";
 /// What secret words begin with.
 pub(crate) const SECRET: &str = "word-";
 
-const REASONING: &str = "Let me think about it.";
+/// What the model thinks.
+pub(crate) const REASONING: &str = "Let me think about it.";
 /// The token that ends reasoning, and the one in tags of calls.
 pub(crate) const MARKS: [&str; 2] = ["</think>", "｜DSML｜"];
 
@@ -25,6 +26,8 @@ pub(crate) const MARKS: [&str; 2] = ["</think>", "｜DSML｜"];
 pub(crate) struct Call {
     pub(crate) name: &'static str,
     pub(crate) arguments: Value,
+    /// Arguments of a second one, by which the work is ended.
+    pub(crate) closing: Option<Value>,
 }
 
 /// What a client asks of the model, whatever the interface.
@@ -61,8 +64,12 @@ impl Asked {
     fn script(&self, call: Option<&Call>) -> Vec<String> {
         let offered = call.filter(|call| self.tools.iter().any(|tool| tool == call.name));
         let said = match (self.results.last(), offered) {
-            (Some((_, text)), _) => format!("{FOUND}{}.", secret(text).unwrap_or("nowhere")),
-            (None, Some(call)) => called(call),
+            (Some((_, text)), call) => {
+                let found = secret(text).unwrap_or("nowhere");
+                let closing = call.and_then(|call| Some(called(call.name, call.closing.as_ref()?)));
+                format!("{FOUND}{found}.{}", closing.unwrap_or_default())
+            }
+            (None, Some(call)) => format!("I will look.{}", called(call.name, &call.arguments)),
             (None, None) => PLAIN.to_owned(),
         };
         let said = if self.thinks { format!("{REASONING}{}{said}", MARKS[0]) } else { said };
@@ -120,7 +127,7 @@ pub(crate) fn secret(text: &str) -> Option<&str> {
 }
 
 /// A call as DeepSeek V4 writes it.
-fn called(call: &Call) -> String {
+fn called(name: &str, arguments: &Value) -> String {
     let dsml = MARKS[1];
     let parameter = |(key, value): (&String, &Value)| {
         let (is_text, value) = match value {
@@ -130,9 +137,9 @@ fn called(call: &Call) -> String {
         format!("<{dsml}parameter name=\"{key}\" string=\"{is_text}\">{value}</{dsml}parameter>\n")
     };
     let none = Map::new();
-    let parameters: String = call.arguments.as_object().unwrap_or(&none).iter().map(parameter).collect();
-    let invoke = format!("<{dsml}invoke name=\"{}\">\n{parameters}</{dsml}invoke>", call.name);
-    format!("I will look.\n\n<{dsml}tool_calls>\n{invoke}\n</{dsml}tool_calls>")
+    let parameters: String = arguments.as_object().unwrap_or(&none).iter().map(parameter).collect();
+    let invoke = format!("<{dsml}invoke name=\"{name}\">\n{parameters}</{dsml}invoke>");
+    format!("\n\n<{dsml}tool_calls>\n{invoke}\n</{dsml}tool_calls>")
 }
 
 /// A text, cut where marks are.
@@ -157,7 +164,7 @@ mod tests {
     use super::*;
 
     fn look() -> Call {
-        Call { name: "look", arguments: json!({"path": "a \"b\"", "n": 3}) }
+        Call { name: "look", arguments: json!({"path": "a \"b\"", "n": 3}), closing: None }
     }
 
     #[test]
@@ -182,6 +189,12 @@ mod tests {
         );
         let told = asked(json!([{"role": "tool", "tool_call_id": "1", "content": [{"text": "It is word-ab12."}]}]));
         assert_eq!(told.script(Some(&look())).last().unwrap(), "The word is word-ab12.");
+        let closing = Call { closing: Some(json!({})), ..look() };
+        let script = told.script(Some(&closing)).concat();
+        assert!(
+            script.contains("The word is word-ab12.\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"look\">"),
+            "{script}"
+        );
     }
 
     #[test]

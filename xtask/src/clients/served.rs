@@ -34,7 +34,7 @@ pub(crate) fn build(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
     let built = Command::new("cargo").current_dir(root).args(args).stderr(Stdio::inherit()).output()?;
     let messages = String::from_utf8(built.stdout)?;
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let program = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last();
+    let program = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back();
     program.ok_or_else(|| format!("cargo build: {}", built.status).into())
 }
 

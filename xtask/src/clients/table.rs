@@ -4,7 +4,7 @@ use std::{fs, io, net::SocketAddr, path::Path, process::Command};
 
 use serde_json::{Value, json};
 
-use super::{install::Packages, served::NAME};
+use super::{install::Packages, script::Call, served::NAME};
 
 /// A program that talks to the server.
 pub(crate) struct Client {
@@ -12,8 +12,8 @@ pub(crate) struct Client {
     pub(crate) packages: Packages,
     /// Writes its settings, and says how it is asked something.
     pub(crate) command: fn(&Place<'_>) -> io::Result<Command>,
-    /// A tool of its own that shows a file, as the model calls it, and its arguments; none if it has no tools.
-    pub(crate) tool: Option<(&'static str, fn(&Path) -> Value)>,
+    /// A call of a tool of its own that shows a file; none if it has no tools.
+    pub(crate) call: Option<fn(&Path) -> Call>,
 }
 
 /// Libraries that talk to the server, and tests of them.
@@ -73,47 +73,54 @@ pub(crate) const CLIENTS: [Client; 9] = [
         name: "codex",
         packages: Packages::Npm(&["@openai/codex@0.171.0"], None),
         command: codex,
-        tool: Some(("exec_command", |file| json!({ "cmd": format!("cat {}", file.display()) }))),
+        call: Some(|file| call("exec_command", json!({ "cmd": format!("cat {}", file.display()) }))),
     },
     Client {
         name: "claude-code",
         packages: Packages::Npm(&["@anthropic-ai/claude-code@2.1.332"], Some("@anthropic-ai/claude-code/install.cjs")),
         command: claude_code,
-        tool: Some(("Read", |file| json!({ "file_path": file }))),
+        call: Some(|file| call("Read", json!({ "file_path": file }))),
     },
     Client {
         name: "opencode",
         packages: Packages::Npm(&["opencode-ai@1.18.33"], Some("opencode-ai/postinstall.mjs")),
         command: opencode,
-        tool: Some(("read", |file| json!({ "filePath": file }))),
+        call: Some(|file| call("read", json!({ "filePath": file }))),
     },
     Client {
         name: "pi",
         packages: Packages::Npm(&["@earendil-works/pi-coding-agent@1.6.0"], None),
         command: pi,
-        tool: Some(("read", |file| json!({ "path": file }))),
+        call: Some(|file| call("read", json!({ "path": file }))),
     },
     Client {
         name: "qwen-code",
         packages: Packages::Npm(&["@qwen-code/qwen-code@0.24.4"], None),
         command: qwen_code,
-        tool: Some(("read_file", |file| json!({ "file_path": file }))),
+        call: Some(|file| call("read_file", json!({ "file_path": file }))),
     },
     Client {
         name: "continue",
         packages: Packages::Npm(&["@continuedev/cli@1.5.47"], None),
         command: continue_,
-        tool: Some(("Read", |file| json!({ "filepath": file }))),
+        call: Some(|file| call("Read", json!({ "filepath": file }))),
     },
     Client {
         name: "mini-swe-agent",
         packages: Packages::Pip(&["mini-swe-agent==2.4.6"]),
         command: mini_swe_agent,
-        tool: Some(("bash", |file| json!({ "command": format!("cat {}", file.display()) }))),
+        call: Some(|file| Call {
+            closing: Some(json!({ "command": "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT" })),
+            ..call("bash", json!({ "command": format!("cat {}", file.display()) }))
+        }),
     },
-    Client { name: "aider", packages: Packages::Pip(&["aider-chat==0.86.2"]), command: aider, tool: None },
-    Client { name: "llm", packages: Packages::Pip(&["llm==0.36"]), command: llm, tool: None },
+    Client { name: "aider", packages: Packages::Pip(&["aider-chat==0.86.2"]), command: aider, call: None },
+    Client { name: "llm", packages: Packages::Pip(&["llm==0.36"]), command: llm, call: None },
 ];
+
+fn call(name: &'static str, arguments: Value) -> Call {
+    Call { name, arguments, closing: None }
+}
 
 fn codex(place: &Place<'_>) -> io::Result<Command> {
     let settings = format!(

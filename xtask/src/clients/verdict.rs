@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::{
     http::Message,
     proxy::Exchange,
-    script::{Asked, FOUND, PLAIN},
+    script::{Asked, FOUND, PLAIN, REASONING},
 };
 
 /// Two turns of a conversation: one whose answer makes a call, and the one that tells the call's result.
@@ -57,13 +57,20 @@ pub(crate) fn tool_loop(exchanges: &[Exchange], secret: &str) -> Result<Loop, St
 }
 
 impl Loop {
-    /// That all of the first turn was known in the second, whose usage this is. Returns how many tokens that were, of how many.
+    /// Whether the client has sent back what the model thought.
+    pub(crate) fn tells_reasoning(&self) -> bool {
+        let mut body = self.second.request.json().unwrap_or_default();
+        body["structured_outputs"] = Value::Null; // what the proxy adds is not the client's
+        body.to_string().contains(REASONING)
+    }
+
+    /// That all of the first turn was known in the second. Returns how many tokens that were, of how many.
     ///
     /// # Errors
     /// It was not.
-    pub(crate) fn is_known(&self, second: Option<Usage>) -> Result<(u64, u64), String> {
+    pub(crate) fn is_known(&self) -> Result<(u64, u64), String> {
         let first = usage(&self.first).ok_or("the first turn says nothing of its tokens")?;
-        let second = second.ok_or("the second turn says nothing of its tokens")?;
+        let second = usage(&self.second).ok_or("the second turn says nothing of its tokens")?;
         // The last token of an answer is computed with what comes behind it.
         let n_known = first.n_prompt + first.n_answer - 1;
         match second.n_cached >= n_known {
@@ -140,11 +147,11 @@ mod tests {
             )
         };
         let first = exchange("/v1/chat/completions", &json!({"messages": []}), &reply(0));
-        let second = exchange("/v1/chat/completions", &told, &reply(9));
-        assert!(tool_loop(&[first.clone()], "word-1").is_err());
-        let found = tool_loop(&[first, second], "word-1").unwrap();
+        let second = |n| exchange("/v1/chat/completions", &told, &reply(n));
+        assert!(tool_loop(std::slice::from_ref(&first), "word-1").is_err());
+        let found = tool_loop(&[first.clone(), second(9)], "word-1").unwrap();
         assert_eq!(found.first.request.json().unwrap(), json!({"messages": []}));
-        assert!(found.is_known(usage(&found.second)).is_err());
-        assert_eq!(found.is_known(Some(Usage { n_prompt: 20, n_cached: 10, n_answer: 1 })), Ok((10, 20)));
+        assert!(found.is_known().is_err());
+        assert_eq!(Loop { first, second: second(10) }.is_known(), Ok((10, 9)));
     }
 }

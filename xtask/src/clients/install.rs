@@ -110,7 +110,9 @@ fn run(command: &mut Command) -> Result<String, String> {
         Ok(Output { status, stdout, .. }) if status.success() => Ok(String::from_utf8_lossy(&stdout).into_owned()),
         Ok(Output { stderr, .. }) => {
             let told = String::from_utf8_lossy(&stderr);
-            let last = told.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
+            // npm's last line is where more can be read.
+            let says_why = |line: &&str| !line.trim().is_empty() && !line.ends_with(".log");
+            let last = told.lines().rev().find(says_why).unwrap_or("it says nothing");
             Err(format!("{program}: {last}"))
         }
         Err(error) => Err(format!("{program}: {error}")),
@@ -133,6 +135,9 @@ mod tests {
     #[test]
     fn a_program_that_fails_is_quoted() {
         assert!(run(&mut Command::new("no-such-program")).unwrap_err().starts_with("no-such-program: "));
-        assert_eq!(run(Command::new("sh").args(["-c", "echo a >&2; echo b >&2; exit 1"])), Err("sh: b".into()));
+        assert_eq!(
+            run(Command::new("sh").args(["-c", "echo a >&2; echo b >&2; echo in x.log >&2; exit 1"])),
+            Err("sh: b".into())
+        );
     }
 }

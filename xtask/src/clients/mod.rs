@@ -122,17 +122,18 @@ impl Bench<'_> {
             }
         }
         served.end()?;
+        served::forget(&self.run.join("server"))?;
         Ok(n_failed + self.restart(&loops)?)
     }
 
-    /// Asks first turns again, and the second ones of a server that was started meanwhile. Returns how many of these it does not
-    /// know as it should.
+    /// Asks first turns again of a server that knows nothing of them, and second ones of the next. Returns how many of these it does
+    /// not know as it should.
     fn restart(&self, loops: &[(&str, Box<Loop>)]) -> Result<usize, Box<dyn Error>> {
-        let served = self.serve("restarted", served::CLIENTS)?;
+        let served = self.serve("server", served::CLIENTS)?;
         let firsts: Vec<_> =
             loops.iter().map(|(_, turns)| turns.first.again(served.address)).collect::<Result<_, _>>()?;
         served.end()?;
-        let served = self.serve("restarted", served::CLIENTS)?;
+        let served = self.serve("server", served::CLIENTS)?;
         let mut n_failed = 0;
         for ((name, turns), first) in loops.iter().zip(firsts) {
             let told = if turns.tells_reasoning() {

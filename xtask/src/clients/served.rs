@@ -2,8 +2,8 @@
 
 use std::{
     error::Error,
-    fs::File,
-    io::{BufRead as _, BufReader},
+    fs::{self, File},
+    io::{self, BufRead as _, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -58,7 +58,7 @@ impl Served {
         while lines.read_line(&mut told)? > 0 {
             if let Some(address) = told.lines().last().and_then(address) {
                 let mut log = File::create(folder.join("server.log"))?;
-                std::thread::spawn(move || std::io::copy(&mut lines, &mut log));
+                std::thread::spawn(move || io::copy(&mut lines, &mut log));
                 return Ok(Served { address, process });
             }
         }
@@ -78,6 +78,17 @@ impl Drop for Served {
         let _ = self.process.kill(); // it may have ended
         let _ = self.process.wait();
     }
+}
+
+/// Removes what a server that has ended keeps of conversations in its folder. What it sealed their reasoning with stays.
+pub(crate) fn forget(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder.join("kv"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "kv") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Where the server says that it listens.

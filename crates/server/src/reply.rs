@@ -31,8 +31,8 @@ use crate::{
     work::{Answers, Call, Finish, Heard, Said},
 };
 
-/// The longest silence on a stream.
-const SILENCE: Duration = Duration::from_secs(4);
+/// The longest silence on a stream: what is sent into a connection that was closed tells us that nobody is there.
+const SILENCE: Duration = Duration::from_millis(700);
 
 /// An answer as a whole.
 #[derive(Clone, Debug)]

@@ -231,6 +231,25 @@ fn who_goes_away_frees_the_session() {
 }
 
 #[test]
+fn a_stream_that_waits_says_so_every_second() {
+    let server = start(Setup { n_sessions: 1, n_ctx: 8192, ..Setup::default() });
+    let request = question(json!({"stream": true, "max_tokens": 8000, "temperature": 1})).to_string();
+    let mut open = Vec::new();
+    for name in ["test_sessions_busy", "test_requests_waiting"] {
+        let mut stream = server.connect();
+        stream.write_all(&post("/v1/chat/completions", &request, "")).expect("it is read");
+        open.push(stream);
+        wait_for(name, || metric(&server, name) == 1.0);
+    }
+    // Who went away without a word is found out by what is sent there.
+    let waiting = &mut open[1];
+    waiting.set_read_timeout(Some(Duration::from_secs(1))).expect("it has one");
+    for _ in 0..4 {
+        assert!(waiting.read(&mut [0; 4096]).expect("it is heard of") > 0);
+    }
+}
+
+#[test]
 fn a_full_line_sends_away() {
     let server = start(Setup { n_sessions: 1, n_waiting_max: 1, ..Setup::default() });
     let request = question(json!({"stream": true, "max_tokens": 900, "temperature": 1})).to_string();

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     http::{self, Message, exchange, read_request},
-    script::{Asked, Call, MARKS},
+    script::{Asked, Call, MARKS, grammar},
 };
 
 /// A request and its reply, as the server saw them.
@@ -38,17 +38,16 @@ pub(crate) struct Proxy {
 struct Shared {
     server: SocketAddr,
     call: Option<Call>,
-    /// Of the script's marks.
-    ids: [u64; 2],
     exchanges: Mutex<Vec<Exchange>>,
 }
 
 impl Proxy {
     /// Listens for a client of `server` that is to make a call.
     pub(crate) fn start(server: SocketAddr, call: Option<Call>) -> io::Result<Proxy> {
+        check_marks(server)?;
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared { server, call, ids: mark_ids(server)?, exchanges: Mutex::default() });
+        let shared = Arc::new(Shared { server, call, exchanges: Mutex::default() });
         let of_thread = shared.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -69,20 +68,21 @@ impl Proxy {
 impl Shared {
     fn serve(&self, mut stream: TcpStream) -> io::Result<()> {
         let Some(mut request) = read_request(&stream)? else { return Ok(()) };
-        self.hold_to_script(&mut request);
+        self.hold_to_script(&mut request)?;
         let reply = exchange(self.server, &request, &mut stream)?;
         self.exchanges().push(Exchange { request, reply });
         Ok(())
     }
 
     /// Adds what holds the answer to the script, unless the client itself says what it is to look like.
-    fn hold_to_script(&self, request: &mut Message) {
-        let Some(mut body) = request.json() else { return };
+    fn hold_to_script(&self, request: &mut Message) -> io::Result<()> {
+        let Some(mut body) = request.json() else { return Ok(()) };
         if let Some(asked) = Asked::read(request.path(), &body) {
-            let grammar = asked.grammar(self.call.as_ref(), self.ids);
-            body["structured_outputs"] = json!({ "grammar": grammar, "raw": true });
+            let tokens = tokens(self.server, &asked.script(self.call.as_ref()))?;
+            body["structured_outputs"] = json!({ "grammar": grammar(&tokens), "raw": true });
             request.body = body.to_string().into_bytes();
         }
+        Ok(())
     }
 
     fn exchanges(&self) -> MutexGuard<'_, Vec<Exchange>> {
@@ -90,13 +90,16 @@ impl Shared {
     }
 }
 
-/// The tokens of the script's marks.
-fn mark_ids(server: SocketAddr) -> io::Result<[u64; 2]> {
-    let request = Message::post("/tokenize", &json!({ "content": MARKS.concat(), "parse_special": true }));
-    let reply = http::ask(server, &request)?;
-    let ids = reply.json().and_then(|body| {
-        let ids: Vec<u64> = body["tokens"].as_array()?.iter().filter_map(Value::as_u64).collect();
-        ids.try_into().ok()
-    });
-    ids.ok_or_else(|| io::Error::other(format!("the model lacks marks of DeepSeek V4: {}", reply.text())))
+/// That the script's marks are tokens of the model.
+fn check_marks(server: SocketAddr) -> io::Result<()> {
+    let n_tokens = tokens(server, &MARKS.concat())?.len();
+    let all = n_tokens == MARKS.len();
+    all.then_some(()).ok_or_else(|| io::Error::other("the model lacks marks of DeepSeek V4"))
+}
+
+/// A text as the server cuts it.
+fn tokens(server: SocketAddr, text: &str) -> io::Result<Vec<u64>> {
+    let reply = http::ask(server, &Message::post("/tokenize", &json!({ "content": text, "parse_special": true })))?;
+    let ids = reply.json().and_then(|body| body["tokens"].as_array()?.iter().map(Value::as_u64).collect());
+    ids.ok_or_else(|| io::Error::other(format!("{text:?} was not cut into tokens: {}", reply.text())))
 }

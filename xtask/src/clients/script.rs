@@ -1,5 +1,6 @@
 //! What the model says to a client. It is a model with random weights, so it is held to the words by a grammar: it still samples
-//! every token of them, and reading, calling and streaming is the server's own.
+//! every token of them, and reading, calling and streaming is the server's own. The grammar is of tokens, not of texts: a text can be cut
+//! in several ways, and one that was not cut as the server does it is known only to the server that said it.
 //!
 //! ```text
 //! the client's tool is offered        reasoning </think> a call of the tool, with a file that holds a secret word
@@ -7,7 +8,7 @@
 //! neither: titles, summaries, chat    reasoning </think> Plain words.
 //! ```
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 /// What is said where there is nothing to call.
 pub(crate) const PLAIN: &str = "Plain words, as were asked for.";
@@ -60,8 +61,8 @@ impl Asked {
         Some(Asked { tools: tools.unwrap_or_default(), results, thinks: thinks(request) })
     }
 
-    /// What the model is to say: texts, and between them marks.
-    fn script(&self, call: Option<&Call>) -> Vec<String> {
+    /// What the model is to say.
+    pub(crate) fn script(&self, call: Option<&Call>) -> String {
         let offered = call.filter(|call| self.tools.iter().any(|tool| tool == call.name));
         let said = match (self.results.last(), offered) {
             (Some((_, text)), call) => {
@@ -72,18 +73,14 @@ impl Asked {
             (None, Some(call)) => format!("I will look.{}", called(call.name, &call.arguments)),
             (None, None) => PLAIN.to_owned(),
         };
-        let said = if self.thinks { format!("{REASONING}{}{said}", MARKS[0]) } else { said };
-        cut(&said)
+        if self.thinks { format!("{REASONING}{}{said}", MARKS[0]) } else { said }
     }
+}
 
-    /// The same as a grammar, in which marks are tokens with these ids.
-    pub(crate) fn grammar(&self, call: Option<&Call>, ids: [u64; 2]) -> String {
-        let word = |word: &String| match MARKS.iter().position(|mark| mark == word) {
-            Some(i) => format!("<[{}]>", ids[i]),
-            None => json!(word).to_string(),
-        };
-        format!("start: {}", self.script(call).iter().map(word).collect::<Vec<_>>().join(" "))
-    }
+/// What holds an answer to these tokens.
+pub(crate) fn grammar(tokens: &[u64]) -> String {
+    let tokens: Vec<_> = tokens.iter().map(|id| format!("<[{id}]>")).collect();
+    format!("start: {}", tokens.join(" "))
 }
 
 /// Those of `items` that are results.
@@ -142,25 +139,10 @@ fn called(name: &str, arguments: &Value) -> String {
     format!("\n\n<{dsml}tool_calls>\n{invoke}\n</{dsml}tool_calls>")
 }
 
-/// A text, cut where marks are.
-fn cut(text: &str) -> Vec<String> {
-    let mut parts = vec![text.to_owned()];
-    for mark in MARKS {
-        let around = |part: &String| {
-            part.split_inclusive(mark)
-                .flat_map(|part| match part.strip_suffix(mark) {
-                    Some(before) => vec![before.to_owned(), mark.to_owned()],
-                    None => vec![part.to_owned()],
-                })
-                .collect::<Vec<_>>()
-        };
-        parts = parts.iter().flat_map(around).filter(|part| !part.is_empty()).collect();
-    }
-    parts
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn look() -> Call {
@@ -175,26 +157,27 @@ mod tests {
         };
         let first = asked(json!([{"role": "user", "content": "Hi"}]));
         assert_eq!(
-            first.grammar(Some(&look()), [7, 8]).replace("<[8]>", "*"),
+            first.script(Some(&look())).replace("｜DSML｜", "*"),
             concat!(
-                r#"start: "Let me think about it." <[7]> "I will look.\n\n<" * "tool_calls>\n<" * "invoke name=\"look\">\n<" "#,
-                r#"* "parameter name=\"path\" string=\"true\">a \"b\"</" * "parameter>\n<" "#,
-                r#"* "parameter name=\"n\" string=\"false\">3</" * "parameter>\n</" "#,
-                r#"* "invoke>\n</" * "tool_calls>""#
+                "Let me think about it.</think>I will look.\n\n<*tool_calls>\n<*invoke name=\"look\">\n<",
+                "*parameter name=\"path\" string=\"true\">a \"b\"</*parameter>\n<",
+                "*parameter name=\"n\" string=\"false\">3</*parameter>\n</*invoke>\n</*tool_calls>"
             )
         );
-        assert_eq!(
-            first.script(Some(&Call { name: "other", ..look() })).concat(),
-            format!("{REASONING}</think>{PLAIN}")
-        );
+        assert_eq!(first.script(Some(&Call { name: "other", ..look() })), format!("{REASONING}</think>{PLAIN}"));
         let told = asked(json!([{"role": "tool", "tool_call_id": "1", "content": [{"text": "It is word-ab12."}]}]));
-        assert_eq!(told.script(Some(&look())).last().unwrap(), "The word is word-ab12.");
+        assert_eq!(told.script(Some(&look())), format!("{REASONING}</think>The word is word-ab12."));
         let closing = Call { closing: Some(json!({})), ..look() };
-        let script = told.script(Some(&closing)).concat();
+        let script = told.script(Some(&closing));
         assert!(
             script.contains("The word is word-ab12.\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"look\">"),
             "{script}"
         );
+    }
+
+    #[test]
+    fn a_grammar_is_of_tokens() {
+        assert_eq!(grammar(&[7, 8]), "start: <[7]> <[8]>");
     }
 
     #[test]
@@ -215,6 +198,6 @@ mod tests {
     #[test]
     fn who_asks_for_no_reasoning_gets_none() {
         let request = json!({"messages": [], "thinking": {"type": "disabled"}});
-        assert_eq!(Asked::read("/v1/messages", &request).unwrap().script(None), [PLAIN]);
+        assert_eq!(Asked::read("/v1/messages", &request).unwrap().script(None), PLAIN);
     }
 }

@@ -118,6 +118,13 @@ impl Detail {
     }
 }
 
+impl Finish {
+    /// Whether it ended before the model was done: at its longest, for want of room, or because it said the same again and again.
+    pub(crate) fn was_cut(&self) -> bool {
+        matches!(self.stop, Stop::Length | Stop::ContextFull | Stop::Repeats)
+    }
+}
+
 /// Tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {

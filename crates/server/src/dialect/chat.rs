@@ -1,10 +1,10 @@
 //! OpenAI's chat completions: `POST /v1/chat/completions`.
 
-use models::{Calls, ChatOptions, Effort, Message, Role, Tool, ToolCall};
+use models::{Calls, Effort, Message, Role, Tool, ToolCall};
 use serde_json::{Value, json};
 
 use super::{
-    content::{Called, EFFORTS, check_calls, check_names, check_role, effort_of, logprobs, named, text},
+    content::{Called, Conversation, EFFORTS, check_calls, check_names, check_role, effort_of, logprobs, named, text},
     form::{FORMS, form, one},
     openai::{finish_reason, head, timings, usage, whole},
     sampling::{LENGTH, SAMPLING, SEVERAL, logit_bias, n_max, sampling, stop},
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     app::Model,
-    ask::{Ask, Form, N_TOP_MAX, Prompt, Rule},
+    ask::{Ask, Form, N_TOP_MAX, Rule},
     error::{Dialect, Refusal},
     fields::{Field, Fields, Kind, acts, nothing, only},
     likely::{self, Token},
@@ -98,20 +98,14 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     let (thinking, effort) = wishes(&fields)?;
     let (tools, call) = tools(&fields)?;
     let form = one(response_format(&fields)?, form(&fields)?)?;
-    if let Some(form) = form.as_ref().filter(|form| !form.rule.is_raw() && !tools.is_empty() && call != Calls::Never) {
-        return Err(Refusal::field(&form.field, "cannot be kept where tools may be called; leave the tools out"));
-    }
-    let schema = form.as_ref().and_then(|form| form.rule.schema());
-    let options = ChatOptions { tools, call, schema, ..model.chat_options(thinking, effort)? };
+    let conversation = Conversation { messages, tools, call, form, thinking, effort, ..Conversation::default() };
     let ask = Ask {
-        prompt: Prompt::Chat(messages, options),
-        sampling: sampling(&fields, &model.sampling, model.seed)?,
         n_max: n_max(&fields),
         n_choices: fields.int("n").unwrap_or(1) as usize,
         stop: stop(&fields, "stop")?,
-        form,
         logit_bias: logit_bias(&fields, model)?,
         logprobs: logprobs(&fields)?,
+        ..conversation.ask(model, sampling(&fields, &model.sampling, model.seed)?)?
     };
     let include_usage = match fields.any("stream_options") {
         Some(options) => {

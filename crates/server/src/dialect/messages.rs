@@ -381,7 +381,7 @@ pub(crate) fn count(n_tokens: usize) -> Value {
 /// Why an answer ended.
 fn stop_reason(finish: &Finish) -> &'static str {
     match finish.stop {
-        engine::Stop::Length | engine::Stop::ContextFull | engine::Stop::Repeats => "max_tokens",
+        _ if finish.was_cut() => "max_tokens",
         engine::Stop::StopString(_) => "stop_sequence",
         _ if finish.n_calls > 0 => "tool_use",
         _ => "end_turn",

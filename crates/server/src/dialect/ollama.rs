@@ -332,10 +332,7 @@ fn call(index: usize, call: &ToolCall) -> Value {
 fn finish(line: &mut Value, finish: &Finish) {
     let (usage, timings) = (finish.usage, finish.timings);
     let ns = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    line["done_reason"] = json!(match finish.stop {
-        engine::Stop::Length | engine::Stop::ContextFull | engine::Stop::Repeats => "length",
-        _ => "stop",
-    });
+    line["done_reason"] = json!(if finish.was_cut() { "length" } else { "stop" });
     tell_detail(line, finish);
     line["total_duration"] = json!(ns(timings.queued + timings.prefill + timings.decode));
     line["load_duration"] = json!(ns(timings.queued));

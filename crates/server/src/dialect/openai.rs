@@ -34,10 +34,10 @@ pub(crate) fn whole(head: Value, told: Vec<Value>, choices: &[Choice]) -> Value 
 
 /// Why an answer ended, as OpenAI says it.
 pub(crate) fn finish_reason(finish: &Finish) -> &'static str {
-    match finish.stop {
-        engine::Stop::Length | engine::Stop::ContextFull | engine::Stop::Repeats => "length",
-        _ if finish.n_calls > 0 => "tool_calls",
-        _ => "stop",
+    match finish.n_calls {
+        _ if finish.was_cut() => "length",
+        0 => "stop",
+        _ => "tool_calls",
     }
 }
 

@@ -451,10 +451,7 @@ fn response(form: &Form, status: &str, output: &[Value], finish: Option<&Finish>
 
 /// How far an answer got.
 fn status(finish: &Finish) -> &'static str {
-    match finish.stop {
-        engine::Stop::Length | engine::Stop::ContextFull | engine::Stop::Repeats => "incomplete",
-        _ => "completed",
-    }
+    if finish.was_cut() { "incomplete" } else { "completed" }
 }
 
 fn usage(usage: Usage) -> Value {

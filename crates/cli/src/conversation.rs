@@ -14,7 +14,7 @@ use crate::{
     prompt,
     sessions::{SessionName, Sessions},
     speaker::Speaker,
-    terminal::Screen,
+    terminal::{self, Screen},
 };
 
 pub(crate) const HELP: &str = "\
@@ -150,9 +150,7 @@ impl<'a, W: Write> Conversation<'a, W> {
             Stop::Cancelled if kept => self.tell("stopped; what was said is kept"),
             Stop::Cancelled => self.tell("stopped before an answer; the question is forgotten"),
             Stop::ContextFull => self.tell("the context is full: /ctx N makes more room, /clear forgets"),
-            Stop::Repeats => {
-                self.tell("the answer said the same again and again, and was ended; --may-repeat lets it go on")
-            }
+            Stop::Repeats => self.tell(terminal::REPEATS),
             Stop::Length if kept => self.tell("the answer reached the length of --tokens"),
             Stop::Length => self.tell("no answer within the length of --tokens; the question is forgotten"),
             Stop::EndOfTurn | Stop::StopString(_) if kept => {}

@@ -68,9 +68,7 @@ fn conclude(reply: &Reply) -> Result<(), Error> {
     match reply.stop {
         Stop::Cancelled => return Err(Error::Interrupted),
         Stop::ContextFull => terminal::note("the context is full, the answer may be unfinished; --ctx makes more room"),
-        Stop::Repeats => {
-            terminal::note("the answer said the same again and again, and was ended; --may-repeat lets it go on")
-        }
+        Stop::Repeats => terminal::note(terminal::REPEATS),
         Stop::Length => terminal::note("the answer reached the length of --tokens and may be unfinished"),
         Stop::EndOfTurn | Stop::StopString(_) => {}
     }

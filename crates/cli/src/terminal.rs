@@ -42,6 +42,9 @@ pub(crate) fn say(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
+/// What is said of an answer that was ended because it repeats itself.
+pub(crate) const REPEATS: &str = "the answer said the same again and again, and was ended; --may-repeat lets it go on";
+
 /// A line on stderr, harmless to a terminal.
 pub(crate) fn note(line: &str) {
     say(&format!("{}\n", escape(line)));

@@ -5,6 +5,7 @@ mod common;
 
 use std::{
     io::{Read as _, Write as _},
+    net::TcpStream,
     time::{Duration, Instant},
 };
 
@@ -230,19 +231,22 @@ fn who_goes_away_frees_the_session() {
     assert_eq!(server.post("/v1/chat/completions", &question(json!({}))).status, 200);
 }
 
+/// Keeps the one session busy with a stream of so many tokens, and has another stream wait for it.
+fn fill(server: &common::Running, n_tokens: usize) -> [TcpStream; 2] {
+    let request = question(json!({"stream": true, "max_tokens": n_tokens, "temperature": 1})).to_string();
+    ["test_sessions_busy", "test_requests_waiting"].map(|name| {
+        let mut stream = server.connect();
+        stream.write_all(&post("/v1/chat/completions", &request, "")).expect("it is read");
+        wait_for(name, || metric(server, name) == 1.0);
+        stream
+    })
+}
+
 #[test]
 fn a_stream_that_waits_says_so_every_second() {
     let server = start(Setup { n_sessions: 1, n_ctx: 8192, ..Setup::default() });
-    let request = question(json!({"stream": true, "max_tokens": 8000, "temperature": 1})).to_string();
-    let mut open = Vec::new();
-    for name in ["test_sessions_busy", "test_requests_waiting"] {
-        let mut stream = server.connect();
-        stream.write_all(&post("/v1/chat/completions", &request, "")).expect("it is read");
-        open.push(stream);
-        wait_for(name, || metric(&server, name) == 1.0);
-    }
+    let [_busy, mut waiting] = fill(&server, 8000);
     // Who went away without a word is found out by what is sent there.
-    let waiting = &mut open[1];
     waiting.set_read_timeout(Some(Duration::from_secs(1))).expect("it has one");
     for _ in 0..4 {
         assert!(waiting.read(&mut [0; 4096]).expect("it is heard of") > 0);
@@ -252,14 +256,7 @@ fn a_stream_that_waits_says_so_every_second() {
 #[test]
 fn a_full_line_sends_away() {
     let server = start(Setup { n_sessions: 1, n_waiting_max: 1, ..Setup::default() });
-    let request = question(json!({"stream": true, "max_tokens": 900, "temperature": 1})).to_string();
-    let mut open = Vec::new();
-    for name in ["test_sessions_busy", "test_requests_waiting"] {
-        let mut stream = server.connect();
-        stream.write_all(&post("/v1/chat/completions", &request, "")).expect("it is read");
-        open.push(stream);
-        wait_for(name, || metric(&server, name) == 1.0);
-    }
+    let _open = fill(&server, 900);
     let reply = server.post("/v1/chat/completions", &question(json!({})));
     assert_eq!((reply.status, reply.json()["error"]["code"].as_str()), (429, Some("server_busy")));
     assert!(reply.head.to_ascii_lowercase().contains("retry-after"));

@@ -42,7 +42,7 @@ pub use engine::{Budget, Engine, Experts, Kept, Learning, Loading, ModelInfo, Op
 pub use error::Error;
 pub use experts::Stats;
 pub use folder::kept_key;
-pub use grammar::{Grammar, Source};
+pub use grammar::{Error as GrammarError, Grammar, Source};
 pub use kv::Stats as KeptStats;
 pub use ledger::{Ledger, Traffic};
 pub use logprobs::{Logprobs, Token};

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-/// Why a grammar is refused, or cannot go on. All but [`Error::Vocabulary`] blame the grammar.
+/// Why a grammar is refused, or cannot go on. All but [`Error::Vocabulary`] and [`Error::Busy`] blame the grammar.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The tokens cannot be put into a trie.
@@ -50,6 +50,10 @@ pub enum Error {
         seconds: u64,
     },
 
+    /// Others' grammars are being compiled all the time.
+    #[error("other grammars are being compiled")]
+    Busy,
+
     /// Neither a token nor the end may come next.
     #[error("the grammar allows no token here")]
     DeadEnd,
@@ -69,6 +73,7 @@ impl Error {
             Error::Unsupported { .. } => "leave the keyword out, and check the answer for it",
             Error::Reference(_) => "put what is referred to under `$defs`",
             Error::Refused(_) => "write it in another way",
+            Error::Busy => "try again later",
             Error::DeadEnd => "see that every alternative can be completed with the tokens of the model",
         }
     }

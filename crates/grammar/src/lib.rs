@@ -19,7 +19,7 @@
 //! - **Between the words of JSON there may be a space, or a newline and indentation**; so a model cannot go on with white
 //!   space for ever. Properties come in the order of the schema.
 //!
-//! Compiling takes a thread of its own, for the stack of nested grammars, and at most [`COMPILE_SECONDS`].
+//! Compiling takes a thread of its own, for the stack of nested grammars, and at most [`COMPILE_SECONDS`], behind others that are compiled.
 #![forbid(unsafe_code)]
 
 mod constraint;
@@ -31,4 +31,4 @@ mod vocabulary;
 pub use constraint::{Constraint, Grammar};
 pub use error::Error;
 pub use set::TokenSet;
-pub use vocabulary::{COMPILE_SECONDS, Source, Vocabulary};
+pub use vocabulary::{COMPILE_SECONDS, Source, TURN_SECONDS, Vocabulary};

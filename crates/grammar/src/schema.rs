@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::Error;
 
 /// The longest schema: bounds what all else can be.
-pub(crate) const BYTES_MAX: usize = 256 << 10;
+const BYTES_MAX: usize = 256 << 10;
 /// How deep brackets may nest: the stack of what reads a schema.
 const DEPTH_MAX: usize = 100;
 /// Values of all `enum` together.

@@ -19,11 +19,17 @@ use tokenizer::{TokenId, TokenType, Tokenizer};
 use crate::{
     Error, Grammar,
     error::line,
-    schema::{self, BYTES_MAX, PATTERN_BYTES_MAX, limit},
+    schema::{self, PATTERN_BYTES_MAX, limit},
 };
 
-/// How long [`Vocabulary::compile`] waits at most.
+/// How long compiling may take.
 pub const COMPILE_SECONDS: u64 = 5;
+
+/// How long [`Vocabulary::compile`] waits at most until it can begin: those before it are bounded, too.
+pub const TURN_SECONDS: u64 = 30;
+
+/// The longest grammar: what compiling takes grows with the square of its names.
+const LARK_BYTES_MAX: usize = 64 << 10;
 
 /// The stack of what compiles: chains of rules and references are followed by recursion, and the longest that the limits
 /// let pass needs a third of this.
@@ -81,7 +87,8 @@ impl Vocabulary {
     /// A grammar for answers in these tokens.
     ///
     /// # Errors
-    /// All but [`Error::Vocabulary`], by what is wrong with `source`; [`Error::DeadEnd`] if it allows no first token.
+    /// All but [`Error::Vocabulary`], by what is wrong with `source`; [`Error::DeadEnd`] if it allows no first token, and
+    /// [`Error::Busy`] if others' are being compiled all the time.
     pub fn compile(&self, source: Source<'_>) -> Result<Grammar, Error> {
         let grammar = match source {
             Source::JsonObject => TopLevelGrammar::from_json_schema(schema::read(r#"{"type": "object"}"#)?),
@@ -91,23 +98,31 @@ impl Vocabulary {
                 TopLevelGrammar::from_regex(pattern)
             }
             Source::Lark(text) => {
-                limit("bytes of the grammar", text.len(), BYTES_MAX)?;
+                limit("bytes of the grammar", text.len(), LARK_BYTES_MAX)?;
                 TopLevelGrammar::from_lark(text.to_owned())
             }
         };
-        let inner = self.0.clone();
-        let waits = Arc::new(());
-        let waited_for = Arc::downgrade(&waits);
+        self.0.clone().build(grammar)
+    }
+}
+
+impl Inner {
+    /// Compiles on a thread with a stack for it. The time is that of the grammar by itself: who comes behind one that is hard is not
+    /// refused for it.
+    fn build(self: Arc<Inner>, grammar: TopLevelGrammar) -> Result<Grammar, Error> {
+        let (begun, begins) = mpsc::sync_channel(0);
         let (sender, receiver) = mpsc::sync_channel(1);
         let compile = move || {
-            let _turn = inner.turn.lock().unwrap_or_else(PoisonError::into_inner);
-            if waited_for.strong_count() > 0 {
-                // Nobody listens if it takes too long.
-                let _ = sender.send(first(Matcher::new(inner.factory.create_parser(grammar))));
+            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            // Nobody waits any more if that took too long, or if what follows does.
+            if begun.send(()).is_ok() {
+                let _ = sender.send(first(Matcher::new(self.factory.create_parser(grammar))));
             }
         };
         let thread = thread::Builder::new().name("grammar".into()).stack_size(STACK_BYTES).spawn(compile);
         thread.map_err(|e| Error::Complex(format!("there is no stack for it: {e}")))?;
+        begins.recv_timeout(Duration::from_secs(TURN_SECONDS)).map_err(|_| Error::Busy)?;
+        drop(begins);
         receiver
             .recv_timeout(Duration::from_secs(COMPILE_SECONDS))
             .map_err(|_| Error::Slow { seconds: COMPILE_SECONDS })?

@@ -16,8 +16,8 @@ use std::{
 
 use axum::http::StatusCode;
 use engine::{
-    Answer, AnswerOptions, Engine, Grammar, Logprobs, Prefill, Sampler, SamplerOptions, Seat, Seats, Session, Source,
-    Stop, Synced,
+    Answer, AnswerOptions, Engine, Grammar, GrammarError, Logprobs, Prefill, Sampler, SamplerOptions, Seat, Seats,
+    Session, Source, Stop, Synced,
 };
 use models::{ChatOptions, Event, Part};
 use serde_json::Value;
@@ -345,6 +345,9 @@ impl Work {
             }
         };
         self.shared.engine.grammar(source).map(Arc::new).map_err(|error| match error {
+            engine::Error::Grammar(GrammarError::Busy) => {
+                Refusal::busy("others' schemas and grammars are being compiled")
+            }
             engine::Error::Grammar(error) => Refusal::field(&form.field, &error.to_string()),
             error => self.shared.refusal(&error),
         })

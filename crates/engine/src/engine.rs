@@ -13,7 +13,7 @@ use compute::{Device, Limits, Meter};
 use experts::{Places, Room, Routing, Script, Stats, Store, trace};
 use gguf::Gguf;
 use grammar::{Grammar, Source, Vocabulary};
-use models::{Chat, ChatError, Cost, KvType, Model, Part, Residency, StateOptions};
+use models::{Chat, ChatError, Cost, KvType, Model, Part, Residency, StateOptions, Syntax};
 use tokenizer::{Special, TokenId, Tokenizer};
 
 use crate::{
@@ -313,6 +313,27 @@ impl Engine {
         let build = || Vocabulary::new(tokenizer, &ends(tokenizer, self.chat().ok()).0);
         let vocabulary = self.0.vocabulary.get_or_init(build).as_ref().map_err(Clone::clone)?;
         Ok(vocabulary.compile(source)?)
+    }
+
+    /// The same, for answers with calls: by [`Chat::syntax`], in which answers without any are held to `answer`.
+    ///
+    /// # Errors
+    /// As [`Engine::grammar`], and [`Error::NoMarker`].
+    pub fn calls(&self, syntax: &Syntax, answer: Option<Source<'_>>) -> Result<Grammar, Error> {
+        let tokenizer = self.tokenizer().ok_or(Error::NoVocabulary)?;
+        let mut lark = String::new();
+        for part in &syntax.lark {
+            match part {
+                Part::Text(text) => lark.push_str(text),
+                Part::Marker(marker) => {
+                    let id = tokenizer.id_of(marker).ok_or_else(|| Error::NoMarker { marker: marker.clone() })?;
+                    lark.push_str(&format!("<[{id}]>"));
+                }
+            }
+        }
+        let schemas = syntax.schemas.iter().map(|schema| (schema.name.as_str(), Source::JsonSchema(&schema.text)));
+        let parts: Vec<_> = schemas.chain(answer.map(|answer| (Syntax::ANSWER, answer))).collect();
+        self.grammar(Source::Composed(&lark, &parts))
     }
 
     /// The ids of a prompt in parts; nothing in a text becomes a marker.

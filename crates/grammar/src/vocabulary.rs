@@ -49,6 +49,9 @@ pub enum Source<'a> {
     Regex(&'a str),
     /// A sentence of this grammar: `llguidance`'s variant of Lark, from the rule `start` on.
     Lark(&'a str),
+    /// A sentence of a grammar in Lark, in which `@name` is what this name's source asks for. It is our own, and has no bound for
+    /// its length; its parts are bounded as they would be by themselves.
+    Composed(&'a str, &'a [(&'a str, Source<'a>)]),
 }
 
 /// The tokens of a model, as a trie of their bytes. Built once; grammars share it.
@@ -90,19 +93,7 @@ impl Vocabulary {
     /// All but [`Error::Vocabulary`], by what is wrong with `source`; [`Error::DeadEnd`] if it allows no first token, and
     /// [`Error::Busy`] if others' are being compiled all the time.
     pub fn compile(&self, source: Source<'_>) -> Result<Grammar, Error> {
-        let grammar = match source {
-            Source::JsonObject => TopLevelGrammar::from_json_schema(schema::read(r#"{"type": "object"}"#)?),
-            Source::JsonSchema(text) => TopLevelGrammar::from_json_schema(schema::read(text)?),
-            Source::Regex(pattern) => {
-                limit("bytes of the regular expression", pattern.len(), PATTERN_BYTES_MAX)?;
-                TopLevelGrammar::from_regex(pattern)
-            }
-            Source::Lark(text) => {
-                limit("bytes of the grammar", text.len(), LARK_BYTES_MAX)?;
-                TopLevelGrammar::from_lark(text.to_owned())
-            }
-        };
-        self.0.clone().build(grammar)
+        self.0.clone().build(library_grammar(source)?)
     }
 }
 
@@ -127,6 +118,32 @@ impl Inner {
             .recv_timeout(Duration::from_secs(COMPILE_SECONDS))
             .map_err(|_| Error::Slow { seconds: COMPILE_SECONDS })?
     }
+}
+
+/// What the library compiles.
+fn library_grammar(source: Source<'_>) -> Result<TopLevelGrammar, Error> {
+    Ok(match source {
+        Source::JsonObject => TopLevelGrammar::from_json_schema(schema::read(r#"{"type": "object"}"#)?),
+        Source::JsonSchema(text) => TopLevelGrammar::from_json_schema(schema::read(text)?),
+        Source::Regex(pattern) => {
+            limit("bytes of the regular expression", pattern.len(), PATTERN_BYTES_MAX)?;
+            TopLevelGrammar::from_regex(pattern)
+        }
+        Source::Lark(text) => {
+            limit("bytes of the grammar", text.len(), LARK_BYTES_MAX)?;
+            TopLevelGrammar::from_lark(text.to_owned())
+        }
+        Source::Composed(text, parts) => {
+            let mut all = TopLevelGrammar::from_lark(text.to_owned());
+            for &(name, part) in parts {
+                let mut part = library_grammar(part)?.grammars;
+                part.truncate(1); // parts that are composed themselves would share names
+                part.iter_mut().for_each(|grammar| grammar.name = Some(name.to_owned()));
+                all.grammars.extend(part);
+            }
+            all
+        }
+    })
 }
 
 /// The grammar, if something can begin by it.

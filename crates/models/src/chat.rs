@@ -14,12 +14,15 @@
 //! DeepSeek V4 has its own encoding in Rust, [`DeepSeekV4`]; every other family uses the template that its file
 //! carries, [`Template`]. Both write tools, calls and results, the latter where [`Chat::can_call`].
 
+mod syntax;
 mod think;
 mod tool;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
+pub use self::syntax::{Hold, NotKept, Schema, Syntax};
+pub(crate) use self::syntax::{alternatives, callable, quoted};
 pub(crate) use self::think::{THINK, THINK_END, ThinkReader, begun_at};
 pub use self::tool::{Calls, Tool, ToolCall};
 
@@ -142,6 +145,10 @@ pub struct ChatOptions {
     pub tools: Vec<Tool>,
     /// Whether it is to. Means nothing without `tools`.
     pub call: Calls,
+    /// Which of the tools, by name; any, if nobody says. The prompt shows all: only [`Chat::syntax`] makes it certain.
+    pub callable: Option<Vec<String>>,
+    /// It calls once at most. Only [`Chat::syntax`] makes it certain, too.
+    pub one_call: bool,
     /// The JSON schema of the answer, for models that are told of it in words.
     pub schema: Option<String>,
 }
@@ -150,6 +157,16 @@ impl ChatOptions {
     /// The tools that the prompt shows.
     pub fn shown_tools(&self) -> &[Tool] {
         if self.call == Calls::Never { &[] } else { &self.tools }
+    }
+
+    /// Whether the tool of this name may be called.
+    pub(crate) fn may_call(&self, name: &str) -> bool {
+        let is_wanted = match &self.call {
+            Calls::Must(Some(wanted)) => wanted == name,
+            Calls::Must(None) | Calls::Auto => true,
+            Calls::Never => false,
+        };
+        is_wanted && self.callable.as_ref().is_none_or(|names| names.iter().any(|callable| callable == name))
     }
 }
 
@@ -234,6 +251,14 @@ pub trait Chat: Send + Sync {
     fn opening(&self, _options: &ChatOptions) -> Vec<Part> {
         Vec::new()
     }
+
+    /// What is generated behind a prompt that was rendered with the same options and shows tools: calls as the format has them, of
+    /// what may be called, with arguments that are valid by its schema.
+    ///
+    /// # Errors
+    ///
+    /// A [`Tool::strict`] one has a schema that this format has no grammar for.
+    fn syntax(&self, options: &ChatOptions, hold: Hold<'_>) -> Result<Syntax, NotKept>;
 
     /// The markers that end an answer. The vocabulary may name further ones (`eot`, `eom`): take the union.
     fn stop_markers(&self) -> Vec<String>;
@@ -420,7 +445,9 @@ pub(crate) mod tests {
     /// Tools as OpenAI's clients declare them.
     pub(crate) fn tools(json: &serde_json::Value) -> Vec<Tool> {
         let functions = json.as_array().into_iter().flatten().map(|tool| tool["function"].as_object().unwrap().clone());
-        functions.map(|function| Tool { name: function["name"].as_str().unwrap().to_owned(), function }).collect()
+        functions
+            .map(|function| Tool { name: function["name"].as_str().unwrap().to_owned(), function, strict: false })
+            .collect()
     }
 
     /// Messages as OpenAI's clients write them.

@@ -27,7 +27,8 @@ mod template;
 mod wish;
 
 pub use chat::{
-    Calls, Chat, ChatError, ChatOptions, Effort, End, Event, Events, Message, Part, Role, Section, Tool, ToolCall, show,
+    Calls, Chat, ChatError, ChatOptions, Effort, End, Event, Events, Hold, Message, NotKept, Part, Role, Schema,
+    Section, Syntax, Tool, ToolCall, show,
 };
 pub use cost::{Cost, Work};
 pub use error::Error;

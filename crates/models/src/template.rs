@@ -19,6 +19,7 @@
 mod guard;
 mod hermes;
 mod python;
+mod syntax;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -34,8 +35,8 @@ use serde_json::{Value as Json, json};
 use self::guard::{Guards, Markers};
 use self::hermes::CallReader;
 use crate::chat::{
-    Chat, ChatError, ChatOptions, End, Events, Message, Part, Role, THINK, ThinkReader, ToolCall, has_tools,
-    in_order_of_calls, inside,
+    Chat, ChatError, ChatOptions, End, Events, Hold, Message, NotKept, Part, Role, Syntax, THINK, ThinkReader,
+    ToolCall, has_tools, in_order_of_calls, inside,
 };
 
 /// Several times the longest template we know.
@@ -237,6 +238,11 @@ impl Chat for Template {
 
     fn can_call(&self) -> bool {
         self.can_call
+    }
+
+    fn syntax(&self, options: &ChatOptions, hold: Hold<'_>) -> Result<Syntax, NotKept> {
+        let marked = [hermes::BEGIN, hermes::END].map(|tag| self.markers.contains(tag));
+        Ok(syntax::syntax(options, hold, marked))
     }
 
     fn stop_markers(&self) -> Vec<String> {

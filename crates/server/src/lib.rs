@@ -7,6 +7,7 @@
 //! fields.rs    what a request may say; one table a dialect
 //! dialect/     requests become an Ask, answers become replies
 //! work.rs      threads that compute answers; the line before them
+//! hold.rs      grammars for answers, and for the calls in them
 //! replay.rs    what the model wrote when it called tools, to show it again
 //! likely.rs    how likely tokens were, in step with the text that they become
 //! socket.rs    whether a client is still there
@@ -28,6 +29,7 @@ mod dialect;
 mod error;
 mod fields;
 mod guard;
+mod hold;
 mod likely;
 mod metrics;
 mod openapi;

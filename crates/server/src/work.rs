@@ -16,18 +16,17 @@ use std::{
 
 use axum::http::StatusCode;
 use engine::{
-    Answer, AnswerOptions, Engine, Grammar, GrammarError, Logprobs, Prefill, Sampler, SamplerOptions, Seat, Seats,
-    Session, Source, Stop, Synced,
+    Answer, AnswerOptions, Engine, Logprobs, Prefill, Sampler, SamplerOptions, Seat, Seats, Session, Stop, Synced,
 };
 use models::{ChatOptions, Event, Part};
-use serde_json::Value;
 use tokenizer::{Special, TokenId};
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
 use crate::{
-    ask::{Ask, Form, Prompt, Rule},
+    ask::{Ask, Prompt},
     dialect::new_id,
     error::Refusal,
+    hold::{self, Held},
     likely::{Token, Tokens},
     metrics::Metrics,
     replay::{Replays, Turn, parts},
@@ -212,9 +211,7 @@ struct Job {
     sampling: SamplerOptions,
     n_max: usize,
     stop: Vec<String>,
-    grammar: Option<Arc<Grammar>>,
-    /// The grammar is of the reasoning, too.
-    grammar_is_raw: bool,
+    held: Option<Arc<Held>>,
     logit_bias: Vec<(TokenId, f32)>,
     logprobs: Option<usize>,
     choice: usize,
@@ -299,12 +296,12 @@ impl Work {
         if ids.len() >= self.n_ctx() {
             return Err(Refusal::context(ids.len(), self.n_ctx()));
         }
-        let grammar = ask.form.as_ref().map(|form| self.grammar(form)).transpose()?;
         let (to, from) = channel(N_UNREAD_MAX);
         let chat = match ask.prompt {
             Prompt::Chat(_, options) => Some(options),
             Prompt::Text(_) | Prompt::Ids(_) => None,
         };
+        let held = hold::held(&self.shared.engine, ask.form.as_ref(), chat.as_ref())?.map(Arc::new);
         let job = Job {
             ids: ids.into(),
             parts: parts.map(Arc::from),
@@ -312,8 +309,7 @@ impl Work {
             sampling: ask.sampling,
             n_max: ask.n_max.unwrap_or(usize::MAX),
             stop: ask.stop,
-            grammar,
-            grammar_is_raw: ask.form.is_some_and(|form| form.rule.is_raw()),
+            held,
             logit_bias: ask.logit_bias,
             logprobs: ask.logprobs,
             choice: 0,
@@ -328,29 +324,6 @@ impl Work {
         drop(line);
         self.shared.changed.notify_one();
         Ok(Answers { from, n: ask.n_choices })
-    }
-
-    /// What holds an answer to a form.
-    fn grammar(&self, form: &Form) -> Result<Arc<Grammar>, Refusal> {
-        let choice;
-        let source = match &form.rule {
-            Rule::JsonObject => Source::JsonObject,
-            Rule::JsonSchema(schema) => Source::JsonSchema(schema),
-            Rule::Regex(pattern) => Source::Regex(pattern),
-            Rule::Lark(grammar) | Rule::RawLark(grammar) => Source::Lark(grammar),
-            Rule::Choice(texts) => {
-                let texts: Vec<_> = texts.iter().map(|text| Value::from(text.as_str()).to_string()).collect();
-                choice = format!("start: {}", texts.join(" | "));
-                Source::Lark(&choice)
-            }
-        };
-        self.shared.engine.grammar(source).map(Arc::new).map_err(|error| match error {
-            engine::Error::Grammar(GrammarError::Busy) => {
-                Refusal::busy("others' schemas and grammars are being compiled")
-            }
-            engine::Error::Grammar(error) => Refusal::field(&form.field, &error.to_string()),
-            error => self.shared.refusal(&error),
-        })
     }
 
     /// Takes no more requests, and sends away those that wait.
@@ -527,8 +500,8 @@ impl Shared {
             n_max: job.n_max,
             chat,
             stop: &job.stop,
-            grammar: job.grammar.as_deref(),
-            grammar_is_raw: job.grammar_is_raw,
+            grammar: job.held.as_deref().map(|held| &held.grammar),
+            grammar_is_raw: job.held.as_deref().is_some_and(|held| held.is_raw),
             logit_bias: &job.logit_bias,
             logprobs: job.logprobs.map(|n_top| Logprobs { n_top, each: &each }),
             given_up: Some(&given_up),

@@ -10,6 +10,8 @@ pub struct Tool {
     /// All that is declared of it, `name` included: the `function` object of OpenAI's API, keys in the client's order.
     /// The prompt shows it as it is.
     pub function: Map<String, Value>,
+    /// Its arguments have to be valid by its schema. Others are as far as a grammar can be made of theirs.
+    pub strict: bool,
 }
 
 /// One call of a tool.
@@ -31,6 +33,6 @@ pub enum Calls {
     Auto,
     /// It does not: the prompt shows no tools, and the answer is read as text.
     Never,
-    /// It does, and where there is a name, that tool. A prompt can only begin the call: a grammar makes it certain.
+    /// It does, and where there is a name, that tool. A prompt can only begin the call: [`Chat::syntax`](super::Chat::syntax) makes it certain.
     Must(Option<String>),
 }

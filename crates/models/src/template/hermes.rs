@@ -14,8 +14,8 @@ use std::sync::Arc;
 use crate::chat::{Event, Events, Section, ThinkReader, begun_at};
 use crate::json::Follower;
 
-const BEGIN: &str = "<tool_call>";
-const END: &str = "</tool_call>";
+pub(super) const BEGIN: &str = "<tool_call>";
+pub(super) const END: &str = "</tool_call>";
 
 /// The tag that results are in.
 pub(super) const RESULT: &str = "tool_response";

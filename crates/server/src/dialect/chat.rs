@@ -4,7 +4,9 @@ use models::{Calls, Effort, Message, Role, Tool, ToolCall};
 use serde_json::{Value, json};
 
 use super::{
-    content::{Called, Conversation, EFFORTS, check_calls, check_names, check_role, effort_of, logprobs, named, text},
+    content::{
+        Called, Conversation, EFFORTS, ToolChoice, check_names, check_role, chosen, effort_of, logprobs, named, text,
+    },
     form::{FORMS, form, one},
     openai::{finish_reason, head, timings, usage, whole},
     sampling::{LENGTH, SAMPLING, SEVERAL, logit_bias, n_max, sampling, stop},
@@ -43,10 +45,14 @@ const OWN: [Field; 30] = [
         "type: text, json_object, or json_schema with json_schema.schema, which the answer keeps to.",
     ),
     acts("tools", Kind::Array, "Functions that the model may call."),
-    acts("tool_choice", Kind::Any, "auto, none, required, or the function that must be called."),
+    acts(
+        "tool_choice",
+        Kind::Any,
+        "auto, none, required, the function that must be called, or allowed_tools: mode and tools.",
+    ),
     only("functions", "[]", "they were replaced by tools"),
     only("function_call", r#""none""#, "it was replaced by tool_choice"),
-    only("parallel_tool_calls", "true", "the model decides how many calls it makes"),
+    acts("parallel_tool_calls", Kind::Bool, "If false, one call at most is made."),
     only("modalities", r#"["text"]"#, "the model writes text only"),
     only("audio", "{}", "the model writes text only"),
     only("store", "false", "nothing is stored for later requests"),
@@ -96,9 +102,9 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     let mut read = |(i, m)| message(m, &fields.path(&format!("messages[{i}]")), &mut called);
     let messages = messages.iter().enumerate().map(&mut read).collect::<Result<Vec<_>, _>>()?;
     let (thinking, effort) = wishes(&fields)?;
-    let (tools, call) = tools(&fields)?;
+    let (tools, choice) = tools(&fields)?;
     let form = one(response_format(&fields)?, form(&fields)?)?;
-    let conversation = Conversation { messages, tools, call, form, thinking, effort, ..Conversation::default() };
+    let conversation = Conversation { messages, tools, choice, form, thinking, effort, ..Conversation::default() };
     let ask = Ask {
         n_max: n_max(&fields),
         n_choices: fields.int("n").unwrap_or(1) as usize,
@@ -178,14 +184,12 @@ fn calls(fields: &Fields<'_>, called: &mut Called) -> Result<Vec<ToolCall>, Refu
     fields.array("tool_calls").unwrap_or_default().iter().enumerate().map(&mut call).collect()
 }
 
-/// What may be called, and whether it must be.
-fn tools(fields: &Fields<'_>) -> Result<(Vec<Tool>, Calls), Refusal> {
+/// What may be called, and what is to be.
+fn tools(fields: &Fields<'_>) -> Result<(Vec<Tool>, ToolChoice), Refusal> {
     const TOOL: &[&[Field]] = &[&[
         acts("type", Kind::Word(&["function"]), "What it is."),
         acts("function", Kind::Object, "name, description and parameters, shown to the model as they are."),
     ]];
-    const CHOICE: &[&[Field]] =
-        &[&[acts("type", Kind::Word(&["function"]), "What it is."), acts("function", Kind::Object, "name: which.")]];
     let tool = |(i, tool): (usize, &Value)| {
         let path = fields.path(&format!("tools[{i}]"));
         // Some clients leave out the wrapping.
@@ -198,21 +202,44 @@ fn tools(fields: &Fields<'_>) -> Result<(Vec<Tool>, Calls), Refusal> {
     let tools =
         fields.array("tools").unwrap_or_default().iter().enumerate().map(tool).collect::<Result<Vec<_>, _>>()?;
     check_names(&tools, fields)?;
-    let calls = match fields.any("tool_choice") {
-        None => Calls::Auto,
-        Some(Value::String(word)) => match word.as_str() {
-            "auto" => Calls::Auto,
-            "none" => Calls::Never,
-            "required" | "any" => Calls::Must(None),
-            _ => return Err(fields.refuse("tool_choice", "must be auto, none, required, or a function")),
-        },
-        Some(choice) => {
-            let choice = Fields::at(choice, &fields.path("tool_choice"), CHOICE)?;
-            Calls::Must(Some(named(choice.needed("function")?, &choice.path("function"))?.name))
+    let one_call = fields.flag("parallel_tool_calls") == Some(false);
+    let choice = ToolChoice { one_call, ..tool_choice(fields)? };
+    let choice = choice.check(&tools).map_err(|why| fields.refuse("tool_choice", why))?;
+    Ok((tools, choice))
+}
+
+fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, Refusal> {
+    const CHOICE: &[&[Field]] = &[&[
+        acts("type", Kind::Word(&["function", "allowed_tools"]), "What it is."),
+        acts("function", Kind::Object, "name: which."),
+        acts("allowed_tools", Kind::Object, "mode: auto or required; tools: which."),
+    ]];
+    const ALLOWED: &[&[Field]] = &[&[
+        acts("mode", Kind::Word(&["auto", "required"]), "Whether one of them must be called."),
+        acts("tools", Kind::Array, "Which."),
+    ]];
+    let choice = match fields.any("tool_choice") {
+        None => return Ok(ToolChoice::default()),
+        Some(Value::String(word)) => {
+            return chosen(word).ok_or_else(|| {
+                fields.refuse("tool_choice", "must be auto, none, required, a function, or allowed_tools")
+            });
         }
+        Some(choice) => Fields::at(choice, &fields.path("tool_choice"), CHOICE)?,
     };
-    check_calls(&tools, &calls).map_err(|why| fields.refuse("tool_choice", why))?;
-    Ok((tools, calls))
+    if choice.str("type") != Some("allowed_tools") {
+        let name = named(choice.needed("function")?, &choice.path("function"))?.name;
+        return Ok(ToolChoice { call: Calls::Must(Some(name)), ..ToolChoice::default() });
+    }
+    let allowed = Fields::at(choice.needed("allowed_tools")?, &choice.path("allowed_tools"), ALLOWED)?;
+    let tools = allowed.needed("tools")?.as_array().expect("the table says so");
+    let name = |(i, tool): (usize, &Value)| {
+        let path = allowed.path(&format!("tools[{i}]"));
+        named(tool.get("function").unwrap_or(tool), &path).map(|tool| tool.name)
+    };
+    let callable = tools.iter().enumerate().map(name).collect::<Result<_, _>>()?;
+    let choice = chosen(allowed.str("mode").unwrap_or("auto")).expect("the table says so");
+    Ok(ToolChoice { callable: Some(callable), ..choice })
 }
 
 /// The form that `response_format` asks for.
@@ -460,11 +487,23 @@ mod tests {
     fn tools_and_calls_are_read_as_clients_write_them() {
         let read = |request: Value| tools(&Fields::of(&request, FIELDS).unwrap()).map_err(|refusal| refusal.message);
         let tool = json!({"type": "function", "function": {"name": "look", "parameters": {}}});
-        let (tools, calls) = read(json!({"tools": [tool, {"name": "go"}], "tool_choice": "required"})).unwrap();
+        let (tools, choice) = read(json!({"tools": [tool, {"name": "go"}], "tool_choice": "required"})).unwrap();
         assert_eq!(tools.iter().map(|tool| &tool.name[..]).collect::<Vec<_>>(), ["look", "go"]);
-        assert_eq!(calls, Calls::Must(None));
+        assert_eq!(choice.call, Calls::Must(None));
+        let allowed = |names: &[&str], mode: &str| {
+            let tools: Vec<Value> =
+                names.iter().map(|name| json!({"type": "function", "function": {"name": name}})).collect();
+            let allowed = json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}});
+            read(json!({"tools": [tool, {"name": "go"}], "tool_choice": allowed, "parallel_tool_calls": false}))
+        };
+        let only_go = ToolChoice { call: Calls::Must(None), callable: Some(vec!["go".into()]), one_call: true };
+        assert_eq!(allowed(&["go"], "required").unwrap().1, only_go);
+        assert_eq!(allowed(&["go"], "auto").unwrap().1, ToolChoice { call: Calls::Auto, ..only_go });
+        for none in [&["stay"][..], &[]] {
+            assert_eq!(allowed(none, "auto").unwrap_err(), "tool_choice: allows what is none of the tools");
+        }
         let named = json!({"tools": [tool], "tool_choice": {"type": "function", "function": {"name": "look"}}});
-        assert_eq!(read(named).unwrap().1, Calls::Must(Some("look".into())));
+        assert_eq!(read(named).unwrap().1.call, Calls::Must(Some("look".into())));
         let other = json!({"tools": [tool], "tool_choice": {"type": "function", "function": {"name": "go"}}});
         assert_eq!(read(other).unwrap_err(), "tool_choice: names none of the tools");
         assert_eq!(

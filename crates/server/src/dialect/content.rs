@@ -12,7 +12,6 @@ use crate::{
     error::Refusal,
     fields::{Field, Fields, Kind, acts, nothing},
     seal::{Sealer, Tampered},
-    work::{Call, Said},
 };
 
 /// A conversation, and what is wished of its next answer.
@@ -20,9 +19,7 @@ use crate::{
 pub(crate) struct Conversation {
     pub(crate) messages: Vec<Message>,
     pub(crate) tools: Vec<Tool>,
-    pub(crate) call: Calls,
-    /// At most one call is to be heard of.
-    pub(crate) one_call: bool,
+    pub(crate) choice: ToolChoice,
     /// What the answer must look like.
     pub(crate) form: Option<Form>,
     /// Whether to reason; the model's own way if nobody says.
@@ -37,16 +34,50 @@ impl Conversation {
     /// # Errors
     /// It cannot do as is wished.
     pub(crate) fn ask(self, model: &Model, sampling: SamplerOptions) -> Result<Ask, Refusal> {
-        let Conversation { messages, tools, call, form, thinking, effort, end, .. } = self;
-        if let Some(form) =
-            form.as_ref().filter(|form| !form.rule.is_raw() && !tools.is_empty() && call != Calls::Never)
-        {
-            return Err(Refusal::field(&form.field, "cannot be kept where tools may be called; leave the tools out"));
-        }
+        let Conversation { messages, tools, choice, form, thinking, effort, end } = self;
+        let ToolChoice { call, callable, one_call } = choice;
         let schema = form.as_ref().and_then(|form| form.rule.schema());
-        let options = ChatOptions { tools, call, end, schema, ..model.chat_options(thinking, effort)? };
+        let wishes = model.chat_options(thinking, effort)?;
+        let options = ChatOptions { tools, call, callable, one_call, end, schema, ..wishes };
         Ok(Ask { form, ..Ask::new(Prompt::Chat(messages, options), sampling) })
     }
+}
+
+/// Which calls the next answer is to make.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ToolChoice {
+    pub(crate) call: Calls,
+    /// Of these tools only.
+    pub(crate) callable: Option<Vec<String>>,
+    /// One at most.
+    pub(crate) one_call: bool,
+}
+
+impl ToolChoice {
+    /// # Errors
+    /// Calls are to be made that cannot be.
+    pub(crate) fn check(self, tools: &[Tool]) -> Result<ToolChoice, &'static str> {
+        let is_tool = |name: &String| tools.iter().any(|tool| tool.name == *name);
+        match (&self.call, &self.callable) {
+            (Calls::Must(_), _) if tools.is_empty() => Err("there are no tools to call"),
+            (Calls::Must(Some(name)), _) if !is_tool(name) => Err("names none of the tools"),
+            (_, Some(names)) if names.is_empty() || !names.iter().all(is_tool) => {
+                Err("allows what is none of the tools")
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+/// What `word` chooses: `auto`, `none`, or `required`, which some call `any`.
+pub(crate) fn chosen(word: &str) -> Option<ToolChoice> {
+    let call = match word {
+        "auto" => Calls::Auto,
+        "none" => Calls::Never,
+        "required" | "any" => Calls::Must(None),
+        _ => return None,
+    };
+    Some(ToolChoice { call, ..ToolChoice::default() })
 }
 
 /// The calls of the assistant's last turn, and which of them have their result: a result is of one that has none yet.
@@ -208,11 +239,6 @@ pub(crate) fn add_paragraph(text: &mut String, more: &str) {
     text.push_str(more);
 }
 
-/// Whether a part of an answer belongs to a call after its first.
-pub(crate) fn is_further_call(said: &Said) -> bool {
-    matches!(said, Said::Call(Call { index, .. }) | Said::Arguments(index, _) | Said::Called(index) if *index > 0)
-}
-
 /// What something of this kind is called in an error.
 pub(crate) fn shown(kind: &str) -> String {
     kind.escape_debug().take(32).collect()
@@ -242,7 +268,8 @@ pub(crate) fn named(function: &Value, path: &str) -> Result<Tool, Refusal> {
         || Refusal::field(&format!("{path}.name"), "must be the function's name: letters, digits and _ - . : /");
     let name = name.ok_or_else(refuse)?.to_owned();
     let function = function.as_object().expect("it has a field").clone();
-    Ok(Tool { name, function })
+    let strict = function.get("strict") == Some(&Value::Bool(true));
+    Ok(Tool { name, function, strict })
 }
 
 /// Refuses tools of which two have the same name: nobody could tell which of them is called.
@@ -254,15 +281,6 @@ pub(crate) fn check_names(tools: &[Tool], fields: &Fields<'_>) -> Result<(), Ref
     match tools.iter().find(|tool| !names.insert(&tool.name)) {
         Some(twice) => Err(fields.refuse("tools", &format!("two of them are called {}", shown(&twice.name)))),
         None => Ok(()),
-    }
-}
-
-/// Whether the calls that are to be made can be.
-pub(crate) fn check_calls(tools: &[Tool], calls: &Calls) -> Result<(), &'static str> {
-    match calls {
-        Calls::Must(_) if tools.is_empty() => Err("there are no tools to call"),
-        Calls::Must(Some(name)) if tools.iter().all(|tool| tool.name != *name) => Err("names none of the tools"),
-        _ => Ok(()),
     }
 }
 
@@ -326,9 +344,13 @@ pub(crate) fn show(conversation: &Conversation) -> String {
     for tool in &conversation.tools {
         writeln!(out, "tool {}", Value::Object(tool.function.clone())).unwrap();
     }
-    let Conversation { call, one_call, form, thinking, effort, end, .. } = conversation;
+    let Conversation { choice: ToolChoice { call, callable, one_call }, form, thinking, effort, end, .. } =
+        conversation;
     if let Some(form) = form {
         writeln!(out, "{} {:?}", form.field, form.rule).unwrap();
+    }
+    if let Some(callable) = callable {
+        writeln!(out, "callable {callable:?}").unwrap();
     }
     writeln!(out, "call {call:?}, one {one_call}, thinking {thinking:?}, effort {effort:?}, end {end:?}").unwrap();
     out

@@ -13,9 +13,7 @@ use models::{Calls, Effort, End, Role, Tool, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::{
-    content::{
-        Conversation, EFFORTS, Turns, add_paragraph, check_calls, check_names, effort_of, is_further_call, shown,
-    },
+    content::{Conversation, EFFORTS, ToolChoice, Turns, add_paragraph, check_names, chosen, effort_of, shown},
     form::{FORMS, flat, form, one},
     new_id,
     sampling::{SAMPLING, n_max, sampling, stop},
@@ -49,7 +47,7 @@ const OWN: [Field; 22] = [
     acts(
         "tool_choice",
         Kind::Object,
-        "type: auto, any, none, or tool with its name; disable_parallel_tool_use: one call at most.",
+        "type: auto, any, none, or tool with its name; disable_parallel_tool_use: one call at most is made.",
     ),
     acts(
         "thinking",
@@ -129,7 +127,7 @@ const TOOL: &[&[Field]] = &[&[
     nothing("eager_input_streaming", "a call is told when it is complete"),
     nothing("input_examples", "the models' formats have no place for them"),
     nothing("allowed_callers", "the model calls, nobody else"),
-    nothing("strict", "the model sees the schema, and keeps to it as well as it can"),
+    acts("strict", Kind::Bool, "Calls keep to all of its schema, or the request is refused."),
 ]];
 
 /// A request that was read.
@@ -146,8 +144,6 @@ pub(crate) struct Form {
     /// Reasoning is only in its signature, and not shown.
     sealed: bool,
     sealer: Arc<Sealer>,
-    /// At most one call is told.
-    one_call: bool,
 }
 
 /// Reads a request.
@@ -159,7 +155,7 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     model.check_name(fields.str("model"))?;
     let conversation = conversation(&fields, &model.sealer)?;
     let (sealed, sealer) = (is_sealed(&fields), model.sealer.clone());
-    let form = Form { model: model.name.clone(), sealed, sealer, one_call: conversation.one_call };
+    let form = Form { model: model.name.clone(), sealed, sealer };
     let ask = conversation.ask(model, sampling(&fields, &model.sampling, model.seed)?)?;
     let ask = Ask { n_max: n_max(&fields), stop: stop(&fields, "stop_sequences")?, ..ask };
     Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), form })
@@ -182,9 +178,9 @@ fn conversation(fields: &Fields<'_>, sealer: &Sealer) -> Result<Conversation, Re
         _ => End::Answer,
     };
     let (thinking, effort) = wishes(fields)?;
-    let (tools, call, one_call) = tools(fields)?;
+    let (tools, choice) = tools(fields)?;
     let (messages, form) = (turns.into_messages(), asked_form(fields)?);
-    Ok(Conversation { messages, tools, call, one_call, form, thinking, effort, end })
+    Ok(Conversation { messages, tools, choice, form, thinking, effort, end })
 }
 
 fn read_message(message: &Value, path: &str, turns: &mut Turns<'_>) -> Result<(), Refusal> {
@@ -286,27 +282,26 @@ fn texts(content: &Value, path: &str) -> Result<String, Refusal> {
     Ok(all)
 }
 
-/// What may be called, whether it must be, and whether once at most.
-fn tools(fields: &Fields<'_>) -> Result<(Vec<Tool>, Calls, bool), Refusal> {
+/// What may be called, and what is to be.
+fn tools(fields: &Fields<'_>) -> Result<(Vec<Tool>, ToolChoice), Refusal> {
     const CHOICE: &[&[Field]] = &[&[
         acts("type", Kind::Word(&["auto", "any", "tool", "none"]), "Whether."),
         acts("name", Kind::Str, "Which."),
-        acts("disable_parallel_tool_use", Kind::Bool, "At most one call is told."),
+        acts("disable_parallel_tool_use", Kind::Bool, "At most one call is made."),
     ]];
     let tools = fields.array("tools").unwrap_or_default().iter().enumerate();
     let tools = tools.map(|(i, tool)| read_tool(tool, &fields.path(&format!("tools[{i}]"))));
     let tools = tools.collect::<Result<Vec<_>, _>>()?;
     check_names(&tools, fields)?;
-    let Some(choice) = fields.any("tool_choice") else { return Ok((tools, Calls::Auto, false)) };
+    let Some(choice) = fields.any("tool_choice") else { return Ok((tools, ToolChoice::default())) };
     let choice = Fields::at(choice, &fields.path("tool_choice"), CHOICE)?;
-    let call = match needed(&choice, "type")? {
-        "any" => Calls::Must(None),
-        "tool" => Calls::Must(Some(needed(&choice, "name")?.to_owned())),
-        "none" => Calls::Never,
-        _ => Calls::Auto,
+    let named = match needed(&choice, "type")? {
+        "tool" => ToolChoice { call: Calls::Must(Some(needed(&choice, "name")?.to_owned())), ..ToolChoice::default() },
+        word => chosen(word).expect("the table says so"),
     };
-    check_calls(&tools, &call).map_err(|why| fields.refuse("tool_choice", why))?;
-    Ok((tools, call, choice.flag("disable_parallel_tool_use").unwrap_or(false)))
+    let one_call = choice.flag("disable_parallel_tool_use").unwrap_or(false);
+    let choice = ToolChoice { one_call, ..named }.check(&tools).map_err(|why| fields.refuse("tool_choice", why))?;
+    Ok((tools, choice))
 }
 
 /// A tool as models are shown it.
@@ -320,7 +315,7 @@ fn read_tool(tool: &Value, path: &str) -> Result<Tool, Refusal> {
     let mut function = Map::from_iter([("name".to_owned(), json!(name))]);
     function.extend(fields.any("description").map(|text| ("description".to_owned(), text.clone())));
     function.insert("parameters".to_owned(), fields.needed("input_schema")?.clone());
-    Ok(Tool { name, function })
+    Ok(Tool { name, function, strict: fields.flag("strict") == Some(true) })
 }
 
 /// Whether to reason, and how hard.
@@ -427,7 +422,7 @@ pub(crate) fn reply(form: &Form, choice: &Choice) -> Value {
     if !choice.text.is_empty() {
         content.push(json!({ "type": "text", "text": choice.text }));
     }
-    for call in choice.calls.iter().take(if form.one_call { 1 } else { usize::MAX }) {
+    for call in &choice.calls {
         let input = input(&call.arguments);
         content.push(json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": input }));
     }
@@ -539,9 +534,6 @@ impl Writer for Events {
     }
 
     fn said(&mut self, Heard { said, .. }: Heard, out: &mut Frames) {
-        if self.form.one_call && is_further_call(&said) {
-            return;
-        }
         match said {
             Said::Begun | Said::Tokens(_) => {}
             Said::Prefill(prefill) => out.comment(&format!("prefill {} of {}", prefill.done, prefill.total)),

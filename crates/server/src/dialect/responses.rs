@@ -14,7 +14,7 @@ use models::{Calls, Effort, End, Role, Tool, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::{
-    content::{Conversation, EFFORTS, Turns, check_calls, check_names, effort_of, is_further_call, named, shown, text},
+    content::{Conversation, EFFORTS, ToolChoice, Turns, check_names, chosen, effort_of, named, shown, text},
     form::{FORMS, flat, form, one},
     new_id, now_s,
     sampling::{LENGTH, SAMPLING, n_max, sampling},
@@ -40,8 +40,12 @@ const OWN: [Field; 30] = [
     acts("instructions", Kind::Str, "What the system says first."),
     acts("stream", Kind::Bool, "Send the answer as it comes, as server-sent events."),
     acts("tools", Kind::Array, "What the model may call: functions, custom tools, and namespaces of them."),
-    acts("tool_choice", Kind::Any, "auto, none, required, or the function that must be called."),
-    acts("parallel_tool_calls", Kind::Bool, "If false, one call at most is told."),
+    acts(
+        "tool_choice",
+        Kind::Any,
+        "auto, none, required, the function that must be called, or allowed_tools: mode and tools.",
+    ),
+    acts("parallel_tool_calls", Kind::Bool, "If false, one call at most is made."),
     acts("reasoning", Kind::Object, "effort: how hard to reason; summary: tell the reasoning as a summary."),
     acts(
         "include",
@@ -132,7 +136,7 @@ const FUNCTION: &[&[Field]] = &[&[
     acts("description", Kind::Str, "What it does."),
     acts("parameters", Kind::Object, "The JSON schema of its arguments."),
     acts("format", Kind::Object, "What a custom tool's text is like; shown to the model, not enforced."),
-    nothing("strict", "the model sees the schema, and keeps to it as well as it can"),
+    acts("strict", Kind::Bool, "Calls keep to all of its schema, or the request is refused."),
     nothing("defer_loading", "the model sees all tools at once"),
     nothing("output_schema", "the models' formats have no place for it"),
     nothing("allowed_callers", "the model calls, nobody else"),
@@ -162,8 +166,6 @@ pub(crate) struct Form {
     /// Reasoning is also told sealed.
     sealed: bool,
     sealer: Arc<Sealer>,
-    /// At most one call is told.
-    one_call: bool,
 }
 
 /// Where a tool that is shown to the model as a function comes from.
@@ -204,16 +206,17 @@ fn read_fields(fields: &Fields<'_>, model: &str, sealer: &Arc<Sealer>) -> Result
     }
     let (thinking, effort, summary) = wishes(fields)?;
     let (tools, origins) = tools(fields)?;
-    let call = tool_choice(fields, &tools)?;
     let one_call = fields.flag("parallel_tool_calls") == Some(false);
+    let choice = ToolChoice { one_call, ..tool_choice(fields)? };
+    let choice = choice.check(&tools).map_err(|why| fields.refuse("tool_choice", why))?;
     let (sealed, sealer) = (is_sealed(fields)?, sealer.clone());
-    let telling = Form { head: head(fields, model), origins, summary, sealed, sealer, one_call };
+    let telling = Form { head: head(fields, model), origins, summary, sealed, sealer };
     let messages = turns.into_messages();
     if messages.is_empty() {
         return Err(fields.refuse("input", "is empty"));
     }
     let form = one(text_format(fields)?, form(fields)?)?;
-    Ok((Conversation { messages, tools, call, one_call, form, thinking, effort, end: End::Answer }, telling))
+    Ok((Conversation { messages, tools, choice, form, thinking, effort, end: End::Answer }, telling))
 }
 
 fn needed<'a>(fields: &Fields<'a>, name: &str) -> Result<&'a str, Refusal> {
@@ -330,30 +333,38 @@ fn read_tool(tool: &Value, path: &str, namespace: Option<&str>) -> Result<(Tool,
     };
     function.insert("parameters".to_owned(), parameters);
     let origin = Origin { shown: shown.clone(), name, namespace: namespace.map(str::to_owned), custom };
-    Ok((Tool { name: shown, function }, origin))
+    let strict = fields.flag("strict") == Some(true);
+    Ok((Tool { name: shown, function, strict }, origin))
 }
 
-fn tool_choice(fields: &Fields<'_>, tools: &[Tool]) -> Result<Calls, Refusal> {
-    const CHOICE: &[&[Field]] = &[&[
-        acts("type", Kind::Word(&["function", "custom"]), "What it is."),
+fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, Refusal> {
+    const ALLOWED: [Field; 2] = [
+        acts("mode", Kind::Word(&["auto", "required"]), "Whether one of them must be called."),
+        acts("tools", Kind::Array, "Which."),
+    ];
+    const TOOL: [Field; 3] = [
+        acts("type", Kind::Word(&["function", "custom", "allowed_tools"]), "What it is."),
         acts("name", Kind::Str, "Which."),
         acts("namespace", Kind::Str, "The namespace that it is in."),
-    ]];
-    let call = match fields.any("tool_choice") {
-        None => Calls::Auto,
-        Some(Value::String(word)) => match word.as_str() {
-            "auto" => Calls::Auto,
-            "none" => Calls::Never,
-            "required" => Calls::Must(None),
-            _ => return Err(fields.refuse("tool_choice", "must be auto, none, required, or a function")),
-        },
-        Some(choice) => {
-            let choice = Fields::at(choice, &fields.path("tool_choice"), CHOICE)?;
-            Calls::Must(Some(in_namespace(choice.str("namespace"), needed(&choice, "name")?)))
+    ];
+    let name = |tool: &Fields<'_>| Ok(in_namespace(tool.str("namespace"), needed(tool, "name")?));
+    let choice = match fields.any("tool_choice") {
+        None => return Ok(ToolChoice::default()),
+        Some(Value::String(word)) => {
+            return chosen(word).ok_or_else(|| {
+                fields.refuse("tool_choice", "must be auto, none, required, a function, or allowed_tools")
+            });
         }
+        Some(choice) => Fields::at(choice, &fields.path("tool_choice"), &[&TOOL, &ALLOWED])?,
     };
-    check_calls(tools, &call).map_err(|why| fields.refuse("tool_choice", why))?;
-    Ok(call)
+    if choice.str("type") != Some("allowed_tools") {
+        return Ok(ToolChoice { call: Calls::Must(Some(name(&choice)?)), ..ToolChoice::default() });
+    }
+    let tools = choice.needed("tools")?.as_array().expect("the table says so");
+    let named = |(i, tool): (usize, &Value)| name(&Fields::at(tool, &choice.path(&format!("tools[{i}]")), &[&TOOL])?);
+    let callable = tools.iter().enumerate().map(named).collect::<Result<_, Refusal>>()?;
+    let chosen = chosen(choice.str("mode").unwrap_or("auto")).expect("the table says so");
+    Ok(ToolChoice { callable: Some(callable), ..chosen })
 }
 
 /// Whether to reason, how hard, and whether to tell it as a summary.
@@ -522,7 +533,7 @@ pub(crate) fn reply(form: &Form, choice: &Choice) -> Value {
     if !choice.text.is_empty() {
         output.push(message_item(&new_id("msg_"), status(&choice.finish), &[text_part(&choice.text, &choice.tokens)]));
     }
-    for call in choice.calls.iter().take(if form.one_call { 1 } else { usize::MAX }) {
+    for call in &choice.calls {
         output.push(call_item(form, &new_id("fc_"), "completed", call));
     }
     response(form, status(&choice.finish), &output, Some(&choice.finish))
@@ -717,9 +728,6 @@ impl Writer for Events {
     }
 
     fn said(&mut self, Heard { said, .. }: Heard, out: &mut Frames) {
-        if self.form.one_call && is_further_call(&said) {
-            return;
-        }
         match said {
             Said::Begun => {}
             Said::Prefill(prefill) => out.comment(&format!("prefill {} of {}", prefill.done, prefill.total)),

@@ -28,10 +28,13 @@
 mod block;
 mod read;
 mod render;
+mod syntax;
 
 use self::read::Reader;
 use self::render::Prompt;
-use crate::chat::{Calls, Chat, ChatError, ChatOptions, Effort, End, Events, Message, Part, THINK, THINK_END};
+use crate::chat::{
+    Calls, Chat, ChatError, ChatOptions, Effort, End, Events, Hold, Message, NotKept, Part, Syntax, THINK, THINK_END,
+};
 
 const BOS: &str = "<｜begin▁of▁sentence｜>";
 const EOS: &str = "<｜end▁of▁sentence｜>";
@@ -129,6 +132,10 @@ impl Chat for DeepSeekV4 {
             Calls::Must(name) if !options.thinking && !options.tools.is_empty() => Prompt::of_call(name.as_deref()),
             _ => Vec::new(),
         }
+    }
+
+    fn syntax(&self, options: &ChatOptions, hold: Hold<'_>) -> Result<Syntax, NotKept> {
+        syntax::syntax(options, hold, &self.opening(options))
     }
 
     fn stop_markers(&self) -> Vec<String> {
@@ -325,7 +332,7 @@ mod tests {
 
     /// All tools that are called in tests of answers.
     pub(super) fn with_tools(options: ChatOptions) -> ChatOptions {
-        let tool = |name: &str| Tool { name: name.into(), function: serde_json::Map::new() };
+        let tool = |name: &str| Tool { name: name.into(), function: serde_json::Map::new(), strict: false };
         ChatOptions { tools: ["w", "now", "calc", "get_weather"].map(tool).to_vec(), ..options }
     }
 

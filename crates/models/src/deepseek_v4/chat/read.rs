@@ -446,7 +446,7 @@ mod tests {
                 .map(|(name, arguments)| call("", &name, &crate::json::to_python(&Value::from_iter(arguments))))
                 .collect();
             let said = Message::assistant(text.clone()).with_reasoning("R").with_calls(calls.clone());
-            let tool = |call: &ToolCall| Tool { name: call.name.clone(), function: serde_json::Map::new() };
+            let tool = |call: &ToolCall| Tool { name: call.name.clone(), function: serde_json::Map::new(), strict: false };
             let tools = calls.iter().map(tool).collect();
             let options = ChatOptions { thinking, tools, end: End::Continue, ..ChatOptions::default() };
             let prompt = JULY.render(&[Message::user("Q"), said], &options).unwrap();

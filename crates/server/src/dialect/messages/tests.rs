@@ -24,7 +24,7 @@ fn sealer() -> Arc<Sealer> {
 }
 
 fn form() -> Form {
-    Form { model: "m".into(), sealed: false, sealer: sealer(), one_call: false }
+    Form { model: "m".into(), sealed: false, sealer: sealer() }
 }
 
 #[test]
@@ -242,10 +242,10 @@ fn an_answer_is_a_stream_of_blocks() {
 }
 
 #[test]
-fn reasoning_can_be_sealed_and_calls_be_one() {
+fn reasoning_can_be_sealed() {
     let mut script = script();
     script.push(ends(Stop::EndOfTurn, 2));
-    let form = Form { sealed: true, one_call: true, ..form() };
+    let form = Form { sealed: true, ..form() };
     expect![[r#"{"id":"msg_ID","type":"message","role":"assistant","model":"m","content":[{"type":"thinking","thinking":"","signature":"r1:6d3b74ff:0fd7f5859fbfa1635f0f20ba38084ec095deb4dc0fb4a886c59e3e0712da2749:Why"},{"type":"text","text":"So."},{"type":"tool_use","id":"call_0","name":"f","input":{"a":1}}],"stop_reason":"tool_use","stop_sequence":null,"usage":{"input_tokens":40,"cache_creation_input_tokens":0,"cache_read_input_tokens":60,"output_tokens":7}}"#]].assert_eq(&without_ids(&reply(&form, &choice(script.clone())).to_string()));
     expect![[r#"
         event: message_start

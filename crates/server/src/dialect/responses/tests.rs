@@ -13,8 +13,8 @@ fn check(request: Value, expect: Expect) {
     let read = Fields::of(&request, FIELDS).and_then(|fields| {
         sampling(&fields, &SamplerOptions::default(), None)?;
         let (conversation, form) = read_fields(&fields, "m", &sealer())?;
-        let Form { summary, sealed, one_call, .. } = form;
-        let more = format!("n_max {:?}, summary {summary}, sealed {sealed}, one {one_call}\n", n_max(&fields));
+        let Form { summary, sealed, .. } = form;
+        let more = format!("n_max {:?}, summary {summary}, sealed {sealed}\n", n_max(&fields));
         Ok(show(&conversation) + &more)
     });
     expect.assert_eq(&read.unwrap_or_else(|refusal| refusal.message));
@@ -32,7 +32,7 @@ fn form() -> Form {
         function,
     ];
     let head = Map::from_iter([("id".to_owned(), json!("resp_1"))]);
-    Form { head, origins, summary: false, sealed: false, sealer: sealer(), one_call: false }
+    Form { head, origins, summary: false, sealed: false, sealer: sealer() }
 }
 
 #[test]
@@ -306,14 +306,4 @@ fn a_failure_is_the_last_event() {
     expect![[r#"
         event: response.failed
         data: {"type":"response.failed","sequence_number":5,"response":{"id":"resp_1","tools":[],"status":"failed","error":{"code":"shutting_down","message":"the server is shutting down; try again"},"incomplete_details":null,"output":[],"usage":null}}"#]].assert_eq(stream.split("\n\n").filter(|event| !event.is_empty()).last().unwrap());
-}
-
-#[test]
-fn one_call_is_told_where_one_is_wanted() {
-    let mut script = calls(0, "f", &["{}"]);
-    script.extend(calls(1, "f", &["{}"]));
-    script.push(ends(Stop::EndOfTurn, 2));
-    let form = Form { one_call: true, ..form() };
-    assert_eq!(reply(&form, &choice(script.clone()))["output"].as_array().map(Vec::len), Some(1));
-    assert!(!streamed(Events::new(form), script).contains("call_1"));
 }

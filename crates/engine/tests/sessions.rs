@@ -131,6 +131,25 @@ fn a_long_prompt_that_another_run_asks_again_is_computed_once() {
 }
 
 #[test]
+fn a_short_prompt_that_was_asked_again_is_known_in_another_run() {
+    // Others than DeepSeek V4 compute a part of a block.
+    let model = "deepseek_v4/micro-flash.gguf";
+    let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let n_computed = |n_times: u32| {
+        let engine = open(model, Some(kept(Some(folder.path()))));
+        let mut session = session(&engine);
+        let ask = |i: u32| {
+            let synced = session.sync(&ids(0, 700)).unwrap_or_else(|e| panic!("{e}"));
+            session.push(id(i, 700)).unwrap_or_else(|e| panic!("{e}")); // the answer
+            synced.computed
+        };
+        (0..n_times).map(ask).collect::<Vec<_>>()
+    };
+    assert_eq!(n_computed(2), [700, 0]);
+    assert_eq!(n_computed(1), [0]);
+}
+
+#[test]
 fn sessions_side_by_side_answer_as_if_alone() {
     for model in MODELS {
         let engine = open(model, None);

@@ -6,7 +6,11 @@ use kv::{BLOCK, Lasting, Name};
 use tokenizer::TokenId;
 
 use super::Session;
-use crate::{Error, pieces::Place, runner::Runner};
+use crate::{
+    Error,
+    pieces::{Layout, Place},
+    runner::Runner,
+};
 
 /// What reading a prompt again may cost where its rows alone are not enough.
 const TAIL_TIME: Duration = Duration::from_secs(60);
@@ -40,10 +44,12 @@ impl Session {
     }
 
     /// Keeps what is needed to go on behind a prompt, `n_computed` tokens of which were new: on disk if that takes little beside
-    /// them, as the same may be asked again in another run; else where it cannot be had by dropping the answer.
+    /// them, as the same may be asked again in another run, or if it is asked again now; else where it cannot be had by dropping the
+    /// answer.
     pub(super) fn keep_turn(&self, n_computed: usize) -> Result<(), Error> {
+        let is_worth = |layout: &Layout| n_computed == 0 || layout.is_little(self.tokens.len(), n_computed);
         match &self.engine.pieces {
-            Some(pieces) if pieces.layout.is_little(self.tokens.len(), n_computed) => self.keep_tail(Lasting::Soon),
+            Some(pieces) if is_worth(&pieces.layout) => self.keep_tail(Lasting::Soon),
             Some(pieces) if pieces.layout.has_frontier => self.keep_tail(Lasting::AtEnd),
             _ => Ok(()),
         }

@@ -59,7 +59,7 @@ pub enum Error {
     DeadEnd,
 
     /// What may come next could not be found out within bounds.
-    #[error("the grammar is too complex to go on: {0}")]
+    #[error("the grammar is too complex: {0}")]
     Complex(String),
 }
 

@@ -35,6 +35,9 @@ const LARK_BYTES_MAX: usize = 64 << 10;
 /// let pass needs a third of this.
 const STACK_BYTES: usize = 256 << 20;
 
+/// The most ways to go on that are followed side by side: objects of as many optional properties as there may be take three each.
+const ITEMS_MAX: usize = 10_000;
+
 /// Longer tokens are never allowed: the trie cannot hold them.
 const TOKEN_BYTES_MAX: usize = 1000;
 
@@ -83,7 +86,9 @@ impl Vocabulary {
             ParserFactory::new(&tokens, InferenceCapabilities::default(), &SlicedBiasComputer::general_slices())
         }));
         let mut factory = factory.map_err(|e| Error::Vocabulary(line(&e)))?;
-        factory.quiet().limits_mut().verbose_errors = false;
+        let limits = factory.quiet().limits_mut();
+        limits.verbose_errors = false;
+        limits.max_items_in_row = ITEMS_MAX;
         Ok(Vocabulary(Arc::new(Inner { factory, turn: Mutex::new(()) })))
     }
 
@@ -160,6 +165,10 @@ fn first(parser: Matcher) -> Result<Grammar, Error> {
 }
 
 fn refused(error: &str) -> Error {
+    if ["fuel", "Unable to determine if regex is empty", "lexer precomputation"].iter().any(|sign| error.contains(sign))
+    {
+        return Error::Complex("compiling it takes more steps than are allowed".to_owned());
+    }
     if error.contains("oneOf constraints are not supported") {
         return Error::Unsupported {
             keyword: "oneOf".into(),

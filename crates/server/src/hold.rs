@@ -102,7 +102,8 @@ fn source<T>(rule: &Rule, then: impl FnOnce(Source<'_>) -> T) -> T {
         Rule::Lark(grammar) | Rule::RawLark(grammar) => then(Source::Lark(grammar)),
         Rule::Choice(texts) => {
             let texts: Vec<_> = texts.iter().map(|text| Value::from(text.as_str()).to_string()).collect();
-            then(Source::Lark(&format!("start: {}", texts.join(" | "))))
+            // One word: as rules, each text would be followed by itself.
+            then(Source::Composed(&format!("start: TEXT\nTEXT: {}", texts.join(" | ")), &[]))
         }
     }
 }

@@ -1,7 +1,7 @@
 //! How likely tokens were, in step with the text that they become.
 //!
 //! A token is told together with the first text that it is part of, so that who adds up what comes has each token once, and the
-//! tokens of no text that has yet to come. Several may be told at once: those of one character, those that may have been the
+//! tokens of no text that has yet to come: what a stop string may have begun with is held back, its tokens too. Several may be told at once: those of one character, those that may have been the
 //! beginning of a stop string or of a call. Tokens of reasoning and of calls are no part of a text, and are not told; nor are
 //! those of a stop string.
 
@@ -19,6 +19,8 @@ pub(crate) struct Token {
     top: Vec<Likely>,
     /// How many characters of a text that is not read, as completions are not, come before it.
     offset: usize,
+    /// It is a mark of the format, and no text of an answer.
+    is_mark: bool,
 }
 
 /// What a token spells, and the natural logarithm of its probability.
@@ -59,7 +61,8 @@ impl<'a> Tokens<'a> {
         let offset = self.place(token.id);
         if token.section != Section::Thinking {
             let top = token.top.iter().copied().map(likely).collect();
-            self.untold.borrow_mut().push(Token { said: likely((token.id, token.logprob)), top, offset });
+            let is_mark = !matches!(self.tokenizer.type_of(token.id), Some(TokenType::Normal | TokenType::Byte));
+            self.untold.borrow_mut().push(Token { said: likely((token.id, token.logprob)), top, offset, is_mark });
         }
     }
 
@@ -69,16 +72,20 @@ impl<'a> Tokens<'a> {
         let start = self.n_chars.get();
         let end = start + text.chars().count();
         self.n_chars.set(end);
-        // It may also bring what takes the place of bytes before it, that turned out to be no character.
-        match str::from_utf8(self.tokenizer.bytes_of(id)) {
-            Ok(own) if text.ends_with(own) => end - own.chars().count(),
-            _ => start,
-        }
+        let own = self.tokenizer.bytes_of(id);
+        // It may end a character, or bring what takes the place of bytes before it, that turned out to be none.
+        let goes_on = own.first().is_some_and(|byte| byte & 0xC0 == 0x80);
+        if goes_on { start } else { end.saturating_sub(n_chars(own)).max(start) }
     }
 
     /// What `event` is made of, if it is a text.
     pub(crate) fn of(&self, event: &Event) -> Option<Vec<Token>> {
-        let tokens = std::mem::take(&mut *self.untold.borrow_mut());
+        let mut untold = self.untold.borrow_mut();
+        let n = match event {
+            Event::Text(text) => n_of(text, &untold),
+            _ => untold.len(),
+        };
+        let tokens = untold.drain(..n).collect();
         if matches!(event, Event::Text(_)) { some(tokens) } else { None }
     }
 
@@ -86,6 +93,34 @@ impl<'a> Tokens<'a> {
     pub(crate) fn rest(self) -> Option<Vec<Token>> {
         some(self.untold.into_inner())
     }
+}
+
+/// How many characters bytes are by themselves, but for one that has yet to be complete.
+fn n_chars(mut bytes: &[u8]) -> usize {
+    let mut n = 0;
+    loop {
+        match str::from_utf8(bytes) {
+            Ok(text) => return n + text.chars().count(),
+            Err(error) => {
+                let (valid, rest) = bytes.split_at(error.valid_up_to());
+                n += String::from_utf8_lossy(valid).chars().count();
+                let Some(len) = error.error_len() else { return n };
+                n += 1;
+                bytes = &rest[len..];
+            }
+        }
+    }
+}
+
+/// How many of `tokens` begin before `text` ends. Marks and newlines in front of it may not be shown.
+fn n_of(text: &str, tokens: &[Token]) -> usize {
+    let lines = |bytes: &mut dyn Iterator<Item = u8>| bytes.take_while(|byte| *byte == b'\n').count();
+    let mut spelled = tokens.iter().filter(|token| !token.is_mark);
+    let Some(start) = spelled.clone().next().map(|token| token.offset) else { return tokens.len() };
+    let n_lines = lines(&mut spelled.by_ref().flat_map(|token| token.said.bytes.iter().copied()));
+    let n_dropped = n_lines.saturating_sub(lines(&mut text.bytes()));
+    let end = start + n_dropped + text.chars().count();
+    tokens.iter().take_while(|token| token.is_mark || token.offset < end).count()
 }
 
 fn some(tokens: Vec<Token>) -> Option<Vec<Token>> {

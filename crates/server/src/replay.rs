@@ -17,6 +17,7 @@ const BYTES_MAX: usize = 64 << 20;
 /// A turn that called tools.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Turn {
+    pub(crate) reasoning: String,
     pub(crate) text: String,
     pub(crate) calls: Vec<ToolCall>,
     /// What there is to say again.
@@ -39,16 +40,17 @@ impl Turn {
     fn n_bytes(&self) -> usize {
         let calls: usize = self.calls.iter().map(|call| call.id.len() + call.name.len() + call.arguments.len()).sum();
         let written: usize = self.written.iter().map(|part| part.as_str().len() + size_of::<Part>()).sum();
-        self.text.len() + calls + written
+        self.reasoning.len() + self.text.len() + calls + written
     }
 
-    /// Whether a message is this turn, as a client would send it back.
+    /// Whether a message is this turn, as a client would send it back, with its reasoning or without.
     fn is(&self, message: &Message) -> bool {
         let same = |(ours, theirs): (&ToolCall, &ToolCall)| {
             ours.id == theirs.id && ours.name == theirs.name && is_same(&ours.arguments, &theirs.arguments)
         };
         message.role == Role::Assistant
             && message.text.trim() == self.text.trim()
+            && message.reasoning.as_ref().is_none_or(|reasoning| reasoning.trim() == self.reasoning.trim())
             && message.calls.len() == self.calls.len()
             && self.calls.iter().zip(&message.calls).all(same)
     }
@@ -113,7 +115,12 @@ mod tests {
 
     fn turn(id: &str, n_bytes: usize) -> Turn {
         let written = vec![Part::Text("x".repeat(n_bytes))];
-        Turn { text: "So.\n".into(), calls: vec![call(id, r#"{"a": [1, 2], "b": "c"}"#)], written }
+        Turn {
+            reasoning: "Why?\n".into(),
+            text: "So.\n".into(),
+            calls: vec![call(id, r#"{"a": [1, 2], "b": "c"}"#)],
+            written,
+        }
     }
 
     fn restored(replays: &Replays, message: Message) -> bool {
@@ -130,7 +137,10 @@ mod tests {
         assert!(restored(&replays, message("1", r#"{"b":"c","a":[1,2]}"#)));
         assert!(!restored(&replays, message("2", r#"{"b":"c","a":[1,2]}"#)));
         assert!(!restored(&replays, message("1", r#"{"b":"c","a":[2,1]}"#)));
-        assert!(!restored(&replays, Message { text: "No.".into(), ..message("1", r#"{"b":"c","a":[1,2]}"#) }));
+        let known = || message("1", r#"{"b":"c","a":[1,2]}"#);
+        assert!(!restored(&replays, Message { text: "No.".into(), ..known() }));
+        assert!(restored(&replays, known().with_reasoning("Why?")));
+        assert!(!restored(&replays, known().with_reasoning("Why not?")));
     }
 
     #[test]

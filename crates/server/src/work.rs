@@ -442,6 +442,9 @@ impl Shared {
 
     /// What a client is told of a failure; what names files of this machine is for whoever runs the server.
     fn refusal(&self, error: &engine::Error) -> Refusal {
+        if let engine::Error::Grammar(of_request) = error {
+            return Refusal::body(format!("{of_request}; {}", of_request.hint()));
+        }
         (self.warn)(&format!("{error}; {}", error.hint()));
         match error {
             engine::Error::ContextFull { n_tokens, n_ctx } => Refusal::context(*n_tokens, *n_ctx),
@@ -541,7 +544,7 @@ impl Shared {
 
     /// Remembers an answer that calls tools, to show it again as it was written. How many calls it makes.
     fn remember(&self, job: &Job, mut heard: Partial, answer: &Answer) -> usize {
-        let text = std::mem::take(&mut heard.text);
+        let [reasoning, text] = [&mut heard.reasoning, &mut heard.text].map(std::mem::take);
         let calls = heard.into_calls();
         let n_calls = calls.len();
         if let (Some(options), Stop::EndOfTurn) = (&job.chat, answer.stop)
@@ -550,7 +553,7 @@ impl Shared {
         {
             let mut written = chat.opening(options);
             written.extend(parts(tokenizer, &answer.ids));
-            self.replays.remember(Turn { text, calls, written });
+            self.replays.remember(Turn { reasoning, text, calls, written });
         }
         n_calls
     }

@@ -103,6 +103,26 @@ fn every_dialect_has_a_name_of_its_own_for_schemas() {
 }
 
 #[test]
+fn a_form_may_have_many_ways_to_go_on() {
+    let server = start(Setup::default());
+    let texts: Vec<String> = (0..2500).map(|i| format!("text {i}")).collect();
+    answers(&server, &json!({"structured_outputs": {"choice": texts}}));
+    let optional = (0..900).map(|i| (format!("p{i}"), json!({"type": "boolean"}))).collect::<serde_json::Map<_, _>>();
+    let schema = json!({"guided_json": {"type": "object", "properties": optional}, "max_tokens": 20});
+    let reply = server.post("/v1/completions", &question("/v1/completions", &schema));
+    assert_eq!(reply.status, 200, "{}", reply.body);
+}
+
+#[test]
+fn what_is_too_complex_is_the_requests_matter() {
+    let server = start(Setup::default());
+    let rules: String = (0..3000).map(|i| format!("| \"a{i}\" start ")).collect();
+    let more = json!({"structured_outputs": {"grammar": format!("start: \"b\" {rules}")}});
+    let reply = server.post("/v1/completions", &question("/v1/completions", &more));
+    assert!([200, 400].contains(&reply.status), "{}", reply.body);
+}
+
+#[test]
 fn a_form_that_is_none_is_refused_by_its_field() {
     let server = start(Setup::default());
     for (more, field) in [

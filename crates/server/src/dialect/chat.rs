@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::{
     content::{
-        Called, Conversation, EFFORTS, ToolChoice, check_names, check_role, chosen, effort_of, logprobs, named, text,
+        Called, Conversation, EFFORTS, ToolChoice, check_names, check_role, chosen, effort_of, logprobs, named, shown,
+        text,
     },
     form::{FORMS, form, one},
     openai::{finish_reason, head, timings, usage, whole},
@@ -195,7 +196,15 @@ fn tools(fields: &Fields<'_>) -> Result<(Vec<Tool>, ToolChoice), Refusal> {
         // Some clients leave out the wrapping.
         let (path, function) = match tool.get("function") {
             Some(_) => (format!("{path}.function"), Fields::at(tool, &path, TOOL)?.needed("function")?),
-            None => (path, tool),
+            None => match tool["type"].as_str().unwrap_or("function") {
+                "function" => (path, tool),
+                kind => {
+                    return Err(Refusal::field(
+                        &path,
+                        &format!("tools of type {} cannot be called from here", shown(kind)),
+                    ));
+                }
+            },
         };
         named(function, &path)
     };
@@ -347,7 +356,14 @@ impl Chunks {
         let head = head("chatcmpl-", "chat.completion.chunk", model);
         let (include_usage, n_choices) = (request.include_usage, request.ask.n_choices);
         let tokens = vec![Vec::new(); n_choices];
-        Chunks { head, include_usage, usages: Vec::new(), timings: Value::Null, n_choices, tokens }
+        Chunks {
+            head,
+            include_usage,
+            usages: vec![Usage::default(); n_choices],
+            timings: Value::Null,
+            n_choices,
+            tokens,
+        }
     }
 
     fn chunk(&self, index: usize, delta: Value, finish_reason: Option<&str>) -> Value {
@@ -394,7 +410,7 @@ impl Writer for Chunks {
                 tell_detail(&mut chunk["choices"][0], &finish);
                 self.timings = timings(&finish);
                 chunk["timings"] = self.timings.clone();
-                self.usages.push(finish.usage);
+                self.usages[choice] = finish.usage;
                 out.data(&chunk);
             }
             Said::Failed(refusal) => {
@@ -458,7 +474,7 @@ mod tests {
         let mut chunks = Chunks {
             head: json!({}),
             include_usage: false,
-            usages: Vec::new(),
+            usages: vec![Usage::default()],
             timings: Value::Null,
             n_choices: 1,
             tokens: vec![Vec::new()],

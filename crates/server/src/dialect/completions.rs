@@ -128,7 +128,14 @@ impl Chunks {
         let head = head("cmpl-", "text_completion", model);
         let (echo, n_choices) = (request.echo.clone(), request.ask.n_choices);
         let tokens = vec![Vec::new(); n_choices];
-        Chunks { head, echo, include_usage: request.include_usage, n_choices, usages: Vec::new(), tokens }
+        Chunks {
+            head,
+            echo,
+            include_usage: request.include_usage,
+            n_choices,
+            usages: vec![Usage::default(); n_choices],
+            tokens,
+        }
     }
 
     fn chunk(&self, index: usize, text: &str, finish_reason: Option<&str>) -> Value {
@@ -165,7 +172,7 @@ impl Writer for Chunks {
                 tell_detail(&mut chunk["choices"][0], &finish);
                 chunk["timings"] = timings(&finish);
                 chunk["choices"][0]["logprobs"] = self.logprobs(choice);
-                self.usages.push(finish.usage);
+                self.usages[choice] = finish.usage;
                 out.data(&chunk);
             }
             Said::Failed(refusal) => {

@@ -267,6 +267,9 @@ pub(crate) fn named(function: &Value, path: &str) -> Result<Tool, Refusal> {
     let refuse =
         || Refusal::field(&format!("{path}.name"), "must be the function's name: letters, digits and _ - . : /");
     let name = name.ok_or_else(refuse)?.to_owned();
+    if function.get("parameters").is_some_and(|schema| !schema.is_object() && !schema.is_null()) {
+        return Err(Refusal::field(&format!("{path}.parameters"), "must be an object"));
+    }
     let function = function.as_object().expect("it has a field").clone();
     let strict = function.get("strict") == Some(&Value::Bool(true));
     Ok(Tool { name, function, strict })

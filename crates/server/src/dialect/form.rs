@@ -103,7 +103,7 @@ fn raw(form: Form, fields: &Fields<'_>) -> Result<Form, Refusal> {
 fn rule(fields: &Fields<'_>, name: &str, kind: &str) -> Result<Option<Form>, Refusal> {
     let text = || fields.str(name).expect("the table says so").to_owned();
     let rule = match (kind, fields.any(name)) {
-        (_, None | Some(Value::Bool(false))) => return Ok(None),
+        (_, None) | ("json_object", Some(Value::Bool(false))) => return Ok(None),
         ("json", Some(Value::String(schema))) => Rule::JsonSchema(schema.clone()),
         ("json", Some(schema)) => Rule::JsonSchema(schema.to_string()),
         ("regex", _) => Rule::Regex(text()),

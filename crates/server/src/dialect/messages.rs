@@ -164,7 +164,7 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
 fn conversation(fields: &Fields<'_>, sealer: &Sealer) -> Result<Conversation, Refusal> {
     let mut turns = Turns::new(sealer);
     if let Some(system) = fields.any("system") {
-        turns.say(Role::System, &texts(system, &fields.path("system"))?);
+        turns.say(Role::System, &system_text(system, &fields.path("system"))?);
     }
     let messages = fields.needed("messages")?.as_array().expect("the table says so");
     if messages.is_empty() {
@@ -256,11 +256,19 @@ fn needed<'a>(fields: &Fields<'a>, name: &str) -> Result<&'a str, Refusal> {
     fields.needed(name)?.as_str().ok_or_else(|| fields.refuse(name, "must be a string"))
 }
 
+/// What the system says. Claude Code's first block of it is a line for whoever bills it, which changes from one conversation to the
+/// next, so that nothing after it would be known again.
+fn system_text(content: &Value, path: &str) -> Result<String, Refusal> {
+    let is_said =
+        |block: &&Value| !block["text"].as_str().is_some_and(|text| text.starts_with("x-anthropic-billing-header:"));
+    match content {
+        Value::Array(blocks) => texts(&blocks.iter().filter(is_said).cloned().collect(), path),
+        content => texts(content, path),
+    }
+}
+
 /// A text, or blocks of text as paragraphs.
 fn texts(content: &Value, path: &str) -> Result<String, Refusal> {
-    /// Claude Code's first block of a system prompt is a line for whoever bills it. It changes from one conversation to the
-    /// next, so that nothing after it would be known again.
-    const BILLING: &str = "x-anthropic-billing-header:";
     let blocks = match content {
         Value::String(text) => return Ok(text.clone()),
         Value::Array(blocks) => blocks,
@@ -275,9 +283,7 @@ fn texts(content: &Value, path: &str) -> Result<String, Refusal> {
             Some(kind) => return Err(unreadable(&path, kind)),
             None => return Err(Refusal::field(&format!("{path}.type"), "is missing")),
         };
-        if !text.starts_with(BILLING) {
-            add_paragraph(&mut all, text);
-        }
+        add_paragraph(&mut all, text);
     }
     Ok(all)
 }

@@ -59,7 +59,7 @@ An answer that came to no good end says so in `finish_detail`, beside the reason
 
 | `finish_detail` | |
 |---|---|
-| `malformed_tool_call` | What was meant as a call broke the rules of the model's format, or was of no tool in the request. It is told as text. |
+| `malformed_tool_call` | What was meant as a call broke the rules of the model's format, or was of no tool in the request. It is told as text, unless the answer ends within it. A stream of chat completions may have begun to tell it as a call; that call has no end. |
 | `repetition` | It said the same 3 to 64 tokens again and again, 64 times at least and for 2048 tokens at least, and was ended there, as at its longest; `--may-repeat` lets it go on. |
 
 Beside these, `GET /health`, `/metrics`, `/v1/models`, `/v1/models/NAME`, `/api/tags` and `/api/version` take no fields.

@@ -138,7 +138,14 @@ pub(crate) fn read_generate(request: &Value, model: &Model) -> Result<Request, R
     let fields = Fields::of(request, GENERATE)?;
     let asked = match fields.str("prompt").filter(|prompt| !prompt.is_empty()) {
         None => None,
-        Some(prompt) if fields.flag("raw") == Some(true) => Some(Asked::Text(prompt.to_owned())),
+        Some(prompt) if fields.flag("raw") == Some(true) => {
+            for name in ["system", "think"] {
+                if fields.any(name).is_some_and(|value| *value != json!("") && *value != json!(false)) {
+                    return Err(fields.refuse(name, "cannot act beside raw, which continues the prompt as it is"));
+                }
+            }
+            Some(Asked::Text(prompt.to_owned()))
+        }
         Some(prompt) => Some(Asked::Chat(question(&fields, prompt)?)),
     };
     request_of(&fields, asked, false, model)

@@ -31,6 +31,10 @@ use crate::{
     work::{Call, Finish, Heard, Said, Usage},
 };
 
+/// What may be included.
+const ENCRYPTED: &str = "reasoning.encrypted_content";
+const LOGPROBS: &str = "message.output_text.logprobs";
+
 /// What a request may say.
 pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &LENGTH, &FORMS, &OWN];
 
@@ -397,18 +401,31 @@ fn text_format(fields: &Fields<'_>) -> Result<Option<ask::Form>, Refusal> {
 
 /// Whether reasoning is to be told sealed.
 fn is_sealed(fields: &Fields<'_>) -> Result<bool, Refusal> {
-    is_included(fields, "reasoning.encrypted_content")
+    is_included(fields, ENCRYPTED)
 }
 
-/// Whether something is to be told. Things that are named and not known never occur here.
+/// Whether something is to be told. What is of tools and inputs that there are none of here never occurs.
 fn is_included(fields: &Fields<'_>, name: &str) -> Result<bool, Refusal> {
-    Ok(fields.texts("include")?.iter().any(|wanted| wanted == name))
+    const NEVER: [&str; 6] = [
+        "code_interpreter_call.outputs",
+        "computer_call_output.output.image_url",
+        "file_search_call.results",
+        "message.input_image.image_url",
+        "web_search_call.action.sources",
+        "web_search_call.results",
+    ];
+    let wanted = fields.texts("include")?;
+    let is_known = |word: &&String| [ENCRYPTED, LOGPROBS].contains(&word.as_str()) || NEVER.contains(&word.as_str());
+    match wanted.iter().find(|word| !is_known(word)) {
+        Some(word) => Err(fields.refuse("include", &format!("there is no {} to include", shown(word)))),
+        None => Ok(wanted.iter().any(|wanted| wanted == name)),
+    }
 }
 
 /// Whether probabilities are to be told, and of how many tokens each time.
 fn logprobs(fields: &Fields<'_>) -> Result<Option<usize>, Refusal> {
     let n_top = fields.int("top_logprobs").unwrap_or(0) as usize;
-    Ok((n_top > 0 || is_included(fields, "message.output_text.logprobs")?).then_some(n_top))
+    Ok((n_top > 0 || is_included(fields, LOGPROBS)?).then_some(n_top))
 }
 
 /// What replies repeat of the request.
@@ -543,6 +560,8 @@ pub(crate) fn reply(form: &Form, choice: &Choice) -> Value {
 pub(crate) struct Events {
     form: Form,
     n_events: usize,
+    /// Items that have begun: a call that breaks off is never done.
+    n_items: usize,
     /// Items that are done.
     output: Vec<Value>,
     item: Option<Item>,
@@ -564,7 +583,7 @@ enum What {
 
 impl Events {
     pub(crate) fn new(form: Form) -> Events {
-        Events { form, n_events: 0, output: Vec::new(), item: None, tokens: Vec::new() }
+        Events { form, n_events: 0, n_items: 0, output: Vec::new(), item: None, tokens: Vec::new() }
     }
 
     fn event(&mut self, name: &str, data: Value, out: &mut Frames) {
@@ -580,19 +599,20 @@ impl Events {
     fn of_item(&mut self, name: &str, mut data: Value, out: &mut Frames) {
         let Some(item) = &self.item else { return };
         data["item_id"] = json!(item.id);
-        data["output_index"] = json!(self.output.len());
+        data["output_index"] = json!(self.n_items - 1);
         self.event(name, data, out);
     }
 
     fn open(&mut self, item: Item, shown: &Value, out: &mut Frames) {
-        let added = json!({ "output_index": self.output.len(), "item": shown });
+        let added = json!({ "output_index": self.n_items, "item": shown });
+        self.n_items += 1;
         self.event("response.output_item.added", added, out);
         self.item = Some(item);
     }
 
     /// The item that is open is done.
     fn done(&mut self, item: Value, out: &mut Frames) {
-        let done = json!({ "output_index": self.output.len(), "item": item });
+        let done = json!({ "output_index": self.n_items - 1, "item": item });
         self.event("response.output_item.done", done, out);
         self.output.push(item);
         self.item = None;

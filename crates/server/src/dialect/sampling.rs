@@ -18,7 +18,11 @@ pub(crate) const SAMPLING: [Field; 9] = [
         Kind::Num(0.0, 100.0),
         "Below 1 more certain, above 1 more random, 0 always the likeliest token.",
     ),
-    acts("top_p", Kind::Num(0.0, 1.0), "Draw from the likeliest tokens that make up this share."),
+    acts(
+        "top_p",
+        Kind::Num(0.0, 1.0),
+        "Draw from the likeliest tokens that make up this share; 0 for the likeliest alone.",
+    ),
     acts("top_k", Kind::Int(-1, i32::MAX as i64), "Draw from the N likeliest tokens only; 0 or -1 for all."),
     acts("min_p", Kind::Num(0.0, 1.0), "Draw from tokens at least this likely, relative to the likeliest."),
     acts("presence_penalty", Kind::Num(-2.0, 2.0), "Lower the logits of recent tokens by this."),
@@ -63,7 +67,7 @@ pub(crate) fn sampling(
     let options = SamplerOptions {
         temperature: num("temperature", default.temperature),
         top_k: fields.int("top_k").map_or(default.top_k, |k| k.max(0) as usize),
-        top_p: num("top_p", default.top_p),
+        top_p: num("top_p", default.top_p).max(f32::MIN_POSITIVE),
         min_p: num("min_p", default.min_p),
         repetition_penalty: num("repetition_penalty", num("repeat_penalty", default.repetition_penalty)),
         presence_penalty: num("presence_penalty", default.presence_penalty),

@@ -86,7 +86,7 @@ fn what_codex_sends_is_understood() {
             tool {"name":"shell__exec","parameters":{"type":"object"}}
             tool {"name":"apply_patch","description":"Patches.\n\nThe input must follow this grammar:\nstart: x","parameters":{"type":"object","properties":{"input":{"type":"string"}},"required":["input"]}}
             call Auto, one true, thinking None, effort Some(High), end Answer
-            n_max None, summary true, sealed true, one true
+            n_max None, summary true, sealed true
         "#]],
     );
 }
@@ -96,10 +96,10 @@ fn what_the_sdks_send_is_understood() {
     check(
         json!({"model": "m", "input": "Hi", "max_output_tokens": 9}),
         expect![[r#"
-        user "Hi"
-        call Auto, one false, thinking None, effort None, end Answer
-        n_max Some(9), summary false, sealed false, one false
-    "#]],
+            user "Hi"
+            call Auto, one false, thinking None, effort None, end Answer
+            n_max Some(9), summary false, sealed false
+        "#]],
     );
     check(
         json!({"input": [{"role": "user", "content": "Hi"},
@@ -112,7 +112,7 @@ fn what_the_sdks_send_is_understood() {
             assistant ""
             tool {"name":"f","parameters":{"type":"object","properties":{}}}
             call Must(Some("f")), one false, thinking Some(false), effort None, end Answer
-            n_max None, summary false, sealed false, one false
+            n_max None, summary false, sealed false
         "#]],
     );
 }
@@ -306,4 +306,16 @@ fn a_failure_is_the_last_event() {
     expect![[r#"
         event: response.failed
         data: {"type":"response.failed","sequence_number":5,"response":{"id":"resp_1","tools":[],"status":"failed","error":{"code":"shutting_down","message":"the server is shutting down; try again"},"incomplete_details":null,"output":[],"usage":null}}"#]].assert_eq(stream.split("\n\n").filter(|event| !event.is_empty()).last().unwrap());
+}
+
+#[test]
+fn what_comes_behind_a_call_that_broke_off_has_a_place_of_its_own() {
+    let call = Call { index: 0, id: "call_0".into(), name: "f".into() };
+    let mut script = vec![Said::Call(call), Said::Arguments(0, "{\"a\": 1".into()), says("So.")];
+    script.extend(calls(1, "f", &["{}"]));
+    script.push(ends(Stop::EndOfTurn, 1));
+    let stream = streamed(Events::new(form()), script);
+    let data = stream.lines().filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok());
+    let added = data.filter(|event| event["type"] == "response.output_item.added");
+    assert_eq!(added.map(|event| event["output_index"].clone()).collect::<Vec<_>>(), [0, 1, 2]);
 }

@@ -3,18 +3,20 @@
 //! ```text
 //! table.rs     the clients, their versions, and how they are run with nobody there
 //! install.rs   from their registries into a folder for caches, outside the repository
-//! served.rs    the server under test, with a model of 1 MB from testdata
+//! served.rs    the server under test, with a model of 1 MB from testdata, and a real one for libraries
 //! proxy.rs     between them: holds answers to the script, remembers what went by
 //! script.rs    what the model says: a call of the client's own tool, then what came of it
 //! verdict.rs   what must have come of it
 //! http.rs      as much of it as the proxy speaks
 //! ```
 //!
+//! Libraries have tests of their own, in tests/clients.
+//!
 //! Each client has a home and a folder of its own, in which a file holds a word that nobody else knows. To show that word at the
 //! end, the client must have understood the call, made it, and sent its result back. Then all of its first turn must have been
 //! known in the second; and once more with a server that was started anew between them.
 //!
-//! A client that cannot be fetched is SKIPPED, aloud; that is not a pass, and no failure.
+//! What cannot be fetched, a client or the real model, is SKIPPED, aloud; that is not a pass, and no failure.
 
 mod http;
 mod install;
@@ -39,13 +41,13 @@ use self::{
     install::{Packages, path},
     proxy::Proxy,
     script::SECRET,
-    served::Served,
+    served::{Model, Served},
     table::{CLIENTS, Client, LIBRARIES, Library, Place},
     verdict::Loop,
 };
 
 /// How long a client may take.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(600);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The file with the word.
 const FILE: &str = "note.txt";
@@ -95,14 +97,15 @@ fn check_names(names: &[&str]) -> Result<(), String> {
 }
 
 impl Bench<'_> {
-    /// Tests libraries. Returns how many fail.
+    /// Tests libraries, with each of their models. Returns how many of these tests fail.
     fn libraries(&self, libraries: &[&Library]) -> Result<usize, Box<dyn Error>> {
         let mut n_failed = 0;
         for library in libraries {
-            let served = self.serve(library.name, served::LIBRARIES)?;
-            let outcome = self.library(library, &served);
-            n_failed += usize::from(self.tell(library.name, &library.packages, &outcome));
-            served.end()?;
+            for &model in library.models {
+                let name = format!("{}/{}", library.name, model.name());
+                let outcome = self.library(library, model, &name);
+                n_failed += usize::from(self.tell(&name, &library.packages, &outcome));
+            }
         }
         Ok(n_failed)
     }
@@ -113,7 +116,7 @@ impl Bench<'_> {
             return Ok(0);
         }
         let (mut loops, mut n_failed) = (Vec::new(), 0);
-        let served = self.serve("server", served::CLIENTS)?;
+        let served = self.serve_clients()?;
         for client in clients {
             let outcome = self.client(client, &served);
             n_failed += usize::from(self.tell(client.name, &client.packages, &outcome));
@@ -129,11 +132,11 @@ impl Bench<'_> {
     /// Asks first turns again of a server that knows nothing of them, and second ones of the next. Returns how many of these it does
     /// not know as it should.
     fn restart(&self, loops: &[(&str, Box<Loop>)]) -> Result<usize, Box<dyn Error>> {
-        let served = self.serve("server", served::CLIENTS)?;
+        let served = self.serve_clients()?;
         let firsts: Vec<_> =
             loops.iter().map(|(_, turns)| turns.first.again(served.address)).collect::<Result<_, _>>()?;
         served.end()?;
-        let served = self.serve("server", served::CLIENTS)?;
+        let served = self.serve_clients()?;
         let mut n_failed = 0;
         for ((name, turns), first) in loops.iter().zip(firsts) {
             let told = if turns.tells_reasoning() {
@@ -150,39 +153,57 @@ impl Bench<'_> {
         Ok(n_failed)
     }
 
+    /// The server that clients are run against, one after another.
+    fn serve_clients(&self) -> Result<Served, Box<dyn Error>> {
+        let file = Model::Micro.file(self.root)?;
+        self.serve("server", (Model::Micro, &file), served::CLIENTS)
+    }
+
     /// A server that keeps what it computes in a folder of this name.
-    fn serve(&self, name: &str, flags: &[&str]) -> Result<Served, Box<dyn Error>> {
+    fn serve(&self, name: &str, model: (Model, &Path), flags: &[&str]) -> Result<Served, Box<dyn Error>> {
         let folder = self.run.join(name);
         fs::create_dir_all(&folder)?;
-        Served::start(&self.program, self.root, &folder, flags)
+        Served::start(&self.program, model, &folder, flags)
     }
 
     /// Says what came of it. Whether it failed.
     fn tell(&self, name: &str, packages: &Packages, outcome: &Result<Outcome, Box<dyn Error>>) -> bool {
         let what = match outcome {
             Ok(Outcome::Done(what, _)) => format!("works; {what}"),
-            Ok(Outcome::Skipped(why)) => format!("SKIPPED, since it could not be fetched: {why}"),
+            Ok(Outcome::Skipped(why)) => format!("SKIPPED: {why}"),
             Err(why) => format!("FAILED: {why}; see {}", self.run.join(name).display()),
         };
         println!("{name} ({}): {what}", packages.list().join(", "));
         outcome.is_err()
     }
 
-    fn library(&self, library: &Library, served: &Served) -> Result<Outcome, Box<dyn Error>> {
-        let programs = match library.packages.install(&self.cache) {
-            Ok(programs) => programs,
+    fn library(&self, library: &Library, model: Model, name: &str) -> Result<Outcome, Box<dyn Error>> {
+        let (programs, file) = match self.have(library, model) {
+            Ok(had) => had,
             Err(why) => return Ok(Outcome::Skipped(why)),
         };
-        let folder = self.run.join(library.name);
+        let served = self.serve(name, (model, &file), served::LIBRARIES)?;
         let mut command = Command::new(library.program);
         command.args(library.arguments).current_dir(self.root);
-        command.env("SERVER", format!("http://{}", served.address)).env("KEY", served::KEY);
+        command.env("SERVER", format!("http://{}", served.address)).env("KEY", served::KEY).env("MODEL", model.name());
         command.env("PACKAGES", library.packages.folder(&self.cache));
+        let folder = self.run.join(name);
         let start = Instant::now();
-        match run(isolated(command, &folder, &programs), &folder)? {
-            status if status.success() => Ok(Outcome::Done(format!("{:.1} s", start.elapsed().as_secs_f64()), None)),
-            status => Err(format!("its tests ended with {status}").into()),
+        let status = run(isolated(command, &folder, &programs), &folder)?;
+        let seconds = start.elapsed().as_secs_f64();
+        served.end()?;
+        match status.success() {
+            true => Ok(Outcome::Done(format!("{seconds:.1} s"), None)),
+            false => Err(format!("its tests ended with {status}").into()),
         }
+    }
+
+    /// Where the programs for a library and the model's file are.
+    ///
+    /// # Errors
+    /// Why something cannot be had.
+    fn have(&self, library: &Library, model: Model) -> Result<(Vec<PathBuf>, PathBuf), String> {
+        Ok((library.packages.install(&self.cache)?, model.file(self.root)?))
     }
 
     fn client(&self, client: &Client, served: &Served) -> Result<Outcome, Box<dyn Error>> {

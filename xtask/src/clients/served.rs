@@ -1,4 +1,4 @@
-//! The server that is tested: built from this repository, with the smallest model that has DeepSeek V4's structure and format.
+//! The server that is tested: built from this repository, with a model that can be held to any words, or a real one.
 
 use std::{
     error::Error,
@@ -11,15 +11,46 @@ use std::{
 
 use serde_json::Value;
 
-/// Its vocabulary is bytes, so that a conversation takes as many tokens as it has letters: some clients' instructions have 100,000.
-const MODEL: &str = "testdata/deepseek_v4/micro-long.gguf";
+use crate::fetch::fetch;
+
+/// The smallest model that has DeepSeek V4's structure and format. Its vocabulary is bytes, so that a conversation takes as many tokens as
+/// it has letters: some clients' instructions have 100,000.
+const MICRO: &str = "testdata/deepseek_v4/micro-long.gguf";
 /// Room for them.
 pub(crate) const CLIENTS: &[&str] = &["--sessions", "4", "--ctx", "200000"];
 /// Little room, and a key that has to be known.
 pub(crate) const LIBRARIES: &[&str] = &["--sessions", "2", "--ctx", "4096", "--api-key", KEY];
 pub(crate) const KEY: &str = "a-key-of-these-tests";
-/// What the model is called by clients.
-pub(crate) const NAME: &str = "micro";
+
+/// What is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Model {
+    /// It has random weights, and a format with reasoning and calls.
+    Micro,
+    /// What it says makes sense; its format has neither.
+    Real,
+}
+
+impl Model {
+    /// What it is called by clients.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Model::Micro => "micro",
+            Model::Real => "smollm2",
+        }
+    }
+
+    /// Where it is.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub(crate) fn file(self, root: &Path) -> Result<PathBuf, String> {
+        match self {
+            Model::Micro => Ok(root.join(MICRO)),
+            Model::Real => fetch(root, self.name()).map_err(|error| error.to_string()),
+        }
+    }
+}
 
 /// A server that runs, until it is dropped.
 pub(crate) struct Served {
@@ -39,11 +70,16 @@ pub(crate) fn build(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
 }
 
 impl Served {
-    /// Starts one that keeps what it computes in a folder, and what it has to say in a file there.
-    pub(crate) fn start(program: &Path, root: &Path, folder: &Path, flags: &[&str]) -> Result<Served, Box<dyn Error>> {
+    /// Starts one with a model, whose file this is. It keeps what it computes in a folder, and what it has to say in a file there.
+    pub(crate) fn start(
+        program: &Path,
+        (model, file): (Model, &Path),
+        folder: &Path,
+        flags: &[&str],
+    ) -> Result<Served, Box<dyn Error>> {
         let mut process = Command::new(program)
-            .args(["serve", "--port", "0", "--alias", NAME, "--model"])
-            .arg(root.join(MODEL))
+            .args(["serve", "--port", "0", "--alias", model.name(), "--model"])
+            .arg(file)
             .args(flags)
             .arg("--kv-disk-dir")
             .arg(folder.join("kv"))

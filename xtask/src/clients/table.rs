@@ -4,7 +4,10 @@ use std::{fs, io, net::SocketAddr, path::Path, process::Command};
 
 use serde_json::{Value, json};
 
-use super::{install::Packages, script::Call, served::NAME};
+use super::{install::Packages, script::Call, served::Model};
+
+/// What clients call the model.
+const NAME: &str = Model::Micro.name();
 
 /// A program that talks to the server.
 pub(crate) struct Client {
@@ -20,6 +23,8 @@ pub(crate) struct Client {
 pub(crate) struct Library {
     pub(crate) name: &'static str,
     pub(crate) packages: Packages,
+    /// What the server is to serve; the tests are run with each.
+    pub(crate) models: &'static [Model],
     /// What runs the tests.
     pub(crate) program: &'static str,
     /// With what, from the repository.
@@ -53,19 +58,25 @@ impl Place<'_> {
 }
 
 pub(crate) const LIBRARIES: [Library; 2] = [
-    Library {
-        name: "sdk-python",
-        packages: Packages::Pip(&["openai==3.57.0", "anthropic==2.14.0"]),
-        program: "python",
-        arguments: &["tests/clients/sdk.py"],
-    },
-    Library {
-        name: "sdk-node",
-        packages: Packages::Npm(&["openai@7.59.0", "@anthropic-ai/sdk@1.14.0"], None),
-        program: "node",
-        arguments: &["--test", "tests/clients/sdk.mjs"],
-    },
+    library("sdk-python", Packages::Pip(&["openai==3.57.0", "anthropic==2.14.0"]), "python", &["tests/clients/sdk.py"]),
+    library(
+        "sdk-node",
+        Packages::Npm(&["openai@7.59.0", "@anthropic-ai/sdk@1.14.0", "zod@4.6.7"], None),
+        "node",
+        &["--test", "tests/clients/sdk.mjs"],
+    ),
 ];
+
+/// A library whose tests know both models.
+const fn library(
+    name: &'static str,
+    packages: Packages,
+    program: &'static str,
+    arguments: &'static [&'static str],
+) -> Library {
+    let models = &[Model::Micro, Model::Real];
+    Library { name, packages, models, program, arguments }
+}
 
 /// All of them. `docs/clients.md` says the same to people.
 pub(crate) const CLIENTS: [Client; 9] = [

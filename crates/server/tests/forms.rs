@@ -123,6 +123,26 @@ fn what_is_too_complex_is_the_requests_matter() {
 }
 
 #[test]
+fn ollamas_options_take_every_form() {
+    let server = start(Setup::default());
+    let ask = |path: &str, options: Value, format: Value| {
+        let asked = json!({"messages": [{"role": "user", "content": "Hello"}]});
+        let mut request = if path == "/api/chat" { asked } else { json!({"prompt": "Hello"}) };
+        let more = json!({"stream": false, "think": false, "options": options, "format": format});
+        request.as_object_mut().expect("it is one").extend(more.as_object().expect("it is one").clone());
+        server.post(path, &request).json()
+    };
+    let regex = json!({"structured_outputs": {"regex": "a{2}b"}});
+    assert_eq!(ask("/api/chat", regex.clone(), Value::Null)["message"]["content"], "aab");
+    assert_eq!(ask("/api/generate", regex.clone(), Value::Null)["response"], "aab");
+    assert_eq!(ask("/api/generate", json!({"guided_choice": ["yes"]}), Value::Null)["response"], "yes");
+    assert_eq!(
+        ask("/api/chat", regex, json!("json"))["error"],
+        "options.structured_outputs.regex: cannot be kept beside format: an answer has one form"
+    );
+}
+
+#[test]
 fn a_form_that_is_none_is_refused_by_its_field() {
     let server = start(Setup::default());
     for (more, field) in [

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     content::{Called, Conversation, check_names, check_role, effort_of, logprobs, named},
+    form::{self, FORMS, one},
     new_id,
     sampling::{SAMPLING, sampling, stop},
     tell_detail,
@@ -61,9 +62,10 @@ const BOTH: [Field; 11] = [
     nothing("prompt_eval_progress", "comments have no place between lines"),
 ];
 
-/// What options there are.
+/// What options there are. Ollama's libraries let through here what they do not know.
 pub(crate) const OPTIONS: &[&[Field]] = &[
     &SAMPLING,
+    &FORMS,
     &[
         acts(
             "num_predict",
@@ -285,6 +287,14 @@ fn read_tool(tool: &Value, path: &str) -> Result<Tool, Refusal> {
 
 /// What the answer must look like.
 fn form(fields: &Fields<'_>) -> Result<Option<ask::Form>, Refusal> {
+    let asked = match fields.any("options") {
+        Some(options) => form::form(&Fields::at(options, &fields.path("options"), OPTIONS)?)?,
+        None => None,
+    };
+    one(format(fields)?, asked)
+}
+
+fn format(fields: &Fields<'_>) -> Result<Option<ask::Form>, Refusal> {
     let rule = match fields.any("format") {
         None => return Ok(None),
         Some(Value::String(word)) if word.is_empty() => return Ok(None),

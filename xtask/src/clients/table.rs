@@ -57,7 +57,7 @@ impl Place<'_> {
     }
 }
 
-pub(crate) const LIBRARIES: [Library; 2] = [
+pub(crate) const LIBRARIES: [Library; 4] = [
     library("sdk-python", Packages::Pip(&["openai==3.57.0", "anthropic==2.14.0"]), "python", &["tests/clients/sdk.py"]),
     library(
         "sdk-node",
@@ -65,6 +65,8 @@ pub(crate) const LIBRARIES: [Library; 2] = [
         "node",
         &["--test", "tests/clients/sdk.mjs"],
     ),
+    library("ollama-python", Packages::Pip(&["ollama==0.6.3"]), "python", &["tests/clients/ollama_sdk.py"]),
+    library("ollama-node", Packages::Npm(&["ollama@0.6.4"], None), "node", &["--test", "tests/clients/ollama_sdk.mjs"]),
 ];
 
 /// A library whose tests know both models.

@@ -182,7 +182,7 @@ impl Bench<'_> {
             Ok(had) => had,
             Err(why) => return Ok(Outcome::Skipped(why)),
         };
-        let served = self.serve(name, (model, &file), served::LIBRARIES)?;
+        let served = self.serve(name, (model, &file), library.flags)?;
         let mut command = Command::new(library.program);
         command.args(library.arguments).current_dir(self.root);
         command.env("SERVER", format!("http://{}", served.address)).env("KEY", served::KEY).env("MODEL", model.name());
@@ -203,6 +203,11 @@ impl Bench<'_> {
     /// # Errors
     /// Why something cannot be had.
     fn have(&self, library: &Library, model: Model) -> Result<(Vec<PathBuf>, PathBuf), String> {
+        let system = env::var_os("PATH").unwrap_or_default();
+        let is_there = |program: &&str| env::split_paths(&system).any(|folder| folder.join(program).is_file());
+        if !library.needs.is_empty() && !library.needs.iter().any(is_there) {
+            return Err(format!("there is no {}", library.needs.join(", and no ")));
+        }
         Ok((library.packages.install(&self.cache)?, model.file(self.root)?))
     }
 

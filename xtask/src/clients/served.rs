@@ -20,6 +20,8 @@ const MICRO: &str = "testdata/deepseek_v4/micro-long.gguf";
 pub(crate) const CLIENTS: &[&str] = &["--sessions", "4", "--ctx", "200000"];
 /// Little room, and a key that has to be known.
 pub(crate) const LIBRARIES: &[&str] = &["--sessions", "2", "--ctx", "4096", "--api-key", KEY];
+/// Room for an answer that is stopped long before its end.
+pub(crate) const PAGE: &[&str] = &["--sessions", "2", "--ctx", "65536", "--api-key", KEY];
 pub(crate) const KEY: &str = "a-key-of-these-tests";
 
 /// What is served.

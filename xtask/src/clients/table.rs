@@ -4,7 +4,11 @@ use std::{fs, io, net::SocketAddr, path::Path, process::Command};
 
 use serde_json::{Value, json};
 
-use super::{install::Packages, script::Call, served::Model};
+use super::{
+    install::Packages,
+    script::Call,
+    served::{self, Model},
+};
 
 /// What clients call the model.
 const NAME: &str = Model::Micro.name();
@@ -23,8 +27,12 @@ pub(crate) struct Client {
 pub(crate) struct Library {
     pub(crate) name: &'static str,
     pub(crate) packages: Packages,
+    /// Programs of the system, of which one must be there; with none, nothing is needed.
+    pub(crate) needs: &'static [&'static str],
     /// What the server is to serve; the tests are run with each.
     pub(crate) models: &'static [Model],
+    /// How the server is started.
+    pub(crate) flags: &'static [&'static str],
     /// What runs the tests.
     pub(crate) program: &'static str,
     /// With what, from the repository.
@@ -57,7 +65,7 @@ impl Place<'_> {
     }
 }
 
-pub(crate) const LIBRARIES: [Library; 4] = [
+pub(crate) const LIBRARIES: [Library; 5] = [
     library("sdk-python", Packages::Pip(&["openai==3.57.0", "anthropic==2.14.0"]), "python", &["tests/clients/sdk.py"]),
     library(
         "sdk-node",
@@ -67,9 +75,15 @@ pub(crate) const LIBRARIES: [Library; 4] = [
     ),
     library("ollama-python", Packages::Pip(&["ollama==0.6.3"]), "python", &["tests/clients/ollama_sdk.py"]),
     library("ollama-node", Packages::Npm(&["ollama@0.6.4"], None), "node", &["--test", "tests/clients/ollama_sdk.mjs"]),
+    Library {
+        needs: &["chromium", "google-chrome"],
+        models: &[Model::Micro],
+        flags: served::PAGE,
+        ..library("page", Packages::Pip(&["playwright==1.65.2"]), "python", &["crates/server/page/test/page_test.py"])
+    },
 ];
 
-/// A library whose tests know both models.
+/// A library that needs nothing else, and whose tests know both models and how little room there is.
 const fn library(
     name: &'static str,
     packages: Packages,
@@ -77,7 +91,7 @@ const fn library(
     arguments: &'static [&'static str],
 ) -> Library {
     let models = &[Model::Micro, Model::Real];
-    Library { name, packages, models, program, arguments }
+    Library { name, packages, needs: &[], models, flags: served::LIBRARIES, program, arguments }
 }
 
 /// All of them. `docs/clients.md` says the same to people.

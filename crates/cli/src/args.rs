@@ -11,7 +11,7 @@ use clap::{
 };
 use engine::{Budget, Experts, KvType, Learning, SamplerOptions};
 use experts::trace::synth::Choice;
-use models::{EFFORTS, Effort, effort_named};
+use models::{Chat, ChatOptions, EFFORTS, Effort, WishError, effort_named, grant};
 
 use crate::{bench::Sweep, error::Error, folders, routes::Budgets, terminal};
 
@@ -184,7 +184,7 @@ pub(crate) struct PromptArgs {
     pub(crate) system: Option<String>,
 
     /// Continue the text as it is, without a chat template
-    #[arg(long, alias = "raw-prompt", conflicts_with_all = ["think", "nothink", "effort", "think_max"])]
+    #[arg(long, alias = "raw-prompt", conflicts_with_all = ["think", "nothink", "effort", "think_max", "reasoning_budget"])]
     pub(crate) raw: bool,
 
     /// Room for the conversation, in tokens [default: what the model knows and memory holds]
@@ -215,9 +215,22 @@ pub(crate) struct ThinkingArgs {
     #[arg(long)]
     pub(crate) think_max: bool,
 
+    #[command(flatten)]
+    pub(crate) budget: BudgetArgs,
+
     /// Write the reasoning to stdout even when that is not a terminal
     #[arg(long)]
     pub(crate) show_thinking: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Thinking")]
+pub(crate) struct BudgetArgs {
+    /// Most tokens of reasoning, 0 for none, -1 for no bound [default: -1]
+    ///
+    /// Behind so many its end is written for the model, which then answers.
+    #[arg(long, value_name = "N", value_parser = budget, allow_negative_numbers = true)]
+    reasoning_budget: Option<usize>,
 }
 
 #[derive(Debug, Args)]
@@ -569,6 +582,30 @@ impl ThinkingArgs {
     pub(crate) fn effort(&self) -> Option<Effort> {
         self.think_max.then_some(Effort::Max).or(self.effort)
     }
+
+    /// Whether anything was.
+    pub(crate) fn says(&self) -> bool {
+        self.wanted().is_some() || self.budget.most() == Some(0)
+    }
+
+    /// How the model is asked.
+    ///
+    /// # Errors
+    /// What it cannot do. Only one that always reasons is asked for nothing else: its reasoning is ended at once.
+    pub(crate) fn granted(&self, chat: &dyn Chat) -> Result<ChatOptions, WishError> {
+        let without = (self.budget.most() == Some(0)).then(|| grant(chat, Some(false), None));
+        match without {
+            None | Some(Err(WishError::AlwaysThinks)) => grant(chat, self.wanted(), self.effort()),
+            Some(granted) => granted,
+        }
+    }
+}
+
+impl BudgetArgs {
+    /// The most tokens of reasoning, if there is a bound.
+    pub(crate) fn most(&self) -> Option<usize> {
+        self.reasoning_budget.filter(|&n| n < usize::MAX)
+    }
 }
 
 impl SamplingArgs {
@@ -634,6 +671,11 @@ fn count(text: &str) -> Result<usize, String> {
 /// A number of things, or none.
 fn whole(text: &str) -> Result<usize, String> {
     between(text, 0..=usize::MAX)
+}
+
+/// A number of tokens, or -1 for as many as there are.
+fn budget(text: &str) -> Result<usize, String> {
+    if text == "-1" { Ok(usize::MAX) } else { whole(text).map_err(|allowed| format!("{allowed}, or -1")) }
 }
 
 fn seed(text: &str) -> Result<u64, String> {
@@ -752,5 +794,22 @@ mod tests {
         assert_eq!(wanted(&["--nothink"]), (Some(false), None));
         assert_eq!(wanted(&["--think-max"]), (Some(true), Some(Effort::Max)));
         assert_eq!(wanted(&["--effort", "low"]), (Some(true), Some(Effort::Low)));
+    }
+
+    #[test]
+    fn no_reasoning_may_be_asked_for_as_a_budget() {
+        let template = |source: &str| models::Template::new(source, "", "", []).unwrap();
+        let (may, always) = (template("{% if thinking %}<think>{% endif %}"), template("<think>"));
+        let granted = |chat: &models::Template, args: &[&str]| {
+            let cli = Cli::parse_from(["ds4"].iter().chain(args));
+            (cli.chat.thinking.granted(chat).unwrap().thinking, cli.chat.thinking.budget.most())
+        };
+        assert_eq!(granted(&may, &["--reasoning-budget", "0"]), (false, Some(0)));
+        assert_eq!(granted(&may, &["--reasoning-budget", "0", "--think"]), (false, Some(0)));
+        assert_eq!(granted(&may, &["--reasoning-budget", "9"]), (true, Some(9)));
+        assert_eq!(granted(&may, &["--reasoning-budget=-1"]), (true, None));
+        assert_eq!(granted(&always, &["--reasoning-budget", "0"]), (true, Some(0)), "it is ended at once");
+        let wrong = Cli::try_parse_from(["ds4", "--reasoning-budget", "-2"]).unwrap_err().to_string();
+        assert!(wrong.contains("or -1"), "{wrong}");
     }
 }

@@ -1,7 +1,7 @@
 //! One question, one answer: the answer to stdout, all else to stderr.
 
 use engine::Stop;
-use models::{Message, grant};
+use models::Message;
 
 use crate::{
     args::ChatArgs,
@@ -40,10 +40,10 @@ pub(crate) fn begin(
     note: &mut dyn FnMut(&str),
 ) -> Result<Dialogue, Error> {
     let opening: Vec<_> = args.prompt.system.iter().filter(|text| !text.is_empty()).map(Message::system).collect();
-    let options = grant(speaker.chat()?, args.thinking.wanted(), args.thinking.effort())?;
+    let options = args.thinking.granted(speaker.chat()?)?;
     let wishes = Wishes {
         opening: args.prompt.system.is_some().then(|| opening.clone()),
-        options: args.thinking.wanted().is_some().then(|| options.clone()),
+        options: args.thinking.says().then(|| options.clone()),
     };
     let mut dialogue = Dialogue::new(opening, options);
     if let Some((held, saved)) = held {

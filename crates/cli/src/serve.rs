@@ -43,6 +43,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
         aliases: names,
         sampling,
         seed: args.sampling.seed,
+        n_reasoning_max: args.budget.most(),
         n_waiting_max: args.queue,
         n_connections_max: N_CONNECTIONS_MAX,
         key_dir,

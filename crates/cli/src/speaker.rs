@@ -34,6 +34,8 @@ pub(crate) struct Reply {
     pub(crate) reused: usize,
     pub(crate) prefill: Pace,
     pub(crate) decode: Pace,
+    /// Whether its reasoning was ended for having taken too many tokens.
+    pub(crate) reasoning_cut: bool,
     /// What decoding read from the SSD, if experts are there.
     pub(crate) streamed: Option<Streamed>,
 }
@@ -64,14 +66,16 @@ impl std::fmt::Display for Pace {
 }
 
 impl Reply {
-    /// `prefill N tokens X t/s, decode M tokens Y t/s`; and of a streamed model, what decoding took of experts.
+    /// `prefill N tokens X t/s, decode M tokens Y t/s`; of a streamed model, what decoding took of experts; and what became of the
+    /// answer on its way.
     pub(crate) fn speed(&self) -> String {
         let reused = match self.reused {
             0 => String::new(),
             n => format!(" ({n} known)"),
         };
         let streamed = self.streamed.filter(|_| self.decode.n > 0).map(|s| s.describe(self.decode)).unwrap_or_default();
-        format!("prefill {}{reused}, decode {}{streamed}", self.prefill, self.decode)
+        let cut = if self.reasoning_cut { ", reasoning ended by --reasoning-budget" } else { "" };
+        format!("prefill {}{reused}, decode {}{streamed}{cut}", self.prefill, self.decode)
     }
 }
 
@@ -137,6 +141,8 @@ pub(crate) struct Local {
     form: Option<Grammar>,
     /// Longest answer.
     n_max: usize,
+    /// Longest reasoning.
+    n_reasoning_max: Option<usize>,
 }
 
 impl Local {
@@ -155,7 +161,8 @@ impl Local {
         interrupt::before_end(engine.flusher());
         let sampler = Sampler::new(sampling.clone());
         let n_max = args.prompt.tokens.unwrap_or(usize::MAX);
-        Ok(Local { engine, session: Some(session), recalled: None, sampler, sampling, form, n_max })
+        let n_reasoning_max = args.thinking.budget.most();
+        Ok(Local { engine, session: Some(session), recalled: None, sampler, sampling, form, n_max, n_reasoning_max })
     }
 
     /// Completes what is written beside answers.
@@ -189,7 +196,7 @@ impl Speaker for Local {
         let n_ctx = self.session.as_ref().ok_or(Error::NoContext)?.n_ctx();
         check_bytes(ask, n_ctx)?;
         let ids = self.prompt(ask)?;
-        let Local { engine, session, recalled, sampler, form, n_max, .. } = self;
+        let Local { engine, session, recalled, sampler, form, n_max, n_reasoning_max, .. } = self;
         let session = session.as_mut().ok_or(Error::NoContext)?;
         if ids.len() >= session.n_ctx() {
             return Err(Error::PromptTooLong { n: ids.len(), n_ctx: session.n_ctx() });
@@ -204,14 +211,15 @@ impl Speaker for Local {
         let prefill = Pace { n: synced.computed, seconds: start.elapsed().as_secs_f64() };
         if !synced.complete {
             let (reused, decode) = (synced.reused, Pace::default());
-            return Ok(Reply { stop: Stop::Cancelled, reused, prefill, decode, streamed: None });
+            return Ok(Reply { stop: Stop::Cancelled, reused, prefill, decode, reasoning_cut: false, streamed: None });
         }
         *recalled = None;
         let chat = match ask {
             Ask::Turn(_, options) => Some((chat(engine)?, options)),
             Ask::Raw(_) => None,
         };
-        let options = AnswerOptions { n_max: *n_max, chat, grammar: form.as_ref(), ..AnswerOptions::default() };
+        let (n_max, n_reasoning_max, grammar) = (*n_max, *n_reasoning_max, form.as_ref());
+        let options = AnswerOptions { n_max, n_reasoning_max, chat, grammar, ..AnswerOptions::default() };
         let before = engine.expert_stats();
         let answer = engine::answer(engine, session, sampler, &options, &mut |event| match work.interrupted() {
             true => ControlFlow::Break(()),
@@ -224,7 +232,8 @@ impl Speaker for Local {
             stats: after - before,
             ssd_bytes_per_second: engine.ssd_bytes_per_second(),
         });
-        Ok(Reply { stop: answer.stop, reused: synced.reused, prefill, decode, streamed })
+        let (reused, reasoning_cut) = (synced.reused, answer.reasoning_cut);
+        Ok(Reply { stop: answer.stop, reused, prefill, decode, reasoning_cut, streamed })
     }
 
     fn chat(&self) -> Result<&dyn Chat, Error> {
@@ -374,7 +383,8 @@ mod tests {
         let stalled = Duration::from_millis(1240);
         let stats = Stats { n_hits: 61, n_misses: 39, read_bytes: 3360 << 20, stalled, ..Stats::default() };
         let streamed = Some(Streamed { stats, ssd_bytes_per_second: Some(1.0e9) });
-        let reply = Reply { stop: Stop::EndOfTurn, reused: 0, prefill: pace(12, 1.5), decode: pace(40, 5.0), streamed };
+        let (prefill, decode) = (pace(12, 1.5), pace(40, 5.0));
+        let reply = Reply { stop: Stop::EndOfTurn, reused: 0, prefill, decode, reasoning_cut: false, streamed };
         let plain = "prefill 12 tokens 8.0 t/s, decode 40 tokens 8.0 t/s";
         let more =
             " with 61 % of experts in memory, 84.0 MiB per token at 0.7 GB/s (70 % of the SSD), 31.0 ms waited each";
@@ -382,6 +392,8 @@ mod tests {
         let streamed = Some(Streamed { stats, ssd_bytes_per_second: None });
         assert_eq!(Reply { streamed, ..reply }.speed(), format!("{plain}{}", more.replace(" (70 % of the SSD)", "")));
         assert_eq!(Reply { streamed: None, ..reply }.speed(), plain);
+        let cut = Reply { streamed: None, reasoning_cut: true, ..reply };
+        assert_eq!(cut.speed(), format!("{plain}, reasoning ended by --reasoning-budget"));
         let nothing = Reply { decode: pace(0, 0.0), ..reply };
         assert_eq!(nothing.speed(), "prefill 12 tokens 8.0 t/s, decode 0 tokens", "nothing was decoded");
     }

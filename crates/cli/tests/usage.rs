@@ -70,11 +70,12 @@ fn help_is_short_with_one_dash() {
                                         context is full]
 
             Thinking:
-                  --think          Reason before answering (the default of models that can)
-                  --nothink        Answer at once
-                  --effort <HOW>   How hard to reason [possible values: low, high, max]
-                  --think-max      The same as --effort max
-                  --show-thinking  Write the reasoning to stdout even when that is not a terminal
+                  --think                 Reason before answering (the default of models that can)
+                  --nothink               Answer at once
+                  --effort <HOW>          How hard to reason [possible values: low, high, max]
+                  --think-max             The same as --effort max
+                  --reasoning-budget <N>  Most tokens of reasoning, 0 for none, -1 for no bound [default: -1]
+                  --show-thinking         Write the reasoning to stdout even when that is not a terminal
 
             Form of the answer:
               -j, --json-schema <SCHEMA>     Answer in JSON that is valid by this JSON schema, {} for any

@@ -13,21 +13,27 @@
 //!
 //! Marks of the format, such as `<think>`, reach [`Events::marker`] and no others do: what ordinary tokens spell is
 //! text. Stop strings are looked for in the answer, not in the reasoning before it; and a grammar holds for the answer
-//! ([`held`](crate::held)): it ends the turn as soon as nothing can follow.
+//! ([`held`](crate::held)): it ends the turn as soon as nothing can follow. Reasoning may be bounded ([`reasoning`](crate::reasoning)):
+//! then its end is not picked, but part of the answer like all else.
 
 use std::{ops::ControlFlow, time::Instant};
 
 use grammar::Grammar;
-use models::{Chat, ChatOptions, Event, Events, Section};
-use tokenizer::{Decoder, TokenId, TokenType, Tokenizer};
+use models::{Chat, ChatOptions, Event};
+use tokenizer::{TokenId, Tokenizer};
 
-use crate::{Engine, Error, Logprobs, Sampler, Session, picker::Picker, repeats::Repeats, stop::StopFinder};
+use crate::{
+    Engine, Error, Logprobs, Sampler, Session, picker::Picker, reader::Reader, reasoning::Bound, repeats::Repeats,
+};
 
 /// How far to go on, and how to read what comes.
 #[derive(Clone, Copy, Default)]
 pub struct AnswerOptions<'a> {
     /// The most tokens to sample, the one that ends the turn not counted.
     pub n_max: usize,
+    /// The most tokens of reasoning, which is ended behind them; as many as there are if nobody says. A character, and what keeps later
+    /// prompts from showing the reasoning as it was, may take some more. A grammar of the reasoning has to let it end there.
+    pub n_reasoning_max: Option<usize>,
     /// Who reads the answer, with the options that the prompt was rendered with; `None` for raw text.
     pub chat: Option<(&'a dyn Chat, &'a ChatOptions)>,
     /// Texts that end the answer and are not part of it.
@@ -54,6 +60,10 @@ pub struct Answer {
     pub stop: Stop,
     /// Whether something that was meant as a call came to nothing: see [`Events::broke`].
     pub broke: bool,
+    /// How many of the tokens the reasoning took.
+    pub n_reasoning: usize,
+    /// Whether it was ended for having taken too many: see [`AnswerOptions::n_reasoning_max`].
+    pub reasoning_cut: bool,
     /// How many of them were computed.
     pub n_computed: usize,
     /// How long that took, sampling included.
@@ -133,6 +143,7 @@ fn generate(
     }
     let mut reader = Reader::new(tokenizer, timeline.tokens().last().copied(), options);
     let mut picker = Picker::new(tokenizer, sampler, timeline.logits().len(), options, &reader.ends);
+    let mut bound = Bound::new(tokenizer, options.n_reasoning_max);
     let start = Instant::now();
     let n_before = timeline.tokens().len();
     let mut ids = Vec::new();
@@ -154,11 +165,26 @@ fn generate(
             }
             timeline.push(id)?;
         }
-        let id = picker.pick(timeline.logits(), timeline.tokens(), section)?;
-        if reader.ends_turn(id) {
-            break reader.finish(on).unwrap_or(Stop::EndOfTurn);
-        }
-        picker.take(id, timeline.logits(), section)?;
+        let forced = match bound.forces(&reader)? {
+            Some(id) if !picker.force(id)? => {
+                bound.give_up();
+                None
+            }
+            forced => forced,
+        };
+        let id = match forced {
+            Some(id) => id,
+            None => {
+                let id = picker.pick(timeline.logits(), timeline.tokens(), section)?;
+                if reader.ends_turn(id) {
+                    break reader.finish(on).unwrap_or(Stop::EndOfTurn);
+                }
+                picker.take(id, section)?;
+                id
+            }
+        };
+        picker.tell(id, timeline.logits(), section);
+        bound.count(section);
         ids.push(id);
         if let ControlFlow::Break(stop) = reader.read(id, on) {
             break stop;
@@ -168,151 +194,26 @@ fn generate(
         }
     };
     let n_computed = timeline.tokens().len() - n_before;
-    let broke = reader.events.as_ref().is_some_and(|events| events.broke());
-    Ok(Answer { ids, stop, broke, n_computed, seconds: start.elapsed().as_secs_f64() })
-}
-
-/// Turns tokens into events.
-struct Reader<'a> {
-    tokenizer: &'a Tokenizer,
-    decoder: Decoder,
-    /// `None` for raw text.
-    events: Option<Box<dyn Events>>,
-    /// Whether the model was asked to think.
-    thinks: bool,
-    ends: Vec<TokenId>,
-    stop: StopFinder,
-    /// Strings that [`StopFinder`] calls by a number from here on are ends of the turn.
-    n_stop: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn new(tokenizer: &'a Tokenizer, last: Option<TokenId>, options: &AnswerOptions<'_>) -> Reader<'a> {
-        let (ends, spelled) = ends(tokenizer, options.chat.map(|(chat, _)| chat));
-        let strings = [options.stop, &spelled].concat();
-        // After a mark a text begins, and vocabularies with a space prefix begin it with a space that is not meant.
-        let decoder = match last.and_then(|id| tokenizer.type_of(id)) {
-            Some(TokenType::Normal | TokenType::Byte) => tokenizer.decoder().continuing(),
-            _ => tokenizer.decoder(),
-        };
-        Reader {
-            tokenizer,
-            decoder,
-            events: options.chat.map(|(chat, options)| chat.stream(options)),
-            thinks: options.chat.is_some_and(|(_, options)| options.thinking),
-            ends,
-            stop: StopFinder::new(strings.iter().map(String::as_str)),
-            n_stop: options.stop.len(),
-        }
-    }
-
-    /// What the next token belongs to. Raw text is all answer.
-    fn section(&self) -> Section {
-        match self.events.as_ref().map_or(Section::Answering, |events| events.section()) {
-            Section::Opening(_) if !self.thinks => Section::Answering,
-            section => section,
-        }
-    }
-
-    fn ends_turn(&self, id: TokenId) -> bool {
-        self.ends.contains(&id)
-    }
-
-    /// Reports what `id` says.
-    fn read(&mut self, id: TokenId, on: &mut dyn FnMut(Event) -> ControlFlow<()>) -> ControlFlow<Stop> {
-        let is_mark = matches!(self.tokenizer.type_of(id), Some(TokenType::Control | TokenType::UserDefined));
-        let events = match &mut self.events {
-            Some(events) if is_mark => {
-                // A character that a mark interrupts will never be complete.
-                let mut all = said(events.as_mut(), &self.decoder.finish());
-                all.extend(events.marker(&self.tokenizer.text_of(id)));
-                // The decoder hears of the mark, too, but its text has been dealt with.
-                self.decoder.push(id);
-                all
-            }
-            Some(events) => said(events.as_mut(), &self.decoder.push(id)),
-            None => vec![Event::Text(self.decoder.push(id))],
-        };
-        self.report(events, on)
-    }
-
-    /// Reports what was held back. Returns why the answer ended earlier than was thought.
-    fn finish(&mut self, on: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Option<Stop> {
-        let rest = self.decoder.finish();
-        let events = match &mut self.events {
-            Some(events) => {
-                let mut all = said(events.as_mut(), &rest);
-                all.extend(events.finish());
-                all
-            }
-            None => vec![Event::Text(rest)],
-        };
-        let flow = self.report(events, on);
-        let flow = flow.map_continue(|()| self.stop.finish());
-        match flow {
-            ControlFlow::Break(stop) => Some(stop),
-            ControlFlow::Continue(held) => tell(Event::Text(held), on).break_value(),
-        }
-    }
-
-    /// Passes events on, as far as the answer contains no stop string.
-    fn report(&mut self, events: Vec<Event>, on: &mut dyn FnMut(Event) -> ControlFlow<()>) -> ControlFlow<Stop> {
-        for event in events {
-            let (event, found) = match event {
-                Event::Text(text) => {
-                    let (text, found) = self.stop.push(&text);
-                    (Event::Text(text), found)
-                }
-                // Reasoning or a call after an answer: what was held back of the answer ends there.
-                other => {
-                    tell(Event::Text(self.stop.finish()), on)?;
-                    (other, None)
-                }
-            };
-            tell(event, on)?;
-            if let Some(i) = found {
-                let stop = if i < self.n_stop { Stop::StopString(i) } else { Stop::EndOfTurn };
-                return ControlFlow::Break(stop);
-            }
-        }
-        ControlFlow::Continue(())
-    }
-}
-
-/// The tokens that end a turn, and what the model spells out to end it, for want of a token of its own.
-pub(crate) fn ends(tokenizer: &Tokenizer, chat: Option<&dyn Chat>) -> (Vec<TokenId>, Vec<String>) {
-    let mut ends = tokenizer.eog().to_vec();
-    let mut spelled = Vec::new();
-    for marker in chat.map_or(Vec::new(), |chat| chat.stop_markers()) {
-        match tokenizer.id_of(&marker) {
-            Some(id) => ends.push(id),
-            None => spelled.push(marker),
-        }
-    }
-    (ends, spelled)
-}
-
-fn said(events: &mut dyn Events, text: &str) -> Vec<Event> {
-    if text.is_empty() { Vec::new() } else { events.text(text) }
-}
-
-/// Passes `event` on, unless it says nothing.
-fn tell(event: Event, on: &mut dyn FnMut(Event) -> ControlFlow<()>) -> ControlFlow<Stop> {
-    match &event {
-        Event::Thinking(text) | Event::Text(text) if text.is_empty() => ControlFlow::Continue(()),
-        _ => on(event).map_break(|()| Stop::Cancelled),
-    }
+    Ok(Answer {
+        ids,
+        stop,
+        broke: reader.broke(),
+        n_reasoning: reader.n_reasoning(),
+        reasoning_cut: bound.has_cut(),
+        n_computed,
+        seconds: start.elapsed().as_secs_f64(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use expect_test::{Expect, expect};
     use grammar::{Source, Vocabulary};
-    use models::{ChatError, Message, Part};
+    use models::{ChatError, Events, Message, Part, Section};
     use tokenizer::{Model, SpecialIds, Vocab};
 
     use super::*;
-    use crate::SamplerOptions;
+    use crate::{SamplerOptions, reader::ends};
 
     const PIECES: [&str; 6] = ["▁Hi", "▁you", "lo", "\n", "ST", "OP"];
     const MARKS: [&str; 4] = ["</s>", "<|end|>", "<think>", "</think>"];
@@ -438,6 +339,10 @@ mod tests {
             self.section
         }
 
+        fn end_of_reasoning(&self, _at_once: bool) -> Vec<Part> {
+            vec![Part::Marker(MARKS[3].into()), Part::Text("\n".into())]
+        }
+
         fn finish(&mut self) -> Vec<Event> {
             vec![Event::Text("·".into())]
         }
@@ -455,6 +360,7 @@ mod tests {
         /// Whether the model was asked to think.
         thinking: bool,
         bias: &'a [(TokenId, f32)],
+        n_reasoning_max: Option<usize>,
         /// Break off at this event.
         cancel_at: usize,
     }
@@ -468,6 +374,7 @@ mod tests {
         raw: false,
         thinking: true,
         bias: &[],
+        n_reasoning_max: None,
         cancel_at: usize::MAX,
     };
     const CHAT: Run<'static> = Run { chat: true, ..RAW };
@@ -500,8 +407,8 @@ mod tests {
             grammar: grammar.as_ref(),
             grammar_is_raw: run.raw,
             logit_bias: run.bias,
-            logprobs: None,
-            given_up: None,
+            n_reasoning_max: run.n_reasoning_max,
+            ..AnswerOptions::default()
         };
         let mut sampler = Sampler::new(SamplerOptions::greedy());
         let ended = generate(&tokenizer, &mut session, &mut sampler, &options, &mut on);
@@ -510,7 +417,8 @@ mod tests {
                 let computed = &session.tokens[1..];
                 assert_eq!(computed, &answer.ids[..answer.n_computed]);
                 assert!(computed.len() + 1 >= answer.ids.len(), "only the last one may be missing");
-                format!("{:?}, {} tokens, {} computed", answer.stop, answer.ids.len(), answer.n_computed)
+                let cut = if answer.reasoning_cut { format!(", cut at {}", answer.n_reasoning) } else { String::new() };
+                format!("{:?}, {} tokens, {} computed{cut}", answer.stop, answer.ids.len(), answer.n_computed)
             }
             Err(error) => error.to_string(),
         };
@@ -713,6 +621,90 @@ mod tests {
         // Who was not asked to think does not begin to, and who has begun to answer does not either.
         check(&Run { thinking: false, ..held }, &script, expect!["l|o|l|o|l|o|x|·; EndOfTurn, 7 tokens, 6 computed"]);
         check(&held, &["lo", "<think>", "lo", "x"], expect!["lo|l|o|x|·; EndOfTurn, 4 tokens, 3 computed"]);
+    }
+
+    #[test]
+    fn reasoning_ends_behind_as_many_tokens_as_it_may_take() {
+        let bound = |n| Run { n_reasoning_max: Some(n), ..CHAT };
+        let script = ["<think>", "lo", "lo", "lo", "lo", "lo", "lo", "lo", "▁you", "</s>"];
+        // The mark that begins it is not counted, nor is what ends it: a mark and, in a vocabulary with a space prefix but without that
+        // space, four bytes. The script goes on beneath them.
+        check(
+            &bound(2),
+            &script,
+            expect![[r#"
+            [lo]|[lo]|▁|
+            | you|·; EndOfTurn, 9 tokens, 9 computed, cut at 3"#]],
+        );
+        check(
+            &bound(0),
+            &script,
+            expect![[r#"
+            ▁|
+            |lo|lo| you|·; EndOfTurn, 9 tokens, 9 computed, cut at 0"#]],
+        );
+        check(
+            &bound(9),
+            &script,
+            expect!["[lo]|[lo]|[lo]|[lo]|[lo]|[lo]|[lo]|[ you]|·; EndOfTurn, 9 tokens, 9 computed"],
+        );
+        check(&Run { n_max: 2, ..bound(2) }, &script, expect!["[lo]|·; Length, 2 tokens, 1 computed"]);
+        check(&Run { n_max: 4, ..bound(2) }, &script, expect!["[lo]|[lo]|·; Length, 4 tokens, 3 computed, cut at 3"]);
+        check(
+            &Run { n_ctx: 4, ..bound(2) },
+            &script,
+            expect!["[lo]|[lo]|·; ContextFull, 4 tokens, 3 computed, cut at 3"],
+        );
+        // Nothing to end: it has not begun, it is over, there are no marks.
+        check(&bound(0), &["lo", "</s>"], expect!["lo|·; EndOfTurn, 1 tokens, 1 computed"]);
+        check(
+            &bound(2),
+            &["<think>", "lo", "</think>", "ST", "</s>"],
+            expect!["[lo]|ST|·; EndOfTurn, 4 tokens, 4 computed"],
+        );
+        check(
+            &Run { chat: false, ..bound(1) },
+            &["<think>", "lo", "lo", "</s>"],
+            expect!["<think>|lo|lo; EndOfTurn, 3 tokens, 3 computed"],
+        );
+    }
+
+    #[test]
+    fn reasoning_does_not_end_within_a_character() {
+        let bound = Run { n_reasoning_max: Some(2), ..CHAT };
+        check(
+            &bound,
+            &["<think>", "lo", "日", "lo", "lo", "lo", "lo", "lo", "ST", "</s>"],
+            expect![[r#"
+            [lo]|[日]|▁|
+            |ST|·; EndOfTurn, 11 tokens, 11 computed, cut at 5"#]],
+        );
+        // Bytes that never become one do not keep it from ending.
+        let bytes = [vec![264], vec![0xE6; 40]].concat();
+        let mut session = Scripted::new(99, bytes);
+        let (options, tokenizer) = (ChatOptions::default(), tokenizer());
+        let options = AnswerOptions {
+            n_max: 40,
+            n_reasoning_max: Some(2),
+            chat: Some((&TwoMarks, &options)),
+            ..Default::default()
+        };
+        let mut sampler = Sampler::new(SamplerOptions::greedy());
+        let on = &mut |_| ControlFlow::Continue(());
+        let answer = generate(&tokenizer, &mut session, &mut sampler, &options, on).unwrap();
+        assert_eq!(answer.ids.iter().position(|&id| id == 265), Some(1 + 2 + 16));
+    }
+
+    #[test]
+    fn a_grammar_begins_behind_an_end_that_was_forced() {
+        let held = Run { grammar: Some("(lo)+x"), n_reasoning_max: Some(1), ..CHAT };
+        check(
+            &held,
+            &["<think>", "ST", "ST", "▁you", "▁you", "▁you", "▁you", "▁you", "lo", "x"],
+            expect![[r#"
+            [ST]|▁|
+            |l|o|x|·; EndOfTurn, 10 tokens, 9 computed, cut at 2"#]],
+        );
     }
 
     #[test]

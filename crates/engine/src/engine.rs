@@ -17,14 +17,13 @@ use models::{Chat, ChatError, Cost, KvType, Model, Part, Residency, StateOptions
 use tokenizer::{Special, TokenId, Tokenizer};
 
 use crate::{
-    Error, Plan, Session,
-    answer::ends,
-    devices,
+    Error, Plan, Session, devices,
     identity::{fingerprint, identity},
     keeper::Keeper,
     machine,
     pieces::{Layout, Pieces},
     plan::Arena,
+    reader::ends,
     runner::Runner,
     seam::Speller,
     turns::Turns,
@@ -341,19 +340,7 @@ impl Engine {
     /// # Errors
     /// [`Error::NoVocabulary`], and [`Error::NoMarker`] where the vocabulary lacks a marker's one token.
     pub fn encode(&self, parts: &[Part]) -> Result<Vec<TokenId>, Error> {
-        let tokenizer = self.tokenizer().ok_or(Error::NoVocabulary)?;
-        let mut texts = Vec::with_capacity(parts.len());
-        for part in parts {
-            let special = match part {
-                Part::Marker(marker) if tokenizer.encode(marker, Special::Parse).len() != 1 => {
-                    return Err(Error::NoMarker { marker: marker.clone() });
-                }
-                Part::Marker(_) => Special::Parse,
-                Part::Text(_) => Special::Plain,
-            };
-            texts.push((part.as_str(), special));
-        }
-        Ok(tokenizer.encode_parts(&texts))
+        encode(self.tokenizer().ok_or(Error::NoVocabulary)?, parts)
     }
 
     /// The ids of a prompt in parts, which begin with as many of the `known` tokens as spell it, or of those that were kept:
@@ -686,6 +673,25 @@ fn n_slots(budget: Budget, places: &Places, session_bytes: u64, available: Optio
 fn limits(dev: &dyn Device) -> Option<Limits> {
     let room_bytes = machine::available_bytes().unwrap_or(u64::MAX) / 4;
     dev.limits(room_bytes.min(LIMITS_BYTES) as usize)
+}
+
+/// The ids of a text in parts; nothing in a text becomes a marker.
+///
+/// # Errors
+/// [`Error::NoMarker`].
+pub(crate) fn encode(tokenizer: &Tokenizer, parts: &[Part]) -> Result<Vec<TokenId>, Error> {
+    let mut texts = Vec::with_capacity(parts.len());
+    for part in parts {
+        let special = match part {
+            Part::Marker(marker) if tokenizer.encode(marker, Special::Parse).len() != 1 => {
+                return Err(Error::NoMarker { marker: marker.clone() });
+            }
+            Part::Marker(_) => Special::Parse,
+            Part::Text(_) => Special::Plain,
+        };
+        texts.push((part.as_str(), special));
+    }
+    Ok(tokenizer.encode_parts(&texts))
 }
 
 fn open_tokenizer(gguf: &Gguf, n_rows: usize) -> Result<Option<Tokenizer>, Error> {

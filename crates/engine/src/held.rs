@@ -21,6 +21,8 @@ pub(crate) struct Held {
     constraint: Constraint,
     /// What may come while it reasons.
     thoughts: TokenSet,
+    /// The grammar is of the reasoning, too.
+    is_raw: bool,
     /// Whether a token that the grammar is about has come, or must. From then on nothing else can.
     begun: bool,
 }
@@ -33,7 +35,7 @@ impl Held {
         let mut thoughts = TokenSet::new(tokenizer.n_vocab());
         let may_come = |id: &TokenId| may_be_nothing || !ends.contains(id);
         (0..tokenizer.n_vocab() as TokenId).filter(may_come).for_each(|id| thoughts.insert(id));
-        Held { constraint, thoughts, begun: is_raw }
+        Held { constraint, thoughts, is_raw, begun: is_raw }
     }
 
     fn is_active(&self, section: Section) -> bool {
@@ -64,6 +66,16 @@ impl Held {
         }
         self.begun = true;
         Ok(self.constraint.accept(id)?)
+    }
+
+    /// Goes on by `id`, which belongs to the end of reasoning and was not picked. False if the grammar is of the reasoning, and has
+    /// something else there.
+    pub(crate) fn force(&mut self, id: TokenId) -> Result<bool, Error> {
+        let is_allowed = !self.is_raw || self.constraint.mask()?.contains(id);
+        if self.is_raw && is_allowed {
+            self.constraint.accept(id)?;
+        }
+        Ok(is_allowed)
     }
 
     /// The token that may open reasoning in place of an answer.

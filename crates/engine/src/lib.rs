@@ -26,6 +26,8 @@ mod machine;
 mod picker;
 mod pieces;
 mod plan;
+mod reader;
+mod reasoning;
 mod repeats;
 mod runner;
 mod sampler;

@@ -64,14 +64,27 @@ impl<'a> Picker<'a> {
         }
     }
 
-    /// `id`, picked from `logits`, becomes part of the answer.
-    pub(crate) fn take(&mut self, id: TokenId, logits: &[f32], section: Section) -> Result<(), Error> {
-        if let Some(held) = &mut self.held {
-            held.accept(id, section, self.tokenizer)?;
+    /// `id` was picked, and becomes part of the answer.
+    pub(crate) fn take(&mut self, id: TokenId, section: Section) -> Result<(), Error> {
+        match &mut self.held {
+            Some(held) => held.accept(id, section, self.tokenizer),
+            None => Ok(()),
         }
+    }
+
+    /// `id`, which belongs to the end of reasoning, is to become part of the answer without having been picked. False if a grammar
+    /// of the reasoning forbids it.
+    pub(crate) fn force(&mut self, id: TokenId) -> Result<bool, Error> {
+        match &mut self.held {
+            Some(held) => held.force(id),
+            None => Ok(true),
+        }
+    }
+
+    /// Tells how likely `id` was by `logits`, if somebody wants to know.
+    pub(crate) fn tell(&mut self, id: TokenId, logits: &[f32], section: Section) {
         if let Some(logprobs) = &self.logprobs {
             self.scratch.tell(logprobs, logits, (id, section), |id| !self.tokenizer.is_unused(id));
         }
-        Ok(())
     }
 }

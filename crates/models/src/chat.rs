@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, HashMap};
 
 pub use self::syntax::{Hold, NotKept, Schema, Syntax};
 pub(crate) use self::syntax::{alternatives, callable, quoted};
-pub(crate) use self::think::{THINK, THINK_END, ThinkReader, begun_at};
+pub(crate) use self::think::{Around, THINK, THINK_END, ThinkReader, begun_at};
 pub use self::tool::{Calls, Tool, ToolCall};
 
 /// Who speaks. A `developer` is a [`Role::System`].
@@ -275,6 +275,13 @@ pub trait Events: Send {
 
     /// What the next token belongs to.
     fn section(&self) -> Section;
+
+    /// What ends the reasoning that is going on, as the format writes it, up to the first word of the answer. Nothing where there is
+    /// none, or where it cannot end: inside of a tag, and unless it is to end `at_once` also behind what the format drops there, since
+    /// later prompts would not show it as it was.
+    fn end_of_reasoning(&self, _at_once: bool) -> Vec<Part> {
+        Vec::new()
+    }
 
     /// The model has ended, or was cut short: what was held back.
     fn finish(&mut self) -> Vec<Event>;

@@ -35,8 +35,8 @@ use serde_json::{Value as Json, json};
 use self::guard::{Guards, Markers};
 use self::hermes::CallReader;
 use crate::chat::{
-    Chat, ChatError, ChatOptions, End, Events, Hold, Message, NotKept, Part, Role, Syntax, THINK, ThinkReader,
-    ToolCall, has_tools, in_order_of_calls, inside,
+    Around, Chat, ChatError, ChatOptions, End, Events, Hold, Message, NotKept, Part, Role, Syntax, THINK, THINK_END,
+    ThinkReader, ToolCall, has_tools, in_order_of_calls, inside, show,
 };
 
 /// Several times the longest template we know.
@@ -182,11 +182,25 @@ impl Template {
         if matches!(parts.last(), Some(Part::Text(text)) if text.trim().is_empty()) {
             parts.pop();
         }
-        match parts.last() {
+        let reader = match parts.last() {
             Some(Part::Marker(marker)) if marker == THINK => ThinkReader::thinking(false),
             Some(Part::Text(text)) if text.trim_end().ends_with(THINK) => ThinkReader::thinking(true),
             _ => ThinkReader::opening(),
-        }
+        };
+        reader.with(self.around(options))
+    }
+
+    /// What the template writes around `</think>`, if it shows the reasoning of a turn.
+    fn around(&self, options: &ChatOptions) -> Around {
+        const THOUGHT: &str = "Hm, why?";
+        const SAID: &str = "Well, so.";
+        let turn = [Message::user("?"), Message::assistant(SAID).with_reasoning(THOUGHT)];
+        let probe = self.render(&turn, &ChatOptions { end: End::Closed, ..options.clone() });
+        let shown = show(&probe.unwrap_or_default());
+        let between = shown.split_once(THOUGHT).and_then(|(_, rest)| rest.split_once(SAID));
+        let around = between.and_then(|(between, _)| between.split_once(THINK_END));
+        let around = around.filter(|(before, behind)| before.trim().is_empty() && behind.trim().is_empty());
+        around.map_or_else(Around::default, |(before, behind)| Around(before.to_owned(), behind.to_owned()))
     }
 }
 
@@ -353,7 +367,7 @@ mod tests {
     use super::guard::noncharacters;
     use super::*;
     use crate::chat::tests::{kept_inside, merged, messages, read, tools};
-    use crate::chat::{Calls, Effort, Event, show};
+    use crate::chat::{Calls, Effort, Event};
 
     const CHATML: &str = include_str!("../../../testdata/chat/templates/smollm2.jinja");
     const THINKS: &str = include_str!("../../../testdata/chat/templates/think.jinja");
@@ -611,6 +625,23 @@ mod tests {
         let spelled = Template::new("{{ messages[0].content }}<think>\n", "", "", []).unwrap();
         let events = merged(read(spelled.stream(&thinking(true)), marked("why\n</think>\nSo.")));
         assert_eq!(events, [Event::Thinking("why".into()), Event::Text("So.".into())]);
+    }
+
+    #[test]
+    fn reasoning_can_be_ended_as_the_template_ends_it() {
+        let end = |source: &str, begun: &str| {
+            let mut events = template(source).stream(&thinking(true));
+            events.marker(begun);
+            show(&events.end_of_reasoning(false))
+        };
+        assert_eq!(end(QWEN36, ""), "\n</think>\n\n");
+        assert_eq!(end(THINKS, THINK), "\n</think>\n\n");
+        assert_eq!(end(THINKS, ""), "", "it has not begun");
+        const OTHER: &str =
+            "{% for m in messages %}<think>{{ m.reasoning_content }}</think>\n{{ m.content }}{% endfor %}";
+        assert_eq!(end(OTHER, THINK), "</think>\n");
+        const SILENT: &str = "{% for m in messages %}{{ m.content }}{% endfor %}<think>\n";
+        assert_eq!(end(SILENT, ""), "\n</think>\n\n", "it shows no reasoning");
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub(crate) struct Model {
     /// How tokens are chosen where a request does not say.
     pub(crate) sampling: SamplerOptions,
     pub(crate) seed: Option<u64>,
+    /// The most tokens of reasoning where a request does not say.
+    pub(crate) n_reasoning_max: Option<usize>,
     pub(crate) sealer: Arc<Sealer>,
 }
 

@@ -11,6 +11,8 @@ pub(crate) struct Ask {
     pub(crate) sampling: SamplerOptions,
     /// The most tokens; as many as there is room for if nobody says.
     pub(crate) n_max: Option<usize>,
+    /// The most tokens of reasoning; as many as there are if nobody says.
+    pub(crate) n_reasoning_max: Option<usize>,
     /// How many answers to the same prompt.
     pub(crate) n_choices: usize,
     /// Texts that end an answer.
@@ -30,6 +32,7 @@ impl Ask {
             prompt,
             sampling,
             n_max: None,
+            n_reasoning_max: None,
             n_choices: 1,
             stop: Vec::new(),
             form: None,

@@ -165,7 +165,7 @@ fn is_same(value: &Value, json: &str) -> bool {
 }
 
 /// A whole number, also one that is written as 2.0; none that a float holds inexactly.
-fn whole(value: &Value) -> Option<i64> {
+pub(crate) fn whole(value: &Value) -> Option<i64> {
     const EXACT: f64 = (1_u64 << 53) as f64;
     let is_exact = |x: &f64| x.fract() == 0.0 && x.abs() <= EXACT;
     value.as_i64().or_else(|| value.as_f64().filter(|_| value.is_f64()).filter(is_exact).map(|x| x as i64))

@@ -87,6 +87,8 @@ pub struct Options {
     pub sampling: SamplerOptions,
     /// The seed of such requests; each has its own if there is none.
     pub seed: Option<u64>,
+    /// The most tokens of reasoning where a request does not say; as many as there are if there is none.
+    pub n_reasoning_max: Option<usize>,
     /// The most requests that wait for a session.
     pub n_waiting_max: usize,
     /// The most connections at a time.
@@ -164,6 +166,7 @@ impl Server {
             aliases: options.aliases,
             sampling: options.sampling,
             seed: options.seed,
+            n_reasoning_max: options.n_reasoning_max,
             sealer,
         };
         let ask_end = Arc::new(watch::Sender::new(false));

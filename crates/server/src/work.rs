@@ -2,7 +2,6 @@
 //! that is all it takes to be left alone.
 
 use std::{
-    cell::Cell,
     collections::VecDeque,
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -95,6 +94,8 @@ pub(crate) struct Finish {
 pub(crate) enum Detail {
     /// What was meant as a call is told as text.
     MalformedCall,
+    /// Its reasoning was ended for having taken too many tokens.
+    ReasoningBudget,
     /// It said the same again and again.
     Repetition,
 }
@@ -104,6 +105,7 @@ impl Detail {
         match answer.stop {
             Stop::EndOfTurn if answer.broke => Some(Detail::MalformedCall),
             Stop::Repeats => Some(Detail::Repetition),
+            _ if answer.reasoning_cut => Some(Detail::ReasoningBudget),
             _ => None,
         }
     }
@@ -112,6 +114,7 @@ impl Detail {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Detail::MalformedCall => "malformed_tool_call",
+            Detail::ReasoningBudget => "reasoning_budget",
             Detail::Repetition => "repetition",
         }
     }
@@ -210,6 +213,7 @@ struct Job {
     chat: Option<ChatOptions>,
     sampling: SamplerOptions,
     n_max: usize,
+    n_reasoning_max: Option<usize>,
     stop: Vec<String>,
     held: Option<Arc<Held>>,
     logit_bias: Vec<(TokenId, f32)>,
@@ -308,6 +312,7 @@ impl Work {
             chat,
             sampling: ask.sampling,
             n_max: ask.n_max.unwrap_or(usize::MAX),
+            n_reasoning_max: ask.n_reasoning_max,
             stop: ask.stop,
             held,
             logit_bias: ask.logit_bias,
@@ -471,8 +476,9 @@ impl Shared {
         timings.prefill = start.elapsed();
         self.metrics.prefilled(n_cached, ids.len() - n_cached);
         let start = Instant::now();
-        let (answer, heard, n_reasoning) = self.decode(job, &mut seat, &given_up)?;
+        let (answer, heard) = self.decode(job, &mut seat, &given_up)?;
         timings.decode = start.elapsed();
+        let n_reasoning = answer.n_reasoning;
         let usage = Usage { n_prompt: ids.len(), n_cached, n_answer: answer.ids.len(), n_reasoning };
         let stop_text = match answer.stop {
             Stop::StopString(i) => job.stop.get(i).cloned(),
@@ -483,38 +489,31 @@ impl Shared {
         Ok(Finish { stop: answer.stop, stop_text, detail: Detail::of(&answer), n_calls, usage, timings })
     }
 
-    /// Generates, and says it. Returns what was said, too, and how many tokens were the reasoning's.
+    /// Generates, and says it. Returns what was said, too.
     fn decode(
         &self,
         job: &Job,
         seat: &mut Seat<'_>,
         given_up: &dyn Fn() -> bool,
-    ) -> Result<(Answer, Partial, usize), engine::Error> {
+    ) -> Result<(Answer, Partial), engine::Error> {
         let mut sampler = Sampler::new(job.sampling.clone());
         let chat = job.chat.as_ref().and_then(|options| Some((self.engine.chat().ok()?, options)));
-        let n_before = Cell::new(0);
-        let given_up = || {
-            n_before.set(n_before.get() + 1);
-            given_up()
-        };
         let tokens = self.engine.tokenizer().map(|tokenizer| Tokens::new(tokenizer, seat.tokens().last().copied()));
         let each = |token: engine::Token<'_>| tokens.iter().for_each(|tokens| tokens.push(token));
         let options = AnswerOptions {
             n_max: job.n_max,
+            n_reasoning_max: job.n_reasoning_max,
             chat,
             stop: &job.stop,
             grammar: job.held.as_deref().map(|held| &held.grammar),
             grammar_is_raw: job.held.as_deref().is_some_and(|held| held.is_raw),
             logit_bias: &job.logit_bias,
             logprobs: job.logprobs.map(|n_top| Logprobs { n_top, each: &each }),
-            given_up: Some(&given_up),
+            given_up: Some(given_up),
         };
         let say = |said| job.say(said, &|| self.is_stopping());
-        let (mut n_reasoning, mut heard) = (0, Partial::default());
+        let mut heard = Partial::default();
         let answer = engine::answer(&self.engine, seat, &mut sampler, &options, &mut |event| {
-            if matches!(event, Event::Thinking(_)) {
-                n_reasoning = n_before.get() + 1;
-            }
             let of_text = tokens.as_ref().and_then(|tokens| tokens.of(&event));
             let said = Said::of(event);
             heard.hear(&said);
@@ -524,7 +523,7 @@ impl Shared {
         if let Some(rest) = tokens.filter(|_| chat.is_none() && !matches!(answer.stop, Stop::StopString(_))) {
             rest.rest().map(|tokens| say(Said::Tokens(tokens)));
         }
-        Ok((answer, heard, n_reasoning))
+        Ok((answer, heard))
     }
 
     /// Queues the other answers to a prompt that has been read, before all else: they begin with what is known of it.

@@ -122,6 +122,11 @@ impl Decoder {
         self.pending.drain(..n);
     }
 
+    /// Whether no character has been begun.
+    pub fn is_whole(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// What is left: U+FFFD if the last character never became complete.
     pub fn finish(&mut self) -> String {
         let rest = std::mem::take(&mut self.pending);

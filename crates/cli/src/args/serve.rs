@@ -8,7 +8,7 @@ use std::{
 use clap::{Args, ValueHint};
 use server::Access;
 
-use super::{ModelArgs, SamplingArgs, StoreArgs};
+use super::{BudgetArgs, ModelArgs, SamplingArgs, StoreArgs};
 use crate::error::Error;
 
 /// Fewer letters are guessed.
@@ -63,6 +63,9 @@ pub(crate) struct ServeArgs {
 
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+
+    #[command(flatten)]
+    pub(crate) budget: BudgetArgs,
 
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,

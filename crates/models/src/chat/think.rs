@@ -1,6 +1,6 @@
 //! Reasoning in the answers of families with templates: what comes before `</think>`.
 
-use super::{Event, Events, Section};
+use super::{Event, Events, Part, Section, push_text};
 
 pub(crate) const THINK: &str = "<think>";
 pub(crate) const THINK_END: &str = "</think>";
@@ -14,6 +14,18 @@ pub(crate) struct ThinkReader {
     held: String,
     /// Still at the start of a section: newlines are dropped.
     fresh: bool,
+    around: Around,
+}
+
+/// What stands before and behind the `</think>` of a turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Around(pub(crate) String, pub(crate) String);
+
+impl Default for Around {
+    /// As most formats have it.
+    fn default() -> Around {
+        Around("\n".to_owned(), "\n\n".to_owned())
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,17 +42,22 @@ enum State {
 impl ThinkReader {
     /// The prompt ends with `<think>`; `spelled` if by ordinary tokens.
     pub(crate) fn thinking(spelled: bool) -> ThinkReader {
-        ThinkReader { state: State::Thinking { spelled }, held: String::new(), fresh: true }
+        ThinkReader { state: State::Thinking { spelled }, held: String::new(), fresh: true, around: Around::default() }
     }
 
     /// The model opens a `<think>` itself, or does not.
     pub(crate) fn opening() -> ThinkReader {
-        ThinkReader { state: State::Opening, held: String::new(), fresh: false }
+        ThinkReader { state: State::Opening, fresh: false, ..ThinkReader::thinking(false) }
     }
 
     /// The answer goes on in the middle: every character counts.
     pub(crate) fn continuing() -> ThinkReader {
-        ThinkReader { state: State::Answering, held: String::new(), fresh: false }
+        ThinkReader { state: State::Answering, fresh: false, ..ThinkReader::thinking(false) }
+    }
+
+    /// The format writes this around `</think>`.
+    pub(crate) fn with(self, around: Around) -> ThinkReader {
+        ThinkReader { around, ..self }
     }
 
     fn enter(&mut self, state: State) {
@@ -123,6 +140,22 @@ impl Events for ThinkReader {
         }
     }
 
+    fn end_of_reasoning(&self, at_once: bool) -> Vec<Part> {
+        let State::Thinking { spelled } = self.state else { return Vec::new() };
+        let Around(before, behind) = &self.around;
+        if !at_once && !self.held.is_empty() && self.held != *before {
+            return Vec::new();
+        }
+        let mut parts = Vec::new();
+        push_text(&mut parts, if self.held.ends_with(before) { "" } else { before });
+        match spelled {
+            true => push_text(&mut parts, THINK_END),
+            false => parts.push(Part::Marker(THINK_END.to_owned())),
+        }
+        push_text(&mut parts, behind);
+        parts
+    }
+
     fn finish(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         let held = std::mem::take(&mut self.held);
@@ -174,6 +207,28 @@ mod tests {
         assert_eq!(reader.text("\na</think>\n"), [Event::Thinking("a</think>".into())]);
         assert_eq!(reader.marker(THINK_END), []);
         assert_eq!(reader.text("\nb"), [Event::Text("b".into())]);
+    }
+
+    #[test]
+    fn reasoning_can_be_ended_as_the_format_ends_it() {
+        let marker = || Part::Marker(THINK_END.into());
+        let text = |text: &str| Part::Text(text.into());
+        let mut reader = ThinkReader::thinking(false);
+        assert_eq!(reader.end_of_reasoning(false), [text("\n"), marker(), text("\n\n")]);
+        reader.text("So.\n");
+        assert_eq!(reader.end_of_reasoning(false), [marker(), text("\n\n")], "the newline is there");
+        reader.text("\n");
+        assert_eq!(reader.end_of_reasoning(false), [], "one would be lost");
+        assert_eq!(reader.end_of_reasoning(true), [marker(), text("\n\n")]);
+        reader.marker(THINK_END);
+        assert_eq!(reader.end_of_reasoning(true), []);
+        let around = Around(String::new(), "\n".into());
+        let mut spelled = ThinkReader::thinking(true).with(around);
+        spelled.text("So</th");
+        assert_eq!(spelled.end_of_reasoning(false), []);
+        assert_eq!(spelled.end_of_reasoning(true), [text("</think>\n")]);
+        assert_eq!(ThinkReader::opening().end_of_reasoning(true), []);
+        assert_eq!(ThinkReader::continuing().end_of_reasoning(true), []);
     }
 
     #[test]

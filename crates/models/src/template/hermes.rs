@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use crate::chat::{Event, Events, Section, ThinkReader, begun_at};
+use crate::chat::{Event, Events, Part, Section, ThinkReader, begun_at};
 use crate::json::Follower;
 
 pub(super) const BEGIN: &str = "<tool_call>";
@@ -160,6 +160,10 @@ impl Events for CallReader {
 
     fn section(&self) -> Section {
         self.think.section()
+    }
+
+    fn end_of_reasoning(&self, at_once: bool) -> Vec<Part> {
+        self.think.end_of_reasoning(at_once)
     }
 
     fn finish(&mut self) -> Vec<Event> {

@@ -4,6 +4,7 @@ use models::{Calls, Effort, Message, Role, Tool, ToolCall};
 use serde_json::{Value, json};
 
 use super::{
+    budget::{BUDGETS, SAME, n_reasoning_max},
     content::{
         Called, Conversation, EFFORTS, ToolChoice, check_names, check_role, chosen, effort_of, logprobs, named, shown,
         text,
@@ -24,7 +25,7 @@ use crate::{
 };
 
 /// What a request may say.
-pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &SEVERAL, &LENGTH, &FORMS, &OWN];
+pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &SEVERAL, &LENGTH, &FORMS, &BUDGETS, &OWN];
 
 const OWN: [Field; 30] = [
     acts("model", Kind::Str, "Must be the model that is served, or one of its other names."),
@@ -32,11 +33,19 @@ const OWN: [Field; 30] = [
     acts("stream", Kind::Bool, "Send the answer as it comes, as server-sent events."),
     acts("stream_options", Kind::Object, "include_usage: a last chunk says how many tokens there were."),
     acts("reasoning_effort", Kind::Word(&EFFORTS), "How hard to reason; none answers at once."),
-    acts("reasoning", Kind::Object, "effort: the same; enabled: whether to reason."),
-    acts("thinking", Kind::Object, "type: enabled, adaptive or disabled; budget_tokens cannot be kept and is refused."),
+    acts(
+        "reasoning",
+        Kind::Object,
+        "effort: the same; enabled: whether to reason; max_tokens: the same as thinking_budget.",
+    ),
+    acts("thinking", Kind::Object, "type: enabled, adaptive or disabled; budget_tokens: the same as thinking_budget."),
     acts("think", Kind::Bool, "Whether to reason."),
     acts("enable_thinking", Kind::Bool, "The same."),
-    acts("chat_template_kwargs", Kind::Object, "enable_thinking and thinking: the same; reasoning_effort."),
+    acts(
+        "chat_template_kwargs",
+        Kind::Object,
+        "enable_thinking and thinking: the same; reasoning_effort; thinking_budget.",
+    ),
     acts("logprobs", Kind::Bool, "Tell how likely the model found each token of the answer's text."),
     acts("top_logprobs", Kind::Int(0, N_TOP_MAX), "With logprobs: tell also as many of the likeliest tokens."),
     acts("logit_bias", Kind::Object, "Token ids and what is added to their logits, -100 to 100."),
@@ -105,7 +114,9 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     let (thinking, effort) = wishes(&fields)?;
     let (tools, choice) = tools(&fields)?;
     let form = one(response_format(&fields)?, form(&fields)?)?;
-    let conversation = Conversation { messages, tools, choice, form, thinking, effort, ..Conversation::default() };
+    let n_reasoning_max = n_reasoning_max(&fields);
+    let conversation =
+        Conversation { messages, tools, choice, form, thinking, effort, n_reasoning_max, ..Conversation::default() };
     let ask = Ask {
         n_max: n_max(&fields),
         n_choices: fields.int("n").unwrap_or(1) as usize,
@@ -282,17 +293,20 @@ fn wishes(fields: &Fields<'_>) -> Result<(Option<bool>, Option<Effort>), Refusal
     const REASONING: &[&[Field]] = &[&[
         acts("effort", Kind::Word(&EFFORTS), "How hard."),
         acts("enabled", Kind::Bool, "Whether."),
+        acts("max_tokens", Kind::Int(-1, i64::MAX), SAME),
         nothing("exclude", "clients leave out what they do not want"),
         nothing("summary", "reasoning is sent as it is"),
     ]];
     const THINKING: &[&[Field]] = &[&[
         acts("type", Kind::Word(&["enabled", "adaptive", "disabled", "auto"]), "Whether."),
+        acts("budget_tokens", Kind::Int(-1, i64::MAX), SAME),
         nothing("display", "clients leave out what they do not want"),
     ]];
     const KWARGS: &[&[Field]] = &[&[
         acts("enable_thinking", Kind::Bool, "Whether."),
         acts("thinking", Kind::Bool, "Whether."),
         acts("reasoning_effort", Kind::Word(&EFFORTS), "How hard."),
+        acts("thinking_budget", Kind::Int(-1, i64::MAX), SAME),
     ]];
     let inside = |name, table: &'static [&'static [Field]]| {
         fields.any(name).map(|value| Fields::at(value, &fields.path(name), table)).transpose()

@@ -25,6 +25,8 @@ pub(crate) struct Conversation {
     /// Whether to reason; the model's own way if nobody says.
     pub(crate) thinking: Option<bool>,
     pub(crate) effort: Option<Effort>,
+    /// The most tokens of reasoning; the server's own if nobody says.
+    pub(crate) n_reasoning_max: Option<usize>,
     pub(crate) end: End,
 }
 
@@ -34,12 +36,21 @@ impl Conversation {
     /// # Errors
     /// It cannot do as is wished.
     pub(crate) fn ask(self, model: &Model, sampling: SamplerOptions) -> Result<Ask, Refusal> {
-        let Conversation { messages, tools, choice, form, thinking, effort, end } = self;
+        let Conversation { messages, tools, choice, form, thinking, effort, n_reasoning_max, end } = self;
         let ToolChoice { call, callable, one_call } = choice;
+        let raw = form.as_ref().filter(|form| form.rule.is_raw());
+        if let Some(form) = raw.filter(|_| n_reasoning_max.is_some_and(|n| n < usize::MAX)) {
+            return Err(Refusal::field(&form.field, "is of the reasoning, too, so that no budget of it can be kept"));
+        }
+        let n_reasoning_max = n_reasoning_max.or(model.n_reasoning_max).filter(|_| raw.is_none());
+        let wishes = match n_reasoning_max {
+            // Who always reasons has its reasoning ended at once.
+            Some(0) => model.chat_options(Some(false), None).or_else(|_| model.chat_options(thinking, effort)),
+            _ => model.chat_options(thinking, effort),
+        };
         let schema = form.as_ref().and_then(|form| form.rule.schema());
-        let wishes = model.chat_options(thinking, effort)?;
-        let options = ChatOptions { tools, call, callable, one_call, end, schema, ..wishes };
-        Ok(Ask { form, ..Ask::new(Prompt::Chat(messages, options), sampling) })
+        let options = ChatOptions { tools, call, callable, one_call, end, schema, ..wishes? };
+        Ok(Ask { form, n_reasoning_max, ..Ask::new(Prompt::Chat(messages, options), sampling) })
     }
 }
 
@@ -354,6 +365,9 @@ pub(crate) fn show(conversation: &Conversation) -> String {
     }
     if let Some(callable) = callable {
         writeln!(out, "callable {callable:?}").unwrap();
+    }
+    if let Some(n) = conversation.n_reasoning_max {
+        writeln!(out, "at most {n} tokens of reasoning").unwrap();
     }
     writeln!(out, "call {call:?}, one {one_call}, thinking {thinking:?}, effort {effort:?}, end {end:?}").unwrap();
     out

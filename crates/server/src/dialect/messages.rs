@@ -13,6 +13,7 @@ use models::{Calls, Effort, End, Role, Tool, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::{
+    budget::{BUDGETS, n_reasoning_max},
     content::{Conversation, EFFORTS, ToolChoice, Turns, add_paragraph, check_names, chosen, effort_of, shown},
     form::{FORMS, flat, form, one},
     new_id,
@@ -30,7 +31,7 @@ use crate::{
 };
 
 /// What a request may say.
-pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &FORMS, &OWN];
+pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &FORMS, &BUDGETS, &OWN];
 
 const OWN: [Field; 22] = [
     acts("model", Kind::Str, "Must be the model that is served, or one of its other names."),
@@ -52,7 +53,8 @@ const OWN: [Field; 22] = [
     acts(
         "thinking",
         Kind::Object,
-        "type: enabled, adaptive or disabled; display: omitted seals the reasoning in its signature.",
+        "type: enabled, adaptive or disabled; budget_tokens: the same as thinking_budget, at least 0, and under 4096 a wish for low \
+         effort, too, unless an effort is given; display: omitted seals the reasoning in its signature.",
     ),
     acts(
         "output_config",
@@ -180,7 +182,8 @@ fn conversation(fields: &Fields<'_>, sealer: &Sealer) -> Result<Conversation, Re
     let (thinking, effort) = wishes(fields)?;
     let (tools, choice) = tools(fields)?;
     let (messages, form) = (turns.into_messages(), asked_form(fields)?);
-    Ok(Conversation { messages, tools, choice, form, thinking, effort, end })
+    let n_reasoning_max = n_reasoning_max(fields);
+    Ok(Conversation { messages, tools, choice, form, thinking, effort, n_reasoning_max, end })
 }
 
 fn read_message(message: &Value, path: &str, turns: &mut Turns<'_>) -> Result<(), Refusal> {
@@ -331,8 +334,8 @@ fn wishes(fields: &Fields<'_>) -> Result<(Option<bool>, Option<Effort>), Refusal
         acts(
             "budget_tokens",
             Kind::Int(0, i64::MAX),
-            "Under 4096, reason with low effort, unless an effort is given. It is a hint, as it is to Anthropic's newer \
-             models: reasoning that is broken off makes worse answers than either; max_tokens is kept.",
+            "The most tokens of reasoning. Under 4096, reason with low effort, too, unless an effort is given: reasoning that \
+             comes to its own end makes better answers than one that is ended.",
         ),
         acts("display", Kind::Word(&["summarized", "omitted"]), "omitted seals the reasoning in its signature."),
     ]];

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::work::Finish;
 
+mod budget;
 pub(crate) mod chat;
 pub(crate) mod completions;
 mod content;
@@ -55,11 +56,12 @@ that clients send and that change nothing.
 
 Every reply has an `x-request-id`: the request's own, if that has 1 to 64 letters, digits and `-_.`, else a new one.
 
-An answer that came to no good end says so in `finish_detail`, beside the reason that its dialect has:
+What became of an answer that its dialect has no word for is in `finish_detail`, beside the reason for its end:
 
 | `finish_detail` | |
 |---|---|
 | `malformed_tool_call` | What was meant as a call broke the rules of the model's format, or was of no tool in the request. It is told as text, unless the answer ends within it. A stream of chat completions may have begun to tell it as a call; that call has no end. |
+| `reasoning_budget` | Its reasoning was ended for it, as it would have taken more tokens than the request allows, or `--reasoning-budget`. |
 | `repetition` | It said the same 3 to 64 tokens again and again, 64 times at least and for 2048 tokens at least, and was ended there, as at its longest; `--may-repeat` lets it go on. |
 
 Beside these, `GET /health`, `/metrics`, `/v1/models`, `/v1/models/NAME`, `/api/tags` and `/api/version` take no fields.

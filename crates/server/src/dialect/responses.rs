@@ -14,6 +14,7 @@ use models::{Calls, Effort, End, Role, Tool, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::{
+    budget::{BUDGETS, SAME, n_reasoning_max},
     content::{Conversation, EFFORTS, ToolChoice, Turns, check_names, chosen, effort_of, named, shown, text},
     form::{FORMS, flat, form, one},
     new_id, now_s,
@@ -36,7 +37,7 @@ const ENCRYPTED: &str = "reasoning.encrypted_content";
 const LOGPROBS: &str = "message.output_text.logprobs";
 
 /// What a request may say.
-pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &LENGTH, &FORMS, &OWN];
+pub(crate) const FIELDS: &[&[Field]] = &[&SAMPLING, &LENGTH, &FORMS, &BUDGETS, &OWN];
 
 const OWN: [Field; 30] = [
     acts("model", Kind::Str, "Must be the model that is served, or one of its other names."),
@@ -50,7 +51,11 @@ const OWN: [Field; 30] = [
         "auto, none, required, the function that must be called, or allowed_tools: mode and tools.",
     ),
     acts("parallel_tool_calls", Kind::Bool, "If false, one call at most is made."),
-    acts("reasoning", Kind::Object, "effort: how hard to reason; summary: tell the reasoning as a summary."),
+    acts(
+        "reasoning",
+        Kind::Object,
+        "effort: how hard to reason; max_tokens: the same as thinking_budget; summary: tell the reasoning as a summary.",
+    ),
     acts(
         "include",
         Kind::Array,
@@ -220,7 +225,9 @@ fn read_fields(fields: &Fields<'_>, model: &str, sealer: &Arc<Sealer>) -> Result
         return Err(fields.refuse("input", "is empty"));
     }
     let form = one(text_format(fields)?, form(fields)?)?;
-    Ok((Conversation { messages, tools, choice, form, thinking, effort, end: End::Answer }, telling))
+    let n_reasoning_max = n_reasoning_max(fields);
+    let end = End::Answer;
+    Ok((Conversation { messages, tools, choice, form, thinking, effort, n_reasoning_max, end }, telling))
 }
 
 fn needed<'a>(fields: &Fields<'a>, name: &str) -> Result<&'a str, Refusal> {
@@ -375,6 +382,7 @@ fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, Refusal> {
 fn wishes(fields: &Fields<'_>) -> Result<(Option<bool>, Option<Effort>, bool), Refusal> {
     const WISH: &[&[Field]] = &[&[
         acts("effort", Kind::Word(&EFFORTS), "How hard; none answers at once."),
+        acts("max_tokens", Kind::Int(-1, i64::MAX), SAME),
         acts("summary", Kind::Word(&["auto", "concise", "detailed", "none"]), "All of it is told, as a summary."),
         acts("generate_summary", Kind::Word(&["auto", "concise", "detailed", "none"]), "The same."),
         nothing("context", "the model's format says which reasoning it sees again"),

@@ -49,6 +49,7 @@ pub(crate) fn start(setup: Setup<'_>) -> Running {
         aliases: Vec::new(),
         sampling: SamplerOptions::default(),
         seed: None,
+        n_reasoning_max: None,
         n_waiting_max: setup.n_waiting_max,
         n_connections_max: 512,
         key_dir,

@@ -178,6 +178,14 @@ impl Events for Reader {
         self.section
     }
 
+    fn end_of_reasoning(&self, at_once: bool) -> Vec<Part> {
+        let can_end = self.block.is_none() && (at_once || self.held.is_empty());
+        match self.section {
+            Section::Thinking if can_end => vec![Part::Marker(THINK_END.to_owned())],
+            _ => Vec::new(),
+        }
+    }
+
     fn finish(&mut self) -> Vec<Event> {
         let mut events = std::mem::take(&mut self.ready);
         match self.block.take() {
@@ -318,6 +326,22 @@ mod tests {
         let thought = "<*tool_calls> begins calls";
         assert_eq!(broke(true, thought), (format!("[Thinking({thought:?})]"), false));
         assert!(!broke(false, "<*tool_calls>\n<*invoke name=\"w\">\n</*invoke>\n</*tool_calls>").1);
+    }
+
+    #[test]
+    fn reasoning_can_be_ended_outside_of_tags() {
+        let mut reader = JULY.stream(&with_tools(thinking()));
+        let end = [Part::Marker(THINK_END.into())];
+        assert_eq!(reader.end_of_reasoning(false), end);
+        reader.text("Hm\n");
+        assert_eq!((reader.end_of_reasoning(false), reader.end_of_reasoning(true)), (vec![], end.to_vec()));
+        reader.text("<");
+        reader.marker(DSML);
+        assert_eq!(reader.end_of_reasoning(true), [], "it may be a call, which ends it");
+        reader.text("x");
+        assert_eq!(reader.end_of_reasoning(false), end);
+        reader.marker(THINK_END);
+        assert_eq!(reader.end_of_reasoning(true), []);
     }
 
     #[test]

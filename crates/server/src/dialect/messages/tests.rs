@@ -95,6 +95,7 @@ fn what_the_sdks_send_is_understood() {
             system "Be brief."
             user "Hi"
             assistant "Well,"
+            at most 2048 tokens of reasoning
             call Auto, one false, thinking Some(true), effort Some(Low), end Continue
             t 0.5, n_max Some(100), stop ["###"], sealed false
         "####]],

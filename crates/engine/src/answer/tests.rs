@@ -2,7 +2,7 @@
 
 use expect_test::{Expect, expect};
 use grammar::{Source, Vocabulary};
-use models::{ChatError, Events, Message, Part, Section};
+use models::{ChatError, Events, Hold, Message, NotKept, Part, Section, Syntax};
 use tokenizer::{Model, SpecialIds, Vocab};
 
 use super::*;
@@ -102,6 +102,10 @@ impl Chat for TwoMarks {
 
     fn can_call(&self) -> bool {
         false
+    }
+
+    fn syntax(&self, _: &ChatOptions, _: Hold<'_>) -> Result<Syntax, NotKept> {
+        Ok(Syntax::default())
     }
 
     fn stop_markers(&self) -> Vec<String> {

@@ -48,7 +48,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
         n_connections_max: N_CONNECTIONS_MAX,
         key_dir,
         prefix: "ds4".into(),
-        warn: terminal::note,
+        log: args.log(),
+        tell: terminal::note,
     };
     let server =
         Server::new(engine, sessions, listener, options).map_err(|source| Error::Listen { address, source })?;

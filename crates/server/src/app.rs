@@ -5,7 +5,9 @@
 //! ```
 
 use std::{
+    ops::Deref,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -27,12 +29,14 @@ use tokio::{
 };
 
 use crate::{
+    ask::{Ask, Prompt},
     dialect::{chat, completions, messages, models as model_list, new_id, ollama, responses, tokens},
-    error::{Dialect, Refusal},
+    error::{Dialect, Refusal, Why},
     guard::Access,
+    log::{End, Outcome, Record, Teller},
     metrics::Metrics,
     openapi, page,
-    reply::{Choice, json, or_refusal, stream, whole, with},
+    reply::{Choice, Kept, json, or_refusal, stream, whole, with},
     seal::Sealer,
     work::{Answers, Work},
 };
@@ -58,6 +62,7 @@ pub(crate) struct App {
     pub(crate) model: Model,
     pub(crate) access: Access,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) teller: Arc<Teller>,
     /// Room for bodies of requests.
     pub(crate) room: Arc<Semaphore>,
     /// Turns to read one.
@@ -68,19 +73,65 @@ pub(crate) struct App {
     pub(crate) ending: watch::Receiver<bool>,
 }
 
-/// A request that is under way, until its answer is dropped.
-struct UnderWay(Arc<App>);
+/// A request that is under way, until its reply is dropped.
+struct UnderWay {
+    app: Arc<App>,
+    record: Arc<Record>,
+    outcome: Outcome,
+}
 
 impl UnderWay {
-    fn begin(app: Arc<App>) -> UnderWay {
+    fn begin(app: Arc<App>, record: Arc<Record>) -> UnderWay {
         app.under_way.send_modify(|n| *n += 1);
-        UnderWay(app)
+        UnderWay { app, record, outcome: Outcome { status: None, is_whole: false, error: None } }
+    }
+
+    /// This is the reply to it.
+    fn replied(&mut self, response: &Response<Body>) {
+        self.outcome.status = Some(response.status());
+        self.outcome.error = response.extensions().get::<Why>().cloned();
+    }
+}
+
+impl Kept for UnderWay {
+    fn taken(&mut self) {
+        self.outcome.is_whole = true;
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.under_way.send_modify(|n| *n -= 1);
+        if thread::panicking() {
+            self.record.failed(End::Failed, &Refusal::bug());
+        }
+        self.app.teller.reply(&self.record, &self.outcome);
+        self.app.under_way.send_modify(|n| *n -= 1);
+    }
+}
+
+/// What reads a request: what all share, and what is known of this one.
+struct Reading {
+    app: Arc<App>,
+    record: Arc<Record>,
+}
+
+impl Deref for Reading {
+    type Target = App;
+
+    fn deref(&self) -> &App {
+        &self.app
+    }
+}
+
+impl Reading {
+    /// See [`Work::submit`].
+    fn submit(&self, ask: Ask) -> Result<Answers, Refusal> {
+        self.work.submit(ask, &self.record)
+    }
+
+    /// How many tokens a prompt has.
+    fn n_tokens(&self, mut prompt: Prompt) -> Result<usize, Refusal> {
+        Ok(self.work.tokens(&mut prompt, &self.record)?.0.len())
     }
 }
 
@@ -167,7 +218,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 }
 
 /// Lets a request through that may come in.
-async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response<Body> {
+async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response<Body> {
     let dialect = Dialect::of(request.uri().path());
     let id = request_id(request.headers());
     let origin = request.headers().get(header::ORIGIN).cloned();
@@ -178,7 +229,11 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     let checked = app.access.check_way(request.headers(), request.uri());
     let checked =
         if free || is_preflight { checked } else { checked.and_then(|()| app.access.check_key(request.headers())) };
-    let under_way = UnderWay::begin(app.clone());
+    let record = Record::begin(id.to_str().unwrap_or_default(), request.method(), request.uri().path(), is_preflight);
+    let record = Arc::new(record);
+    let mut under_way = UnderWay::begin(app.clone(), record.clone());
+    let is_head = request.method() == Method::HEAD;
+    request.extensions_mut().insert(record);
     let mut response = match checked {
         Err(refusal) => refusal.into_response(dialect),
         Ok(()) if is_preflight => preflight(asked),
@@ -196,6 +251,10 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
         response.headers_mut().insert("request-id", id.clone());
     }
     response.headers_mut().insert(REQUEST_ID, id);
+    under_way.replied(&response);
+    if is_head {
+        under_way.taken(); // there is nothing to take
+    }
     response.map(|body| with(under_way, body))
 }
 
@@ -297,25 +356,28 @@ fn too_slow() -> Refusal {
 /// Reads a request, and does something with it, away from the threads that serve connections: texts may be long.
 async fn asked<T: Send + 'static>(
     app: &Arc<App>,
-    headers: HeaderMap,
-    request: Body,
-    then: impl FnOnce(&Value, &App) -> Result<T, Refusal> + Send + 'static,
+    request: Request,
+    then: impl FnOnce(&Value, &Reading) -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
-    let (bytes, room) = body(app, &headers, request).await?;
+    let (head, request) = request.into_parts();
+    let record: Arc<Record> = head.extensions.get().cloned().expect("the guard keeps one of each request");
+    let (bytes, room) = body(app, &head.headers, request).await?;
     let turn = app.readers.acquire().await;
-    let of_threads = app.clone();
+    let reading = Reading { app: app.clone(), record: record.clone() };
     let read = tokio::task::spawn_blocking(move || {
         let value: Value = serde_json::from_slice(&bytes)
             .map_err(|error| Refusal::body(format!("the body is no JSON that can be read: {error}")))?;
         drop(bytes);
-        let read = then(&value, &of_threads);
+        let read = then(&value, &reading);
         drop((value, room));
         read
     });
     let read = read.await;
     drop(turn);
-    let bug = || Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "a bug: see the server's log");
-    read.unwrap_or_else(|_| Err(bug()))
+    read.unwrap_or_else(|_| {
+        app.teller.warn_of(&record, "a bug ended this request");
+        Err(Refusal::bug())
+    })
 }
 
 type Shared = State<Arc<App>>;
@@ -344,12 +406,12 @@ async fn one_model(State(app): Shared, Path(name): Path<String>) -> Response<Bod
     or_refusal(found, Dialect::OpenAi)
 }
 
-async fn chat_completions(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
+async fn chat_completions(State(app): Shared, request: Request) -> Response<Body> {
     let reply = async {
-        let read = asked(&app, headers, request, |request, app| {
+        let read = asked(&app, request, |request, app| {
             let request = chat::read(request, &app.model)?;
             let chunks = request.stream.then(|| chat::Chunks::new(&app.model, &request));
-            Ok((app.work.submit(request.ask)?, chunks))
+            Ok((app.submit(request.ask)?, chunks))
         });
         let (answers, chunks) = read.await?;
         match chunks {
@@ -360,12 +422,12 @@ async fn chat_completions(State(app): Shared, headers: HeaderMap, request: Body)
     or_refusal(reply.await, Dialect::OpenAi)
 }
 
-async fn completions_(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
+async fn completions_(State(app): Shared, request: Request) -> Response<Body> {
     let reply = async {
-        let read = asked(&app, headers, request, |request, app| {
+        let read = asked(&app, request, |request, app| {
             let request = completions::read(request, &app.model)?;
             let chunks = request.stream.then(|| completions::Chunks::new(&app.model, &request));
-            Ok((app.work.submit(request.ask)?, chunks, request.echo))
+            Ok((app.submit(request.ask)?, chunks, request.echo))
         });
         let (answers, chunks, echo) = read.await?;
         match chunks {
@@ -376,11 +438,11 @@ async fn completions_(State(app): Shared, headers: HeaderMap, request: Body) -> 
     or_refusal(reply.await, Dialect::OpenAi)
 }
 
-async fn messages_(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
+async fn messages_(State(app): Shared, request: Request) -> Response<Body> {
     let reply = async {
-        let read = asked(&app, headers, request, |request, app| {
+        let read = asked(&app, request, |request, app| {
             let messages::Request { ask, stream, form } = messages::read(request, &app.model)?;
-            Ok((app.work.submit(ask)?, stream, form))
+            Ok((app.submit(ask)?, stream, form))
         });
         match read.await? {
             (answers, true, form) => Ok(stream(answers, messages::Events::new(form))),
@@ -390,19 +452,19 @@ async fn messages_(State(app): Shared, headers: HeaderMap, request: Body) -> Res
     or_refusal(reply.await, Dialect::Anthropic)
 }
 
-async fn count_message_tokens(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
-    let counted = asked(&app, headers, request, |request, app| {
-        let mut ask = messages::read(request, &app.model)?.ask;
-        Ok(json(&messages::count(app.work.tokens(&mut ask.prompt)?.0.len())))
+async fn count_message_tokens(State(app): Shared, request: Request) -> Response<Body> {
+    let counted = asked(&app, request, |request, app| {
+        let ask = messages::read(request, &app.model)?.ask;
+        Ok(json(&messages::count(app.n_tokens(ask.prompt)?)))
     });
     or_refusal(counted.await, Dialect::Anthropic)
 }
 
-async fn responses_(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
+async fn responses_(State(app): Shared, request: Request) -> Response<Body> {
     let reply = async {
-        let read = asked(&app, headers, request, |request, app| {
+        let read = asked(&app, request, |request, app| {
             let responses::Request { ask, stream, form } = responses::read(request, &app.model)?;
-            Ok((app.work.submit(ask)?, stream, form))
+            Ok((app.submit(ask)?, stream, form))
         });
         match read.await? {
             (answers, true, form) => Ok(stream(answers, responses::Events::new(form))),
@@ -412,31 +474,30 @@ async fn responses_(State(app): Shared, headers: HeaderMap, request: Body) -> Re
     or_refusal(reply.await, Dialect::OpenAi)
 }
 
-async fn count_input_tokens(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
-    let counted = asked(&app, headers, request, |request, app| {
-        let mut ask = responses::read(request, &app.model)?.ask;
-        Ok(json(&responses::count(app.work.tokens(&mut ask.prompt)?.0.len())))
+async fn count_input_tokens(State(app): Shared, request: Request) -> Response<Body> {
+    let counted = asked(&app, request, |request, app| {
+        let ask = responses::read(request, &app.model)?.ask;
+        Ok(json(&responses::count(app.n_tokens(ask.prompt)?)))
     });
     or_refusal(counted.await, Dialect::OpenAi)
 }
 
-async fn ollama_chat(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
-    or_refusal(ollama_answer(&app, headers, request, ollama::read_chat).await, Dialect::Ollama)
+async fn ollama_chat(State(app): Shared, request: Request) -> Response<Body> {
+    or_refusal(ollama_answer(&app, request, ollama::read_chat).await, Dialect::Ollama)
 }
 
-async fn ollama_generate(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
-    or_refusal(ollama_answer(&app, headers, request, ollama::read_generate).await, Dialect::Ollama)
+async fn ollama_generate(State(app): Shared, request: Request) -> Response<Body> {
+    or_refusal(ollama_answer(&app, request, ollama::read_generate).await, Dialect::Ollama)
 }
 
 async fn ollama_answer(
     app: &Arc<App>,
-    headers: HeaderMap,
-    request: Body,
+    request: Request,
     read: fn(&Value, &Model) -> Result<ollama::Request, Refusal>,
 ) -> Result<Response<Body>, Refusal> {
-    let read = asked(app, headers, request, move |request, app| {
+    let read = asked(app, request, move |request, app| {
         let ollama::Request { ask, stream, form } = read(request, &app.model)?;
-        Ok((ask.map(|ask| app.work.submit(ask)).transpose()?, stream, form))
+        Ok((ask.map(|ask| app.submit(ask)).transpose()?, stream, form))
     });
     match read.await? {
         (None, _, form) => Ok(json(&ollama::loaded(&form))),
@@ -449,8 +510,8 @@ async fn ollama_tags(State(app): Shared) -> Response<Body> {
     json(&ollama::tags(&app.model))
 }
 
-async fn ollama_show(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
-    let shown = asked(&app, headers, request, |request, app| Ok(json(&ollama::show(request, &app.model)?)));
+async fn ollama_show(State(app): Shared, request: Request) -> Response<Body> {
+    let shown = asked(&app, request, |request, app| Ok(json(&ollama::show(request, &app.model)?)));
     or_refusal(shown.await, Dialect::Ollama)
 }
 
@@ -458,13 +519,13 @@ async fn ollama_version() -> Response<Body> {
     json(&ollama::version())
 }
 
-async fn tokenize(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
-    let told = asked(&app, headers, request, |request, app| Ok(json(&tokens::tokenize(request, &app.engine)?)));
+async fn tokenize(State(app): Shared, request: Request) -> Response<Body> {
+    let told = asked(&app, request, |request, app| Ok(json(&tokens::tokenize(request, &app.engine)?)));
     or_refusal(told.await, Dialect::OpenAi)
 }
 
-async fn detokenize(State(app): Shared, headers: HeaderMap, request: Body) -> Response<Body> {
-    let told = asked(&app, headers, request, |request, app| Ok(json(&tokens::detokenize(request, &app.engine)?)));
+async fn detokenize(State(app): Shared, request: Request) -> Response<Body> {
+    let told = asked(&app, request, |request, app| Ok(json(&tokens::detokenize(request, &app.engine)?)));
     or_refusal(told.await, Dialect::OpenAi)
 }
 

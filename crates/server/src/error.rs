@@ -25,6 +25,19 @@ pub(crate) struct Refusal {
     pub(crate) details: Vec<(&'static str, u64)>,
 }
 
+/// Why a reply is a refusal, or an answer failed: for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Why {
+    /// See [`Refusal`].
+    pub(crate) code: &'static str,
+}
+
+impl Why {
+    pub(crate) fn of(refusal: &Refusal) -> Why {
+        Why { code: refusal.code }
+    }
+}
+
 /// Whose words errors are written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
@@ -75,6 +88,11 @@ impl Refusal {
     /// The server ends.
     pub(crate) fn ending() -> Refusal {
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the server is shutting down; try again")
+    }
+
+    /// We failed.
+    pub(crate) fn bug() -> Refusal {
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "a bug: see the server's log")
     }
 
     /// The engine failed: why is for whoever runs the server.
@@ -134,6 +152,7 @@ impl Refusal {
     pub(crate) fn into_response(self, dialect: Dialect) -> Response<Body> {
         let mut response = Response::new(Body::from(self.to_json(dialect).to_string()));
         *response.status_mut() = self.status;
+        response.extensions_mut().insert(Why::of(&self)); // goes with it as far as our own layers
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {

@@ -16,6 +16,8 @@
 //! openapi.rs   the interface, described from the tables of fields
 //! page.rs      the chat page
 //! metrics.rs   what a slow answer was slow at
+//! log.rs       a line for every request, for whoever runs the server
+//! outbox.rs    lines on their way to a slow place
 //! ```
 //!
 //! Connections are tokio's, on a few threads; the engine's work has threads of its own, so that neither waits for the other. A
@@ -31,8 +33,10 @@ mod fields;
 mod guard;
 mod hold;
 mod likely;
+mod log;
 mod metrics;
 mod openapi;
+mod outbox;
 mod page;
 mod replay;
 mod reply;
@@ -43,7 +47,7 @@ mod work;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
     time::Duration,
@@ -65,14 +69,15 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-pub use crate::guard::Access;
 use crate::{
     app::{App, Model},
+    log::Teller,
     metrics::Metrics,
     seal::Sealer,
     socket::Socket,
     work::Work,
 };
+pub use crate::{guard::Access, log::Log};
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -97,8 +102,10 @@ pub struct Options {
     pub key_dir: Option<PathBuf>,
     /// What names of metrics begin with.
     pub prefix: String,
-    /// Who is told, in a line, what clients are not.
-    pub warn: fn(&str),
+    /// What is told of requests.
+    pub log: Log,
+    /// Who is told of them, and of what clients are not told, line by line. It may take its time: nobody waits for it.
+    pub tell: fn(&str),
 }
 
 /// Time for the head of a request.
@@ -155,8 +162,9 @@ impl Server {
         let address = listener.local_addr()?;
         let engine = Arc::new(engine);
         let metrics = Arc::new(Metrics::new(&options.prefix));
-        let sealer = Arc::new(Sealer::new(sealing_key(&options)));
-        let work = Work::start(engine.clone(), sessions, options.n_waiting_max, metrics.clone(), options.warn);
+        let teller = Arc::new(Teller::start(options.log, options.tell)?);
+        let sealer = Arc::new(Sealer::new(sealing_key(options.key_dir.as_deref(), &teller)));
+        let work = Work::start(engine.clone(), sessions, options.n_waiting_max, metrics.clone(), teller.clone());
         let model = Model {
             fingerprint: format!("{}-{}", env!("CARGO_PKG_VERSION"), engine.info().file_bytes),
             n_ctx: work.n_ctx(),
@@ -176,6 +184,7 @@ impl Server {
             model,
             access: options.access,
             metrics,
+            teller,
             room: Arc::new(Semaphore::new(app::N_ROOM)),
             readers: Semaphore::new(app::N_READERS),
             under_way: watch::Sender::new(0),
@@ -205,16 +214,17 @@ impl Server {
         runtime.block_on(drain(open, &app));
         app.work.join();
         app.engine.flush();
+        app.teller.flush();
         runtime.shutdown_timeout(Duration::from_secs(1));
     }
 }
 
 /// The key that is kept, or where it cannot be, one for this run.
-fn sealing_key(options: &Options) -> [u8; 32] {
+fn sealing_key(dir: Option<&Path>, teller: &Teller) -> [u8; 32] {
     let fresh: [u8; 32] = rand::random();
-    let kept = options.key_dir.as_ref().map(|dir| engine::kept_key(dir, fresh));
+    let kept = dir.map(|dir| engine::kept_key(dir, fresh));
     kept.unwrap_or(Ok(fresh)).unwrap_or_else(|error| {
-        (options.warn)(&format!("the key for reasoning is not kept, and will be another one in the next run: {error}"));
+        teller.warn(&format!("the key for reasoning is not kept, and will be another one in the next run: {error}"));
         fresh
     })
 }

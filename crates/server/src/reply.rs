@@ -8,7 +8,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -270,12 +270,21 @@ pub(crate) fn stream<W: Writer + Unpin>(Answers { from, n }: Answers, writer: W)
 /// A body, and what lives as long as it.
 struct With<T>(Body, T);
 
+/// What wants to know what becomes of a body.
+pub(crate) trait Kept: Send + Unpin + 'static {
+    /// All of it was taken.
+    fn taken(&mut self);
+}
+
 /// A body that drops `kept` when it has been sent, or is given up.
-pub(crate) fn with<T: Send + Unpin + 'static>(kept: T, body: Body) -> Body {
+pub(crate) fn with<T: Kept>(mut kept: T, body: Body) -> Body {
+    if body.is_end_stream() {
+        kept.taken(); // nobody will ask for any of it
+    }
     Body::new(With(body, kept))
 }
 
-impl<T: Unpin> HttpBody for With<T> {
+impl<T: Kept> HttpBody for With<T> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -283,7 +292,11 @@ impl<T: Unpin> HttpBody for With<T> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.0).poll_frame(context)
+        let frame = ready!(Pin::new(&mut self.0).poll_frame(context));
+        if frame.is_none() || self.0.is_end_stream() {
+            self.1.taken();
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -2,6 +2,7 @@
 //! that is all it takes to be left alone.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -27,6 +28,7 @@ use crate::{
     error::Refusal,
     hold::{self, Held},
     likely::{Token, Tokens},
+    log::{End, Record, Teller},
     metrics::Metrics,
     replay::{Replays, Turn, parts},
     reply::Partial,
@@ -190,7 +192,7 @@ struct Shared {
     stopping: AtomicBool,
     metrics: Arc<Metrics>,
     replays: Replays,
-    warn: fn(&str),
+    teller: Arc<Teller>,
 }
 
 struct Line {
@@ -223,6 +225,8 @@ struct Job {
     others: usize,
     to: Sender<Heard>,
     since: Instant,
+    /// What is told of its request.
+    record: Arc<Record>,
 }
 
 impl Work {
@@ -232,7 +236,7 @@ impl Work {
         sessions: Vec<Session>,
         n_waiting_max: usize,
         metrics: Arc<Metrics>,
-        warn: fn(&str),
+        teller: Arc<Teller>,
     ) -> Work {
         let (n, n_ctx) = (sessions.len(), sessions[0].n_ctx());
         let line = Line { jobs: VecDeque::new(), n_max: n_waiting_max, n_idle: n, ending: false };
@@ -245,7 +249,7 @@ impl Work {
             stopping: AtomicBool::new(false),
             metrics,
             replays: Replays::default(),
-            warn,
+            teller,
         };
         let shared = Arc::new(shared);
         let thread = |i| {
@@ -266,7 +270,11 @@ impl Work {
     ///
     /// # Errors
     /// The model cannot be asked this.
-    pub(crate) fn tokens(&self, prompt: &mut Prompt) -> Result<(Vec<TokenId>, Option<Vec<Part>>), Refusal> {
+    pub(crate) fn tokens(
+        &self,
+        prompt: &mut Prompt,
+        record: &Record,
+    ) -> Result<(Vec<TokenId>, Option<Vec<Part>>), Refusal> {
         let engine = &self.shared.engine;
         let (ids, parts) = match prompt {
             Prompt::Ids(ids) => (ids.clone(), None),
@@ -280,7 +288,7 @@ impl Work {
                 let chat = engine.chat().map_err(refuse_chat)?;
                 self.shared.replays.restore(messages);
                 let parts = chat.render(messages, options).map_err(|error| refuse_chat(&error))?;
-                (engine.encode(&parts).map_err(|error| self.shared.refusal(&error))?, Some(parts))
+                (engine.encode(&parts).map_err(|error| self.shared.refusal(record, &error))?, Some(parts))
             }
         };
         if ids.is_empty() {
@@ -293,10 +301,10 @@ impl Work {
     ///
     /// # Errors
     /// As [`Work::tokens`]; there is no room for the prompt and an answer, the line is full, or the server ends.
-    pub(crate) fn submit(&self, mut ask: Ask) -> Result<Answers, Refusal> {
+    pub(crate) fn submit(&self, mut ask: Ask, record: &Arc<Record>) -> Result<Answers, Refusal> {
         let since = Instant::now();
         self.shared.line().check()?; // before there is work
-        let (ids, parts) = self.tokens(&mut ask.prompt)?;
+        let (ids, parts) = self.tokens(&mut ask.prompt, record)?;
         if ids.len() >= self.n_ctx() {
             return Err(Refusal::context(ids.len(), self.n_ctx()));
         }
@@ -321,6 +329,7 @@ impl Work {
             others: ask.n_choices - 1,
             to,
             since,
+            record: record.clone(),
         };
         let mut line = self.shared.line();
         line.check()?;
@@ -338,7 +347,7 @@ impl Work {
         let left = std::mem::take(&mut line.jobs);
         drop(line);
         self.shared.changed.notify_all();
-        left.iter().for_each(|job| job.say_last(Said::Failed(Refusal::ending())));
+        left.iter().for_each(|job| job.fail(End::ShuttingDown, Refusal::ending()));
     }
 
     /// Stops the answers that are under way.
@@ -402,9 +411,8 @@ impl Shared {
         while let Some(job) = self.next() {
             if catch_unwind(AssertUnwindSafe(|| self.answer(&job))).is_err() {
                 self.metrics.failed();
-                let bug =
-                    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "a bug: see the server's log");
-                job.say_last(Said::Failed(bug));
+                self.teller.warn_of(&job.record, "a bug ended this answer");
+                job.fail(End::Failed, Refusal::bug());
             }
             self.line().n_idle += 1;
         }
@@ -430,13 +438,17 @@ impl Shared {
         match self.try_answer(job) {
             Ok(finish) => {
                 self.metrics.answered(&finish);
+                job.record.ended(End::of(&finish));
                 job.say(Said::End(finish), &|| self.is_stopping());
             }
-            Err(Abandoned::Unheard) => self.metrics.abandoned(),
-            Err(Abandoned::Ending) => job.say_last(Said::Failed(Refusal::ending())),
+            Err(Abandoned::Unheard) => {
+                self.metrics.abandoned();
+                job.record.ended(End::ClientGone);
+            }
+            Err(Abandoned::Ending) => job.fail(End::ShuttingDown, Refusal::ending()),
             Err(Abandoned::Failed(error)) => {
                 self.metrics.failed();
-                job.say_last(Said::Failed(self.refusal(&error)));
+                job.fail(End::Failed, self.refusal(&job.record, &error));
             }
         }
     }
@@ -446,11 +458,11 @@ impl Shared {
     }
 
     /// What a client is told of a failure; what names files of this machine is for whoever runs the server.
-    fn refusal(&self, error: &engine::Error) -> Refusal {
+    fn refusal(&self, record: &Record, error: &engine::Error) -> Refusal {
         if let engine::Error::Grammar(of_request) = error {
             return Refusal::body(format!("{of_request}; {}", of_request.hint()));
         }
-        (self.warn)(&format!("{error}; {}", error.hint()));
+        self.teller.warn_of(record, &format!("{error}; {}", error.hint()));
         match error {
             engine::Error::ContextFull { n_tokens, n_ctx } => Refusal::context(*n_tokens, *n_ctx),
             engine::Error::Token { .. } | engine::Error::NothingAllowed { .. } => Refusal::body(error.to_string()),
@@ -465,6 +477,7 @@ impl Shared {
         let mut seat = self.seats.take(&job.ids, &given_up).ok_or_else(abandoned)?;
         let _busy = self.metrics.busy();
         let mut timings = Timings { queued: job.since.elapsed(), ..Timings::default() };
+        job.record.begun(timings.queued);
         job.say(Said::Begun, &given_up);
         let start = Instant::now();
         let ids = match &job.parts {
@@ -475,6 +488,7 @@ impl Shared {
         self.begin_others(job);
         timings.prefill = start.elapsed();
         self.metrics.prefilled(n_cached, ids.len() - n_cached);
+        job.record.prefilled(ids.len(), n_cached, timings.prefill);
         let start = Instant::now();
         let (answer, heard) = self.decode(job, &mut seat, &given_up)?;
         timings.decode = start.elapsed();
@@ -498,6 +512,12 @@ impl Shared {
     ) -> Result<(Answer, Partial), engine::Error> {
         let mut sampler = Sampler::new(job.sampling.clone());
         let chat = job.chat.as_ref().and_then(|options| Some((self.engine.chat().ok()?, options)));
+        let n_sampled = Cell::new(0);
+        let given_up = || {
+            n_sampled.set(n_sampled.get() + 1);
+            job.record.sampled(1);
+            given_up()
+        };
         let tokens = self.engine.tokenizer().map(|tokenizer| Tokens::new(tokenizer, seat.tokens().last().copied()));
         let each = |token: engine::Token<'_>| tokens.iter().for_each(|tokens| tokens.push(token));
         let options = AnswerOptions {
@@ -509,7 +529,7 @@ impl Shared {
             grammar_is_raw: job.held.as_deref().is_some_and(|held| held.is_raw),
             logit_bias: &job.logit_bias,
             logprobs: job.logprobs.map(|n_top| Logprobs { n_top, each: &each }),
-            given_up: Some(given_up),
+            given_up: Some(&given_up),
         };
         let say = |said| job.say(said, &|| self.is_stopping());
         let mut heard = Partial::default();
@@ -520,6 +540,7 @@ impl Shared {
             let is_heard = of_text.is_none_or(|tokens| say(Said::Tokens(tokens))) && say(said);
             if is_heard { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
+        job.record.sampled(answer.ids.len().saturating_sub(n_sampled.get()));
         if let Some(rest) = tokens.filter(|_| chat.is_none() && !matches!(answer.stop, Stop::StopString(_))) {
             rest.rest().map(|tokens| say(Said::Tokens(tokens)));
         }
@@ -530,7 +551,7 @@ impl Shared {
     fn begin_others(&self, job: &Job) {
         let mut line = self.line();
         if line.ending && job.others > 0 {
-            return job.say_last(Said::Failed(Refusal::ending())); // nobody would take them up
+            return job.fail(End::ShuttingDown, Refusal::ending()); // nobody would take them up
         }
         for choice in (1..=job.others).rev() {
             let seed = job.sampling.seed.wrapping_add(choice as u64);
@@ -619,8 +640,10 @@ impl Job {
         }
     }
 
-    /// The same, where it is not worth waiting.
-    fn say_last(&self, said: Said) {
-        let _ = self.to.try_send(Heard { choice: self.choice, said }); // who is far behind sees that it ends
+    /// Says that it ends without having been said, where it is not worth waiting.
+    fn fail(&self, end: End, refusal: Refusal) {
+        self.record.failed(end, &refusal);
+        // Who is far behind sees that it ends.
+        let _ = self.to.try_send(Heard { choice: self.choice, said: Said::Failed(refusal) });
     }
 }

@@ -5,8 +5,8 @@ use std::{
     path::PathBuf,
 };
 
-use clap::{Args, ValueHint};
-use server::Access;
+use clap::{Args, ValueEnum, ValueHint};
+use server::{Access, Log};
 
 use super::{BudgetArgs, ModelArgs, SamplingArgs, StoreArgs};
 use crate::error::Error;
@@ -61,6 +61,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ORIGIN", value_parser = origin, help_heading = "Server")]
     cors: Vec<String>,
 
+    /// What stderr tells of each request: a line of text, a JSON object, or nothing
+    #[arg(long, value_enum, value_name = "FORM", default_value_t, help_heading = "Server")]
+    log: LogForm,
+
     #[command(flatten)]
     pub(crate) model: ModelArgs,
 
@@ -74,7 +78,25 @@ pub(crate) struct ServeArgs {
     pub(crate) store: StoreArgs,
 }
 
+/// How requests are told.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum LogForm {
+    #[default]
+    Text,
+    Json,
+    Off,
+}
+
 impl ServeArgs {
+    /// What is told of requests.
+    pub(crate) fn log(&self) -> Log {
+        match self.log {
+            LogForm::Text => Log::Text,
+            LogForm::Json => Log::Json,
+            LogForm::Off => Log::Off,
+        }
+    }
+
     /// Where to listen.
     pub(crate) fn address(&self) -> SocketAddr {
         SocketAddr::new(self.host, self.port)
@@ -143,10 +165,23 @@ mod tests {
     use super::*;
     use crate::args::{Cli, Command};
 
-    fn access(args: &[&str]) -> Result<Access, String> {
+    fn parsed(args: &[&str]) -> Result<ServeArgs, String> {
         let cli = Cli::try_parse_from(["ds4", "serve"].iter().chain(args)).map_err(|e| e.to_string())?;
         let Some(Command::Serve(args)) = cli.command else { panic!("it is serve") };
-        args.access().map_err(|e| e.to_string())
+        Ok(args)
+    }
+
+    fn access(args: &[&str]) -> Result<Access, String> {
+        parsed(args)?.access().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn requests_are_told_as_text_unless_it_is_said_otherwise() {
+        let log = |args: &[&str]| parsed(args).map(|args| args.log());
+        assert_eq!(log(&[]), Ok(Log::Text));
+        assert_eq!(log(&["--log", "json"]), Ok(Log::Json));
+        assert_eq!(log(&["--log", "off"]), Ok(Log::Off));
+        assert!(log(&["--log", "xml"]).is_err_and(|why| why.contains("text, json, off")));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 
 use engine::{Engine, Kept, Options, SamplerOptions};
 use serde_json::Value;
-use server::{Access, Ending, Server};
+use server::{Access, Ending, Log, Server};
 
 /// A server that runs.
 pub(crate) struct Running {
@@ -27,11 +27,22 @@ pub(crate) struct Setup<'a> {
     pub(crate) n_waiting_max: usize,
     pub(crate) keys: &'a [&'a str],
     pub(crate) kept: Option<Kept>,
+    pub(crate) log: Log,
+    /// Who takes the lines of the log.
+    pub(crate) tell: fn(&str),
 }
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        Setup { n_sessions: 2, n_ctx: 1024, n_waiting_max: 64, keys: &[], kept: None }
+        Setup {
+            n_sessions: 2,
+            n_ctx: 1024,
+            n_waiting_max: 64,
+            keys: &[],
+            kept: None,
+            log: Log::Off,
+            tell: |line| eprintln!("{line}"),
+        }
     }
 }
 
@@ -54,7 +65,8 @@ pub(crate) fn start(setup: Setup<'_>) -> Running {
         n_connections_max: 512,
         key_dir,
         prefix: "test".into(),
-        warn: |line| eprintln!("{line}"),
+        log: setup.log,
+        tell: setup.tell,
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("{e}"));
     let server = Server::new(engine, sessions, listener, options).unwrap_or_else(|e| panic!("{e}"));

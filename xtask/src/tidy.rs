@@ -21,7 +21,7 @@ const MAP: [(&str, &[&str]); 14] = [
         "engine",
         &["models", "kv", "files", "experts", "backend-cpu", "compute", "grammar", "tokenizer", "gguf", "quant"],
     ),
-    ("server", &["engine", "models", "tokenizer"]),
+    ("server", &["engine", "models", "files", "tokenizer"]),
     (
         "cli",
         &[

@@ -110,6 +110,10 @@ pub(crate) enum Error {
     #[error("{}: {source}", path.display())]
     Trace { path: PathBuf, source: experts::trace::Error },
 
+    /// What is said and answered cannot be written there.
+    #[error("{}: {}", path.display(), trouble(source))]
+    ServerTrace { path: PathBuf, source: server::TraceError },
+
     /// Two processes, one conversation.
     #[error("session {name}: another process goes on with it")]
     SessionInUse { name: String },
@@ -207,7 +211,9 @@ impl Error {
             Error::Listen { .. } => "take another address with --host, or a port above 1023 with --port".into(),
             Error::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => "check the path".into(),
             Error::Read { .. } => "check the permissions and the disk, and that it is a file".into(),
-            Error::Write { .. } => "check the folder, the permissions and the space on the disk".into(),
+            Error::Write { .. } | Error::ServerTrace { source: server::TraceError::Io(_), .. } => {
+                "check the folder, the permissions and the space on the disk".into()
+            }
             Error::TooMuch { .. } => "give less, or a file that ends".into(),
             Error::NotAFile { .. } => "give a text file".into(),
             Error::NotAFolder { .. } => "name a folder with --cache-dir".into(),
@@ -220,6 +226,9 @@ impl Error {
             Error::NotText { .. } => "convert it to UTF-8 first".into(),
             Error::Tokens { .. } => "write decimal ids separated by spaces, or raw little-endian u32".into(),
             Error::Trace { .. } => "write one with --route-trace; docs/formats/routes.md describes them".into(),
+            Error::ServerTrace { .. } => {
+                "give another name with --trace; docs/formats/trace.md describes traces".into()
+            }
             Error::SessionInUse { .. } => "end it first, or give another name".into(),
             Error::BrokenSession { .. } => "docs/formats/session.md says what it should be".into(),
             Error::Engine(e) => engine_hint(e),
@@ -356,6 +365,13 @@ fn engine_status(error: &engine::Error) -> u8 {
             | Token { .. }
     );
     if bad_usage || error.is_bad_file() { 2 } else { 1 }
+}
+
+fn trouble(source: &server::TraceError) -> String {
+    match source {
+        server::TraceError::Io(source) => reason(source),
+        other => other.to_string(),
+    }
 }
 
 /// What the system said, without its number.

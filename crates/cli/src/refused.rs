@@ -30,7 +30,7 @@ const REFUSED: [(&str, &[&str]); 14] = [
         &["--role", "--layers", "--listen", "--coordinator", "--dist-", "--tensor-parallel", "--tensor-parallel-"],
     ),
     (MACHINES, &["--transport", "--rdma-", "--debug-hash", "worker"]),
-    (SERVER, &["--mixed-prefill-quantum", "--trace"]),
+    (SERVER, &["--mixed-prefill-quantum"]),
     (STEERING, &["--dir-steering-"]),
     (IMAGES, &["--vision", "--ui-logo"]),
     (QUANTIZER, &["--imatrix-", "quantize", "imatrix"]),

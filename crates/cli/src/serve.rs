@@ -1,9 +1,9 @@
 //! The model behind HTTP: `ds4 serve`.
 
-use std::{net::TcpListener, thread, time::Duration};
+use std::{net::TcpListener, path::Path, thread, time::Duration};
 
 use engine::Options;
-use server::{Ending, Server};
+use server::{Ending, Server, Trace};
 
 use crate::{
     args::ServeArgs,
@@ -23,10 +23,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Serves until Ctrl+C is pressed, or a signal says so.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
     let (access, sampling) = (args.access()?, args.sampling.options()?);
-    model::spare(&args.model, [])?;
+    model::spare(&args.model, [args.trace.as_deref()])?;
     // A place to listen at is found, or not, before a model is loaded for minutes.
     let (address, needs_key) = (args.address(), access.needs_key());
     let listener = TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
+    let trace = args.trace.as_deref().map(|path| open_trace(path, args)).transpose()?;
     let kept = Some(args.store.served(&args.model));
     let key_dir = kept.as_ref().and_then(|kept| kept.dir.clone());
     let engine = model::open(&args.model, &Options { kept, ..args.model.options()? })?;
@@ -50,6 +51,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
         prefix: "ds4".into(),
         log: args.log(),
         tell: terminal::note,
+        trace,
     };
     let server =
         Server::new(engine, sessions, listener, options).map_err(|source| Error::Listen { address, source })?;
@@ -60,6 +62,11 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
     server.run(|| terminal::note("ending: answers that are under way have half a minute"));
     drop(work);
     Ok(())
+}
+
+/// The file of what is said and answered.
+fn open_trace(path: &Path, args: &ServeArgs) -> Result<Trace, Error> {
+    Trace::open(path, args.trace_redact).map_err(|source| Error::ServerTrace { path: path.into(), source })
 }
 
 /// Has the server end when Ctrl+C was pressed. A second time ends the program at once.

@@ -527,3 +527,18 @@ fn nothing_is_left_in_the_folder() {
     assert!(std::fs::read_dir(scratch()).unwrap().count() >= before);
     assert!(!scratch().join(".local").exists());
 }
+
+#[test]
+fn where_a_server_writes_is_looked_at_before_the_model() {
+    let other = scratch().join("no-trace.txt");
+    std::fs::write(&other, "dear diary").unwrap();
+    let other = other.to_str().unwrap();
+    for (path, why) in
+        [(".", ".: is no ordinary file"), ("missing/trace", "no such file"), (other, "not empty, and no trace")]
+    {
+        let ran = run(&["serve", "-m", "missing.gguf", "--port", "0", "--trace", path]);
+        assert!(ran.status == Some(2) && ran.err.contains(why) && ran.err.lines().count() == 2, "{}", ran.err);
+    }
+    let ran = run(&["serve", "-m", "missing.gguf", "--trace-redact"]);
+    assert!(ran.status == Some(2) && ran.err.contains("--trace <FILE>"), "{}", ran.err);
+}

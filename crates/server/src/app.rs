@@ -365,6 +365,9 @@ async fn asked<T: Send + 'static>(
     let turn = app.readers.acquire().await;
     let reading = Reading { app: app.clone(), record: record.clone() };
     let read = tokio::task::spawn_blocking(move || {
+        if let Some(tracer) = &reading.teller.tracer {
+            tracer.request(&reading.record, &bytes);
+        }
         let value: Value = serde_json::from_slice(&bytes)
             .map_err(|error| Refusal::body(format!("the body is no JSON that can be read: {error}")))?;
         drop(bytes);

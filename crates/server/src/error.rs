@@ -30,11 +30,12 @@ pub(crate) struct Refusal {
 pub(crate) struct Why {
     /// See [`Refusal`].
     pub(crate) code: &'static str,
+    pub(crate) message: String,
 }
 
 impl Why {
     pub(crate) fn of(refusal: &Refusal) -> Why {
-        Why { code: refusal.code }
+        Why { code: refusal.code, message: refusal.message.clone() }
     }
 }
 

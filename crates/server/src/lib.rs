@@ -17,6 +17,7 @@
 //! page.rs      the chat page
 //! metrics.rs   what a slow answer was slow at
 //! log.rs       a line for every request, for whoever runs the server
+//! trace/       what is said and answered, in a file
 //! outbox.rs    lines on their way to a slow place
 //! ```
 //!
@@ -42,6 +43,7 @@ mod replay;
 mod reply;
 mod seal;
 mod socket;
+mod trace;
 mod work;
 
 use std::{
@@ -77,10 +79,14 @@ use crate::{
     socket::Socket,
     work::Work,
 };
-pub use crate::{guard::Access, log::Log};
+pub use crate::{
+    guard::Access,
+    log::Log,
+    trace::{Trace, TraceError},
+};
 
 /// How to serve.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Options {
     /// Who may ask.
     pub access: Access,
@@ -106,6 +112,8 @@ pub struct Options {
     pub log: Log,
     /// Who is told of them, and of what clients are not told, line by line. It may take its time: nobody waits for it.
     pub tell: fn(&str),
+    /// Where what is said and answered is written, if anywhere.
+    pub trace: Option<Trace>,
 }
 
 /// Time for the head of a request.
@@ -162,7 +170,7 @@ impl Server {
         let address = listener.local_addr()?;
         let engine = Arc::new(engine);
         let metrics = Arc::new(Metrics::new(&options.prefix));
-        let teller = Arc::new(Teller::start(options.log, options.tell)?);
+        let teller = Arc::new(Teller::start(options.log, options.tell, options.trace)?);
         let sealer = Arc::new(Sealer::new(sealing_key(options.key_dir.as_deref(), &teller)));
         let work = Work::start(engine.clone(), sessions, options.n_waiting_max, metrics.clone(), teller.clone());
         let model = Model {

@@ -21,6 +21,7 @@ use crate::{
     error::{Refusal, Why},
     outbox::{Outbox, Place},
     page,
+    trace::{Trace, Tracer},
     work::Finish,
 };
 
@@ -44,10 +45,11 @@ const LAST_LINES_TIME: Duration = Duration::from_secs(1);
 const N_PATH_MAX: usize = 128;
 const N_METHOD_MAX: usize = 16;
 
-/// Tells it.
+/// Tells it, and writes the trace if there is one.
 pub(crate) struct Teller {
     log: Log,
     outbox: Outbox,
+    pub(crate) tracer: Option<Tracer>,
 }
 
 /// Who takes lines.
@@ -176,6 +178,16 @@ impl Record {
         self.answer().error = Some(Why::of(refusal));
     }
 
+    /// Method and path.
+    pub(crate) fn asked(&self) -> (&str, &str) {
+        (&self.method, &self.path)
+    }
+
+    /// What the client was told of a refusal.
+    pub(crate) fn why(&self, outcome: &Outcome) -> Option<String> {
+        self.at_end(outcome).error.map(|why| why.message)
+    }
+
     /// It needs no line.
     fn is_quiet(&self, outcome: &Outcome) -> bool {
         self.is_quiet && outcome.status.is_none_or(|status| status.is_success())
@@ -276,14 +288,21 @@ impl Teller {
     ///
     /// # Errors
     /// The system has no thread.
-    pub(crate) fn start(log: Log, tell: fn(&str)) -> io::Result<Teller> {
-        Ok(Teller { log, outbox: Outbox::start("log", BYTES_MAX, Sink { log, tell })? })
+    pub(crate) fn start(log: Log, tell: fn(&str), trace: Option<Trace>) -> io::Result<Teller> {
+        let outbox = Outbox::start("log", BYTES_MAX, Sink { log, tell })?;
+        let of_tracer = outbox.clone();
+        let warn = move |message: &str| of_tracer.send(warning(log, None, message));
+        let tracer = trace.map(|trace| Tracer::start(trace, warn)).transpose()?;
+        Ok(Teller { log, outbox, tracer })
     }
 
     /// A reply has gone, or will not come.
     pub(crate) fn reply(&self, record: &Record, outcome: &Outcome) {
         if record.is_quiet(outcome) {
             return;
+        }
+        if let Some(tracer) = &self.tracer {
+            tracer.reply(record, outcome);
         }
         match self.log {
             Log::Text => self.outbox.send(format!("{} {}", now(), record.to_text(outcome))),
@@ -304,6 +323,9 @@ impl Teller {
 
     /// Waits a little until all of it is taken.
     pub(crate) fn flush(&self) {
+        if let Some(tracer) = &self.tracer {
+            tracer.flush();
+        }
         self.outbox.flush(LAST_LINES_TIME);
     }
 }

@@ -18,8 +18,8 @@ use axum::http::StatusCode;
 use engine::{
     Answer, AnswerOptions, Engine, Logprobs, Prefill, Sampler, SamplerOptions, Seat, Seats, Session, Stop, Synced,
 };
-use models::{ChatOptions, Event, Part};
-use tokenizer::{Special, TokenId};
+use models::{ChatOptions, Event, Part, ToolCall};
+use tokenizer::{Special, TokenId, Tokenizer};
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
 use crate::{
@@ -32,6 +32,7 @@ use crate::{
     metrics::Metrics,
     replay::{Replays, Turn, parts},
     reply::Partial,
+    trace::Tracer,
 };
 
 /// Parts of an answer that nobody has read yet: more than any client is behind that reads at all.
@@ -484,7 +485,12 @@ impl Shared {
             Some(parts) => self.engine.encode_after(seat.tokens(), parts)?,
             None => job.ids.to_vec(),
         };
-        let n_cached = self.prefill(job, &mut seat, &ids, &given_up)?.ok_or_else(abandoned)?;
+        let n_cached = self.prefill(job, &mut seat, &ids, &given_up);
+        self.trace(|tracer, tokenizer| {
+            let n_cached = n_cached.as_ref().ok().copied().flatten();
+            tracer.prompt(&job.record, job.choice, &parts(tokenizer, &ids), ids.len(), n_cached);
+        });
+        let n_cached = n_cached?.ok_or_else(abandoned)?;
         self.begin_others(job);
         timings.prefill = start.elapsed();
         self.metrics.prefilled(n_cached, ids.len() - n_cached);
@@ -496,11 +502,22 @@ impl Shared {
         let usage = Usage { n_prompt: ids.len(), n_cached, n_answer: answer.ids.len(), n_reasoning };
         let stop_text = match answer.stop {
             Stop::StopString(i) => job.stop.get(i).cloned(),
-            Stop::Cancelled => return Err(abandoned()),
             _ => None,
         };
-        let n_calls = self.remember(job, heard, &answer);
-        Ok(Finish { stop: answer.stop, stop_text, detail: Detail::of(&answer), n_calls, usage, timings })
+        let calls = self.remember(job, heard, &answer);
+        let finish =
+            Finish { stop: answer.stop, stop_text, detail: Detail::of(&answer), n_calls: calls.len(), usage, timings };
+        self.trace(|tracer, tokenizer| {
+            tracer.answer(&job.record, job.choice, &parts(tokenizer, &answer.ids), &calls, &finish)
+        });
+        if answer.stop == Stop::Cancelled { Err(abandoned()) } else { Ok(finish) }
+    }
+
+    /// Adds to the trace, if there is one.
+    fn trace(&self, add: impl FnOnce(&Tracer, &Tokenizer)) {
+        if let (Some(tracer), Some(tokenizer)) = (&self.teller.tracer, self.engine.tokenizer()) {
+            add(tracer, tokenizer);
+        }
     }
 
     /// Generates, and says it. Returns what was said, too.
@@ -562,20 +579,19 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Remembers an answer that calls tools, to show it again as it was written. How many calls it makes.
-    fn remember(&self, job: &Job, mut heard: Partial, answer: &Answer) -> usize {
+    /// Remembers an answer that calls tools, to show it again as it was written. Returns the calls that it makes.
+    fn remember(&self, job: &Job, mut heard: Partial, answer: &Answer) -> Vec<ToolCall> {
         let [reasoning, text] = [&mut heard.reasoning, &mut heard.text].map(std::mem::take);
         let calls = heard.into_calls();
-        let n_calls = calls.len();
         if let (Some(options), Stop::EndOfTurn) = (&job.chat, answer.stop)
             && let (Ok(chat), Some(tokenizer)) = (self.engine.chat(), self.engine.tokenizer())
-            && n_calls > 0
+            && !calls.is_empty()
         {
             let mut written = chat.opening(options);
             written.extend(parts(tokenizer, &answer.ids));
-            self.replays.remember(Turn { reasoning, text, calls, written });
+            self.replays.remember(Turn { reasoning, text, calls: calls.clone(), written });
         }
-        n_calls
+        calls
     }
 
     /// Has the session hold the prompt, and returns how much of it it held; `None` if it was stopped.

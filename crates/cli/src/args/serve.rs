@@ -65,6 +65,14 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_enum, value_name = "FORM", default_value_t, help_heading = "Server")]
     log: LogForm,
 
+    /// File to write to what is asked and answered: bodies, prompts, answers; it goes on behind what is there
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Server")]
+    pub(crate) trace: Option<PathBuf>,
+
+    /// Write there how long texts are, and not the texts
+    #[arg(long, requires = "trace", help_heading = "Server")]
+    pub(crate) trace_redact: bool,
+
     #[command(flatten)]
     pub(crate) model: ModelArgs,
 

@@ -11,7 +11,7 @@ use std::{
 
 use engine::{Engine, Kept, Options, SamplerOptions};
 use serde_json::Value;
-use server::{Access, Ending, Log, Server};
+use server::{Access, Ending, Log, Server, Trace};
 
 /// A server that runs.
 pub(crate) struct Running {
@@ -30,6 +30,7 @@ pub(crate) struct Setup<'a> {
     pub(crate) log: Log,
     /// Who takes the lines of the log.
     pub(crate) tell: fn(&str),
+    pub(crate) trace: Option<Trace>,
 }
 
 impl Default for Setup<'_> {
@@ -42,6 +43,7 @@ impl Default for Setup<'_> {
             kept: None,
             log: Log::Off,
             tell: |line| eprintln!("{line}"),
+            trace: None,
         }
     }
 }
@@ -67,6 +69,7 @@ pub(crate) fn start(setup: Setup<'_>) -> Running {
         prefix: "test".into(),
         log: setup.log,
         tell: setup.tell,
+        trace: setup.trace,
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("{e}"));
     let server = Server::new(engine, sessions, listener, options).unwrap_or_else(|e| panic!("{e}"));

@@ -1,0 +1,164 @@
+//! Texts that are told by their sizes. What is kept of a body is a list: the names of its fields, numbers and switches in places that
+//! we know, and words that say what something is. All else is a text of somebody's, whole objects included: arguments of calls,
+//! schemas, and whatever a field holds that we do not know.
+
+use serde_json::{Map, Value, json};
+
+/// Objects, and lists of them, that are looked into.
+const KNOWN: [&str; 18] = [
+    "messages",
+    "system",
+    "content",
+    "output",
+    "summary",
+    "tools",
+    "function",
+    "tool_calls",
+    "tool_choice",
+    "thinking",
+    "reasoning",
+    "response_format",
+    "text",
+    "stream_options",
+    "options",
+    "output_config",
+    "cache_control",
+    "chat_template_kwargs",
+];
+
+/// Fields whose text says what something is.
+const WORDS: [&str; 13] = [
+    "role",
+    "type",
+    "model",
+    "name",
+    "tool_name",
+    "tool_choice",
+    "id",
+    "call_id",
+    "tool_call_id",
+    "tool_use_id",
+    "status",
+    "effort",
+    "reasoning_effort",
+];
+/// The longest of such texts.
+const WORD_BYTES_MAX: usize = 128;
+
+/// How texts are told.
+pub(super) enum Texts {
+    /// As they are.
+    Shown,
+    /// By their sizes, and a code by which those that are the same are known, in this run.
+    Hidden([u8; 32]),
+}
+
+impl Texts {
+    /// Hidden, by a key that nobody knows.
+    pub(super) fn hidden() -> Texts {
+        Texts::Hidden(rand::random())
+    }
+
+    /// A text.
+    pub(super) fn text(&self, text: &str) -> Value {
+        let Texts::Hidden(key) = self else { return text.into() };
+        let hash = blake3::keyed_hash(key, text.as_bytes()).to_hex();
+        json!({ "n_bytes": text.len(), "hash": hash[..16] })
+    }
+
+    /// The body of a request.
+    pub(super) fn body(&self, body: Value) -> Value {
+        match (self, body) {
+            (Texts::Hidden(_), Value::Object(fields)) => self.object(fields, ""),
+            (Texts::Hidden(_), body) => self.text(&body.to_string()),
+            (Texts::Shown, body) => body,
+        }
+    }
+
+    /// An object that we know, the value of `name`, or in it.
+    fn object(&self, fields: Map<String, Value>, name: &str) -> Value {
+        let field = |(key, value): (String, Value)| {
+            let value = match value {
+                Value::Null | Value::Bool(_) | Value::Number(_) => value,
+                // Whoever takes part in a conversation may be called by name; tools are.
+                Value::String(word) if is_word(&key, &word) && (name, &*key) != ("messages", "name") => word.into(),
+                Value::String(text) => self.text(&text),
+                Value::Object(fields) if is_known(&key) => self.object(fields, &key),
+                Value::Array(items) if is_known(&key) || (name, &*key) == ("", "input") => items.into_iter().map(|item| self.item(item, &key)).collect(),
+                value => self.text(&value.to_string()),
+            };
+            (key, value)
+        };
+        Value::Object(fields.into_iter().map(field).collect())
+    }
+
+    /// One of the values of `name`.
+    fn item(&self, item: Value, name: &str) -> Value {
+        match item {
+            Value::Object(fields) => self.object(fields, name),
+            Value::String(text) => self.text(&text),
+            item => self.text(&item.to_string()),
+        }
+    }
+}
+
+fn is_known(key: &str) -> bool {
+    KNOWN.contains(&key)
+}
+
+fn is_word(key: &str, word: &str) -> bool {
+    let is_sign = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b);
+    WORDS.contains(&key) && word.len() <= WORD_BYTES_MAX && word.bytes().all(is_sign)
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn check(body: Value, expected: &Expect) {
+        let text = format!("{}", Texts::Hidden([7; 32]).body(body));
+        assert!(!text.contains("secret"), "{text}");
+        expected.assert_eq(&text);
+    }
+
+    #[test]
+    fn nothing_is_left_of_texts_but_their_sizes() {
+        let chat = json!({"model": "m", "temperature": 0.5, "stream": true, "user": "secret", "stop": ["secret"], "messages": [
+            {"role": "system", "content": "secret"},
+            {"role": "user", "name": "secret", "content": [{"type": "text", "text": "secret", "cache_control": {"type": "ephemeral"}}]},
+            {"role": "assistant", "content": null, "tool_calls": [
+                {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": "{\"secret\":1}"}}]},
+            {"role": "tool", "tool_call_id": "call_1", "content": "secret"}],
+            "tools": [{"type": "function", "function": {"name": "look", "description": "secret", "parameters": {"secret": {}}}}],
+            "response_format": {"type": "json_schema", "json_schema": {"name": "secret"}}, "metadata": {"name": "secret"}});
+        check(chat, &expect![[]]);
+        let messages = json!({"model": "m", "max_tokens": 5, "system": [{"type": "text", "text": "secret"}],
+            "thinking": {"type": "enabled", "budget_tokens": 1024}, "messages": [{"role": "assistant", "content": [
+                {"type": "thinking", "thinking": "secret", "signature": "secret"},
+                {"type": "tool_use", "id": "t1", "name": "look", "input": {"name": "secret", "pin": 1234}}]},
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "secret"}]}]}],
+            "tools": [{"name": "look", "input_schema": {"name": "secret"}}]});
+        check(messages, &expect![[]]);
+        let responses = json!({"input": [{"type": "function_call", "call_id": "c1", "name": "look", "arguments": "secret"},
+            {"type": "custom_tool_call", "call_id": "c2", "name": "run", "input": "secret"}, "secret", 5],
+            "instructions": "secret", "reasoning": {"effort": "low"}, "tool_choice": "auto"});
+        check(responses, &expect![[]]);
+    }
+
+    #[test]
+    fn what_is_not_what_it_should_be_is_a_text() {
+        check(json!({"role": "a secret", "model": {"name": "secret"}, "input": {"name": "secret"}, "what": ["secret"]}), &expect![[]]);
+        check(json!(["secret"]), &expect![[]]);
+    }
+
+    #[test]
+    fn the_same_text_is_known_in_one_run() {
+        let (one, other) = (Texts::hidden(), Texts::hidden());
+        assert_eq!(one.text("secret"), one.text("secret"));
+        assert_ne!(one.text("secret"), one.text("secres"));
+        assert_ne!(one.text("secret"), other.text("secret"));
+        assert_eq!(one.text("secret")["n_bytes"], 6);
+    }
+}

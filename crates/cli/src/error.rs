@@ -8,6 +8,7 @@
 use std::{fmt::Write as _, io, path::PathBuf, process::ExitCode};
 
 use models::WishError;
+use server::TlsError;
 
 use crate::{terminal, units};
 
@@ -109,6 +110,10 @@ pub(crate) enum Error {
     /// A trace of routes is none.
     #[error("{}: {source}", path.display())]
     Trace { path: PathBuf, source: experts::trace::Error },
+
+    /// There is no TLS with this certificate, this key or this processor.
+    #[error("{}", tls_trouble(.0))]
+    Tls(#[from] server::TlsError),
 
     /// What is said and answered cannot be written there.
     #[error("{}: {}", path.display(), trouble(source))]
@@ -226,6 +231,7 @@ impl Error {
             Error::NotText { .. } => "convert it to UTF-8 first".into(),
             Error::Tokens { .. } => "write decimal ids separated by spaces, or raw little-endian u32".into(),
             Error::Trace { .. } => "write one with --route-trace; docs/formats/routes.md describes them".into(),
+            Error::Tls(error) => tls_hint(error).into(),
             Error::ServerTrace { .. } => {
                 "give another name with --trace; docs/formats/trace.md describes traces".into()
             }
@@ -365,6 +371,26 @@ fn engine_status(error: &engine::Error) -> u8 {
             | Token { .. }
     );
     if bad_usage || error.is_bad_file() { 2 } else { 1 }
+}
+
+fn tls_trouble(error: &TlsError) -> String {
+    match error {
+        TlsError::Read { path, source } => format!("{}: {}", path.display(), reason(source)),
+        other => other.to_string(),
+    }
+}
+
+fn tls_hint(error: &TlsError) -> &'static str {
+    match error {
+        TlsError::Processor => "leave out --tls-cert and --tls-key, and have a proxy in front speak TLS",
+        TlsError::Read { .. } => "check the path and the permissions",
+        TlsError::Broken { .. } => {
+            "give a certificate with --tls-cert and its key with --tls-key, both as PEM, or have them made anew"
+        }
+        TlsError::OtherKey { .. } => {
+            "give the key that the certificate was made for with --tls-key; its own certificate comes first in --tls-cert"
+        }
+    }
 }
 
 fn trouble(source: &server::TraceError) -> String {

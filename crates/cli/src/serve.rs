@@ -28,6 +28,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
     let (address, needs_key) = (args.address(), access.needs_key());
     let listener = TcpListener::bind(address).map_err(|source| Error::Listen { address, source })?;
     let trace = args.trace.as_deref().map(|path| open_trace(path, args)).transpose()?;
+    let tls = args.tls()?;
     let kept = Some(args.store.served(&args.model));
     let key_dir = kept.as_ref().and_then(|kept| kept.dir.clone());
     let engine = model::open(&args.model, &Options { kept, ..args.model.options()? })?;
@@ -52,11 +53,13 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
         log: args.log(),
         tell: terminal::note,
         trace,
+        tls,
     };
     let server =
         Server::new(engine, sessions, listener, options).map_err(|source| Error::Listen { address, source })?;
+    let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
     let key = if needs_key { ", for those with a key" } else { "" };
-    terminal::note(&format!("{about}, at http://{}{key}; Ctrl+C ends", server.address()));
+    terminal::note(&format!("{about}, at {scheme}://{}{key}; Ctrl+C ends", server.address()));
     let work = Work::begin();
     end_when_interrupted(server.ending());
     server.run(|| terminal::note("ending: answers that are under way have half a minute"));

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{cut, ds4, run, run_with, scratch};
+use common::{cut, ds4, run, run_with, scratch, testdata};
 use expect_test::{Expect, expect};
 
 fn check(args: &[&str], expect: Expect) {
@@ -541,4 +541,24 @@ fn where_a_server_writes_is_looked_at_before_the_model() {
     }
     let ran = run(&["serve", "-m", "missing.gguf", "--trace-redact"]);
     assert!(ran.status == Some(2) && ran.err.contains("--trace <FILE>"), "{}", ran.err);
+}
+
+#[test]
+fn a_certificate_is_looked_at_before_the_model() {
+    let file = |name: &str| testdata("tls").join(name).to_str().unwrap().to_owned();
+    let serve = |certificate: &str, key: &str| {
+        run(&["serve", "-m", "missing.gguf", "--port", "0", "--tls-cert", certificate, "--tls-key", key])
+    };
+    for (certificate, key, why) in [
+        ("localhost.pem", "rsa.key", "is not the key of"),
+        ("expired.pem", "localhost.key", "has expired"),
+        ("missing.pem", "localhost.key", "missing.pem: no such file"),
+        ("localhost.key", "localhost.key", "no certificate in it"),
+    ] {
+        let ran = serve(&file(certificate), &file(key));
+        assert!(ran.status == Some(2) && ran.err.contains(why) && ran.err.lines().count() == 2, "{}", ran.err);
+    }
+    assert!(serve(&file("localhost.pem"), &file("localhost.key")).err.contains("missing.gguf"));
+    let ran = run(&["serve", "-m", "missing.gguf", "--tls-key", &file("localhost.key")]);
+    assert!(ran.status == Some(2) && ran.err.contains("--tls-cert <FILE>"), "{}", ran.err);
 }

@@ -11,6 +11,7 @@
 //! replay.rs    what the model wrote when it called tools, to show it again
 //! likely.rs    how likely tokens were, in step with the text that they become
 //! socket.rs    whether a client is still there
+//! tls.rs       the certificate, and the handshake
 //! seal.rs      reasoning that clients keep for us
 //! reply.rs     answers on their way out, whole or as a stream
 //! openapi.rs   the interface, described from the tables of fields
@@ -43,6 +44,7 @@ mod replay;
 mod reply;
 mod seal;
 mod socket;
+mod tls;
 mod trace;
 mod work;
 
@@ -64,7 +66,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     runtime::Runtime,
     sync::{Semaphore, watch},
     time::{sleep, timeout},
@@ -82,6 +84,7 @@ use crate::{
 pub use crate::{
     guard::Access,
     log::Log,
+    tls::{Tls, TlsError},
     trace::{Trace, TraceError},
 };
 
@@ -114,8 +117,12 @@ pub struct Options {
     pub tell: fn(&str),
     /// Where what is said and answered is written, if anywhere.
     pub trace: Option<Trace>,
+    /// What connections are made safe with, if they are.
+    pub tls: Option<Tls>,
 }
 
+/// Time for a handshake.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Time for the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Time in which a client takes some bytes, at least.
@@ -135,6 +142,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     app: Arc<App>,
+    tls: Option<Tls>,
     n_connections_max: usize,
     ask_end: Arc<watch::Sender<bool>>,
 }
@@ -198,7 +206,8 @@ impl Server {
             under_way: watch::Sender::new(0),
             ending: ask_end.subscribe(),
         });
-        Ok(Server { runtime, listener, address, app, n_connections_max: options.n_connections_max, ask_end })
+        let (tls, n_connections_max) = (options.tls, options.n_connections_max);
+        Ok(Server { runtime, listener, address, app, tls, n_connections_max, ask_end })
     }
 
     /// Where it listens.
@@ -214,9 +223,9 @@ impl Server {
     /// Serves until it is asked to end, or by `SIGTERM`, and calls `ending` then. Answers that are under way have half a minute to be
     /// completed; what was computed for them is kept.
     pub fn run(self, ending: impl FnOnce()) {
-        let Server { runtime, listener, app, n_connections_max, ask_end, .. } = self;
+        let Server { runtime, listener, app, tls, n_connections_max, ask_end, .. } = self;
         runtime.spawn(end_when_terminated(Ending(ask_end.clone())));
-        let open = runtime.block_on(serve(listener, &app, n_connections_max, ask_end.subscribe()));
+        let open = runtime.block_on(serve(listener, &app, tls, n_connections_max, ask_end.subscribe()));
         ending();
         app.work.end();
         runtime.block_on(drain(open, &app));
@@ -257,6 +266,7 @@ async fn end_when_terminated(ending: Ending) {
 async fn serve(
     listener: TcpListener,
     app: &Arc<App>,
+    tls: Option<Tls>,
     n_max: usize,
     mut end: watch::Receiver<bool>,
 ) -> GracefulShutdown {
@@ -275,11 +285,11 @@ async fn serve(
             },
             _ = end.wait_for(|end| *end) => break,
         };
-        let (app, router, watcher) = (app.clone(), router.clone(), graceful.watcher());
+        let (app, router, tls, watcher) = (app.clone(), router.clone(), tls.clone(), graceful.watcher());
         tokio::spawn(async move {
             let _open = app.metrics.connected();
             let _place = place;
-            let socket = Socket::new(stream);
+            let Some(socket) = socket(stream, tls).await else { return };
             tokio::select! {
                 _ = watcher.watch(connection(socket.clone(), router)) => {} // who was cut off knows it
                 () = socket.gone() => {}
@@ -306,6 +316,14 @@ async fn drain(open: GracefulShutdown, app: &Arc<App>) {
     if timeout(DRAIN_TIME, done).await.is_err() {
         app.work.stop();
         sleep(Duration::from_millis(500)).await; // they are told
+    }
+}
+
+/// What a client is heard and answered through; `None` if it does not get so far.
+async fn socket(stream: TcpStream, tls: Option<Tls>) -> Option<Socket> {
+    match tls {
+        None => Some(Socket::plain(stream)),
+        Some(tls) => timeout(HANDSHAKE_TIME, Socket::tls(stream, &tls)).await.ok()?,
     }
 }
 

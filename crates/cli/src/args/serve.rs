@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum, ValueHint};
-use server::{Access, Log};
+use server::{Access, Log, Tls};
 
 use super::{BudgetArgs, ModelArgs, SamplingArgs, StoreArgs};
 use crate::error::Error;
@@ -61,6 +61,14 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ORIGIN", value_parser = origin, help_heading = "Server")]
     cors: Vec<String>,
 
+    /// File with the certificate to speak TLS with, and those that it hangs on behind it, as PEM
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "tls_key", help_heading = "Server")]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// File with its key, as PEM
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "tls_cert", help_heading = "Server")]
+    tls_key: Option<PathBuf>,
+
     /// What stderr tells of each request: a line of text, a JSON object, or nothing
     #[arg(long, value_enum, value_name = "FORM", default_value_t, help_heading = "Server")]
     log: LogForm,
@@ -96,6 +104,15 @@ enum LogForm {
 }
 
 impl ServeArgs {
+    /// What connections are made safe with, if they are.
+    ///
+    /// # Errors
+    /// The certificate and the key are no good.
+    pub(crate) fn tls(&self) -> Result<Option<Tls>, Error> {
+        let Some((certificate, key)) = self.tls_cert.as_ref().zip(self.tls_key.as_ref()) else { return Ok(None) };
+        Ok(Some(Tls::load(certificate, key)?))
+    }
+
     /// What is told of requests.
     pub(crate) fn log(&self) -> Log {
         match self.log {

@@ -11,7 +11,7 @@ use std::{
 
 use engine::{Engine, Kept, Options, SamplerOptions};
 use serde_json::Value;
-use server::{Access, Ending, Log, Server, Trace};
+use server::{Access, Ending, Log, Server, Tls, Trace};
 
 /// A server that runs.
 pub(crate) struct Running {
@@ -31,6 +31,7 @@ pub(crate) struct Setup<'a> {
     /// Who takes the lines of the log.
     pub(crate) tell: fn(&str),
     pub(crate) trace: Option<Trace>,
+    pub(crate) tls: Option<Tls>,
 }
 
 impl Default for Setup<'_> {
@@ -44,6 +45,7 @@ impl Default for Setup<'_> {
             log: Log::Off,
             tell: |line| eprintln!("{line}"),
             trace: None,
+            tls: None,
         }
     }
 }
@@ -70,6 +72,7 @@ pub(crate) fn start(setup: Setup<'_>) -> Running {
         log: setup.log,
         tell: setup.tell,
         trace: setup.trace,
+        tls: setup.tls,
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("{e}"));
     let server = Server::new(engine, sessions, listener, options).unwrap_or_else(|e| panic!("{e}"));
@@ -110,12 +113,7 @@ impl Running {
         let _ = stream.write_all(bytes); // it may have been refused before its end
         let mut all = Vec::new();
         let _ = stream.read_to_end(&mut all);
-        let all = String::from_utf8_lossy(&all).into_owned();
-        let (head, body) = all.split_once("\r\n\r\n").unwrap_or((&all, ""));
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-        let body = if chunked { joined(body) } else { body.to_owned() };
-        Reply { status, head: head.to_owned(), body }
+        reply(&all)
     }
 
     pub(crate) fn get(&self, path: &str) -> Reply {
@@ -140,6 +138,16 @@ impl Drop for Running {
             let _ = thread.join();
         }
     }
+}
+
+/// The reply in what came.
+pub(crate) fn reply(bytes: &[u8]) -> Reply {
+    let all = String::from_utf8_lossy(bytes).into_owned();
+    let (head, body) = all.split_once("\r\n\r\n").unwrap_or((&all, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let body = if chunked { joined(body) } else { body.to_owned() };
+    Reply { status, head: head.to_owned(), body }
 }
 
 /// The bytes of a request.

@@ -325,7 +325,15 @@ mod tests {
             let stop = if said.is_some() { Stop::Cancelled } else { Stop::EndOfTurn };
             self.tokens = (0..=n as TokenId).collect();
             let pace = Pace { n, seconds: 1.0 };
-            Ok(Reply { stop, reused: n - 1, prefill: pace, decode: pace, reasoning_cut: false, streamed: None })
+            Ok(Reply {
+                stop,
+                reused: n - 1,
+                prefill: pace,
+                decode: pace,
+                reasoning_cut: false,
+                n_dropped: 0,
+                streamed: None,
+            })
         }
 
         fn chat(&self) -> Result<&dyn Chat, Error> {

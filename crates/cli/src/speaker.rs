@@ -2,7 +2,7 @@
 
 use std::{ops::ControlFlow, time::Instant};
 
-use engine::{AnswerOptions, Engine, Grammar, Options, Sampler, SamplerOptions, Session, Source, Stats, Stop};
+use engine::{Answer, AnswerOptions, Engine, Grammar, Options, Sampler, SamplerOptions, Session, Source, Stats, Stop};
 use models::{Chat, ChatOptions, Event, Message};
 use tokenizer::{Special, TokenId};
 
@@ -36,6 +36,8 @@ pub(crate) struct Reply {
     pub(crate) decode: Pace,
     /// Whether its reasoning was ended for having taken too many tokens.
     pub(crate) reasoning_cut: bool,
+    /// Tokens that were dropped to get out of a loop.
+    pub(crate) n_dropped: usize,
     /// What decoding read from the SSD, if experts are there.
     pub(crate) streamed: Option<Streamed>,
 }
@@ -75,7 +77,11 @@ impl Reply {
         };
         let streamed = self.streamed.filter(|_| self.decode.n > 0).map(|s| s.describe(self.decode)).unwrap_or_default();
         let cut = if self.reasoning_cut { ", reasoning ended by --reasoning-budget" } else { "" };
-        format!("prefill {}{reused}, decode {}{streamed}{cut}", self.prefill, self.decode)
+        let dropped = match self.n_dropped {
+            0 => String::new(),
+            n => format!(", {n} more dropped to get out of a loop"),
+        };
+        format!("prefill {}{reused}, decode {}{streamed}{dropped}{cut}", self.prefill, self.decode)
     }
 }
 
@@ -211,7 +217,8 @@ impl Speaker for Local {
         let prefill = Pace { n: synced.computed, seconds: start.elapsed().as_secs_f64() };
         if !synced.complete {
             let (reused, decode) = (synced.reused, Pace::default());
-            return Ok(Reply { stop: Stop::Cancelled, reused, prefill, decode, reasoning_cut: false, streamed: None });
+            let (stop, streamed) = (Stop::Cancelled, None);
+            return Ok(Reply { stop, reused, prefill, decode, reasoning_cut: false, n_dropped: 0, streamed });
         }
         *recalled = None;
         let chat = match ask {
@@ -219,7 +226,9 @@ impl Speaker for Local {
             Ask::Raw(_) => None,
         };
         let (n_max, n_reasoning_max, grammar) = (*n_max, *n_reasoning_max, form.as_ref());
-        let options = AnswerOptions { n_max, n_reasoning_max, chat, grammar, ..AnswerOptions::default() };
+        let given_up = || work.interrupted();
+        let given_up = Some(&given_up as &dyn Fn() -> bool);
+        let options = AnswerOptions { n_max, n_reasoning_max, chat, grammar, given_up, ..AnswerOptions::default() };
         let before = engine.expert_stats();
         let answer = engine::answer(engine, session, sampler, &options, &mut |event| match work.interrupted() {
             true => ControlFlow::Break(()),
@@ -232,8 +241,8 @@ impl Speaker for Local {
             stats: after - before,
             ssd_bytes_per_second: engine.ssd_bytes_per_second(),
         });
-        let (reused, reasoning_cut) = (synced.reused, answer.reasoning_cut);
-        Ok(Reply { stop: answer.stop, reused, prefill, decode, reasoning_cut, streamed })
+        let Answer { stop, reasoning_cut, n_dropped, .. } = answer;
+        Ok(Reply { stop, reused: synced.reused, prefill, decode, reasoning_cut, n_dropped, streamed })
     }
 
     fn chat(&self) -> Result<&dyn Chat, Error> {
@@ -384,7 +393,8 @@ mod tests {
         let stats = Stats { n_hits: 61, n_misses: 39, read_bytes: 3360 << 20, stalled, ..Stats::default() };
         let streamed = Some(Streamed { stats, ssd_bytes_per_second: Some(1.0e9) });
         let (prefill, decode) = (pace(12, 1.5), pace(40, 5.0));
-        let reply = Reply { stop: Stop::EndOfTurn, reused: 0, prefill, decode, reasoning_cut: false, streamed };
+        let reply =
+            Reply { stop: Stop::EndOfTurn, reused: 0, prefill, decode, reasoning_cut: false, n_dropped: 0, streamed };
         let plain = "prefill 12 tokens 8.0 t/s, decode 40 tokens 8.0 t/s";
         let more =
             " with 61 % of experts in memory, 84.0 MiB per token at 0.7 GB/s (70 % of the SSD), 31.0 ms waited each";
@@ -394,6 +404,8 @@ mod tests {
         assert_eq!(Reply { streamed: None, ..reply }.speed(), plain);
         let cut = Reply { streamed: None, reasoning_cut: true, ..reply };
         assert_eq!(cut.speed(), format!("{plain}, reasoning ended by --reasoning-budget"));
+        let looped = Reply { streamed: None, n_dropped: 1792, ..reply };
+        assert_eq!(looped.speed(), format!("{plain}, 1792 more dropped to get out of a loop"));
         let nothing = Reply { decode: pace(0, 0.0), ..reply };
         assert_eq!(nothing.speed(), "prefill 12 tokens 8.0 t/s, decode 0 tokens", "nothing was decoded");
     }

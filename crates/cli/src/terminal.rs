@@ -43,7 +43,8 @@ pub(crate) fn say(text: &str) {
 }
 
 /// What is said of an answer that was ended because it repeats itself.
-pub(crate) const REPEATS: &str = "the answer said the same again and again, and was ended; --may-repeat lets it go on";
+pub(crate) const REPEATS: &str =
+    "the answer said the same again and again, found no way out, and was ended; --may-repeat lets it go on";
 
 /// A line on stderr, harmless to a terminal.
 pub(crate) fn note(line: &str) {

@@ -17,6 +17,7 @@ use tokenizer::{TokenId, Tokenizer};
 
 use crate::Error;
 
+#[derive(Clone)]
 pub(crate) struct Held {
     constraint: Constraint,
     /// What may come while it reasons.

@@ -22,6 +22,7 @@ mod identity;
 mod keeper;
 mod ledger;
 mod logprobs;
+mod loops;
 mod machine;
 mod picker;
 mod pieces;
@@ -35,6 +36,7 @@ mod seam;
 mod seats;
 mod session;
 mod stop;
+mod teller;
 mod turns;
 mod written;
 

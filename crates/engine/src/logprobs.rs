@@ -40,27 +40,27 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Tells `logprobs` of `id`, picked by `logits` in `section`; `is_word` tells padding apart.
-    pub(crate) fn tell(
+    /// What is to be told of `id`, picked by `logits` in `section`, with `n_top` others; `is_word` tells padding apart.
+    pub(crate) fn token(
         &mut self,
-        logprobs: &Logprobs<'_>,
+        n_top: usize,
         logits: &[f32],
         (id, section): (TokenId, Section),
         is_word: impl Fn(TokenId) -> bool,
-    ) {
+    ) -> Token<'_> {
         let known = (0..).zip(logits.iter().copied()).filter(|&(id, logit)| !logit.is_nan() && is_word(id));
         self.logits.clear();
         self.logits.extend(known);
         let logit = logits[id as usize];
         let ln_sum = ln_sum_exp(&self.logits);
-        let n_top = logprobs.n_top.min(self.logits.len());
+        let n_top = n_top.min(self.logits.len());
         if 0 < n_top && n_top < self.logits.len() {
             self.logits.select_nth_unstable_by(n_top - 1, likelier);
         }
         let top = &mut self.logits[..n_top];
         top.sort_unstable_by(likelier);
         top.iter_mut().for_each(|(_, logit)| *logit = logprob(*logit, ln_sum));
-        (logprobs.each)(Token { id, section, logprob: logprob(logit, ln_sum), top });
+        Token { id, section, logprob: logprob(logit, ln_sum), top }
     }
 }
 
@@ -84,19 +84,13 @@ fn ln_sum_exp(logits: &[(TokenId, f32)]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
     use super::*;
 
     /// What is told of `id`: its probability, and the likeliest tokens.
     fn told(logits: &[f32], id: TokenId, n_top: usize) -> (f32, Vec<(TokenId, f32)>) {
-        let heard = RefCell::new(None);
-        let each = |token: Token<'_>| {
-            let top = token.top.iter().map(|&(id, logprob)| (id, logprob.exp())).collect();
-            *heard.borrow_mut() = Some((token.logprob.exp(), top));
-        };
-        Scratch::default().tell(&Logprobs { n_top, each: &each }, logits, (id, Section::Answering), |id| id != 9);
-        heard.take().unwrap()
+        let mut scratch = Scratch::default();
+        let token = scratch.token(n_top, logits, (id, Section::Answering), |id| id != 9);
+        (token.logprob.exp(), token.top.iter().map(|&(id, logprob)| (id, logprob.exp())).collect())
     }
 
     fn near(a: f32, b: f32) -> bool {

@@ -3,15 +3,27 @@
 use models::Section;
 use tokenizer::{TokenId, Tokenizer};
 
-use crate::{AnswerOptions, Error, Logprobs, Sampler, held::Held, logprobs::Scratch};
+use crate::{AnswerOptions, Error, Sampler, held::Held, logprobs::Scratch, teller::Teller};
+
+/// How many tokens are drawn hotter to get away from somewhere, and how hot the first time, and the times after it.
+const N_HOT: usize = 16;
+const HEAT: f32 = 1.0;
+const HEAT_MORE: f32 = 0.3;
 
 pub(crate) struct Picker<'a> {
     tokenizer: &'a Tokenizer,
     sampler: &'a mut Sampler,
     held: Option<Held>,
     is_biased: bool,
-    logprobs: Option<Logprobs<'a>>,
+    /// How many of the likeliest tokens are told with each, where they are told.
+    n_top: Option<usize>,
     scratch: Scratch,
+    /// What is never picked.
+    unused: Vec<TokenId>,
+    /// What is not picked next.
+    avoided: Vec<TokenId>,
+    /// So many tokens are drawn at this temperature.
+    hot: (usize, f32),
 }
 
 impl<'a> Picker<'a> {
@@ -24,13 +36,18 @@ impl<'a> Picker<'a> {
         ends: &[TokenId],
     ) -> Picker<'a> {
         // Rows of the output that pad it, and words that pad the vocabulary.
-        sampler.forbid((0..n_logits as TokenId).filter(|&id| tokenizer.is_unused(id)));
+        let unused: Vec<_> = (0..n_logits as TokenId).filter(|&id| tokenizer.is_unused(id)).collect();
+        sampler.forbid(unused.iter().copied());
         sampler.bias(options.logit_bias);
+        sampler.heat(None);
         Picker {
             held: options.grammar.map(|grammar| Held::new(grammar, options.grammar_is_raw, tokenizer, ends)),
             is_biased: !options.logit_bias.is_empty(),
-            logprobs: options.logprobs,
+            n_top: options.logprobs.map(|logprobs| logprobs.n_top),
             scratch: Scratch::default(),
+            unused,
+            avoided: Vec::new(),
+            hot: (0, 0.0),
             tokenizer,
             sampler,
         }
@@ -48,6 +65,11 @@ impl<'a> Picker<'a> {
 
     /// The token after `tokens`, which belongs to `section`.
     pub(crate) fn pick(&mut self, logits: &[f32], tokens: &[TokenId], section: Section) -> Result<TokenId, Error> {
+        let avoided = std::mem::take(&mut self.avoided);
+        self.sampler.forbid(self.unused.iter().chain(&avoided).copied());
+        let (n_hot, heat) = &mut self.hot;
+        self.sampler.heat((*n_hot > 0).then_some(*heat));
+        *n_hot = n_hot.saturating_sub(1);
         let picked = match &mut self.held {
             Some(held) => self.sampler.pick_among(logits, tokens, &held.allowed(section, self.tokenizer)?),
             None => self.sampler.pick(logits, tokens),
@@ -82,9 +104,27 @@ impl<'a> Picker<'a> {
     }
 
     /// Tells how likely `id` was by `logits`, if somebody wants to know.
-    pub(crate) fn tell(&mut self, id: TokenId, logits: &[f32], section: Section) {
-        if let Some(logprobs) = &self.logprobs {
-            self.scratch.tell(logprobs, logits, (id, section), |id| !self.tokenizer.is_unused(id));
+    pub(crate) fn tell(&mut self, id: TokenId, logits: &[f32], section: Section, teller: &mut Teller<'_>) {
+        if let Some(n_top) = self.n_top {
+            teller.token(self.scratch.token(n_top, logits, (id, section), |id| !self.tokenizer.is_unused(id)));
         }
+    }
+
+    /// How far the answer has come in its grammar.
+    pub(crate) fn held(&self) -> Option<Held> {
+        self.held.clone()
+    }
+
+    /// Goes back to where the answer had come so far, for the `n`th time, and on by none of the tokens `avoided`.
+    pub(crate) fn go_back(&mut self, held: Option<Held>, avoided: &[TokenId], n: usize) {
+        self.held = held;
+        self.avoided = avoided.to_vec();
+        let heat = HEAT + HEAT_MORE * n.saturating_sub(1) as f32;
+        self.hot = (N_HOT, heat.max(self.sampler.options().temperature));
+    }
+
+    /// Whether the next token is not to be one that could be.
+    pub(crate) fn avoids(&self) -> bool {
+        !self.avoided.is_empty()
     }
 }

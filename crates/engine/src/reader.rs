@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use models::{Chat, Event, Events, Part, Section};
 use tokenizer::{Decoder, TokenId, TokenType, Tokenizer};
 
-use crate::{AnswerOptions, Stop, stop::StopFinder};
+use crate::{AnswerOptions, Stop, stop::StopFinder, teller::Teller};
 
 /// Turns tokens into events.
 pub(crate) struct Reader<'a> {
@@ -77,7 +77,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reports what `id` says.
-    pub(crate) fn read(&mut self, id: TokenId, on: &mut dyn FnMut(Event) -> ControlFlow<()>) -> ControlFlow<Stop> {
+    pub(crate) fn read(&mut self, id: TokenId, teller: &mut Teller<'_>) -> ControlFlow<Stop> {
         self.n_read += 1;
         let is_mark = matches!(self.tokenizer.type_of(id), Some(TokenType::Control | TokenType::UserDefined));
         let events = match &mut self.events {
@@ -92,11 +92,11 @@ impl<'a> Reader<'a> {
             Some(events) => said(events.as_mut(), &self.decoder.push(id)),
             None => vec![Event::Text(self.decoder.push(id))],
         };
-        self.report(events, on)
+        self.report(events, teller)
     }
 
     /// Reports what was held back. Returns why the answer ended earlier than was thought.
-    pub(crate) fn finish(&mut self, on: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Option<Stop> {
+    pub(crate) fn finish(&mut self, teller: &mut Teller<'_>) -> Option<Stop> {
         let rest = self.decoder.finish();
         let events = match &mut self.events {
             Some(events) => {
@@ -106,16 +106,16 @@ impl<'a> Reader<'a> {
             }
             None => vec![Event::Text(rest)],
         };
-        let flow = self.report(events, on);
+        let flow = self.report(events, teller);
         let flow = flow.map_continue(|()| self.stop.finish());
         match flow {
             ControlFlow::Break(stop) => Some(stop),
-            ControlFlow::Continue(held) => tell(Event::Text(held), on).break_value(),
+            ControlFlow::Continue(held) => teller.event(Event::Text(held)).break_value(),
         }
     }
 
     /// Passes events on, as far as the answer contains no stop string.
-    fn report(&mut self, events: Vec<Event>, on: &mut dyn FnMut(Event) -> ControlFlow<()>) -> ControlFlow<Stop> {
+    fn report(&mut self, events: Vec<Event>, teller: &mut Teller<'_>) -> ControlFlow<Stop> {
         for event in events {
             if matches!(&event, Event::Thinking(text) if !text.is_empty()) {
                 self.n_reasoning = self.n_read;
@@ -127,11 +127,11 @@ impl<'a> Reader<'a> {
                 }
                 // Reasoning or a call after an answer: what was held back of the answer ends there.
                 other => {
-                    tell(Event::Text(self.stop.finish()), on)?;
+                    teller.event(Event::Text(self.stop.finish()))?;
                     (other, None)
                 }
             };
-            tell(event, on)?;
+            teller.event(event)?;
             if let Some(i) = found {
                 let stop = if i < self.n_stop { Stop::StopString(i) } else { Stop::EndOfTurn };
                 return ControlFlow::Break(stop);
@@ -156,12 +156,4 @@ pub(crate) fn ends(tokenizer: &Tokenizer, chat: Option<&dyn Chat>) -> (Vec<Token
 
 fn said(events: &mut dyn Events, text: &str) -> Vec<Event> {
     if text.is_empty() { Vec::new() } else { events.text(text) }
-}
-
-/// Passes `event` on, unless it says nothing.
-fn tell(event: Event, on: &mut dyn FnMut(Event) -> ControlFlow<()>) -> ControlFlow<Stop> {
-    match &event {
-        Event::Thinking(text) | Event::Text(text) if text.is_empty() => ControlFlow::Continue(()),
-        _ => on(event).map_break(|()| Stop::Cancelled),
-    }
 }

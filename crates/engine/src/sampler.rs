@@ -54,7 +54,8 @@ pub struct SamplerOptions {
     pub penalty_last_n: usize,
     /// The same seed and the same logits give the same tokens.
     pub seed: u64,
-    /// Whether an answer that says the same again and again may go on; else it ends with [`Stop::Repeats`](crate::Stop).
+    /// Whether an answer that says the same again and again may go on; else it is taken back and said otherwise, and where that does
+    /// not help, it ends with [`Stop::Repeats`](crate::Stop).
     pub may_repeat: bool,
 }
 
@@ -127,6 +128,8 @@ pub const BIAS_FORBIDS: f32 = -100.0;
 /// Chooses tokens. One per answer: it holds the random numbers still to come.
 pub struct Sampler {
     options: SamplerOptions,
+    /// In place of the temperature of the options.
+    heat: Option<f32>,
     rng: ChaCha8Rng,
     /// Sorted.
     forbidden: Vec<TokenId>,
@@ -175,6 +178,7 @@ impl Sampler {
         Sampler {
             rng: ChaCha8Rng::seed_from_u64(options.seed),
             options,
+            heat: None,
             forbidden: Vec::new(),
             bias: Vec::new(),
             logits: Vec::new(),
@@ -195,6 +199,11 @@ impl Sampler {
         self.forbidden.clear();
         self.forbidden.extend(ids);
         self.forbidden.sort_unstable();
+    }
+
+    /// Draws at this temperature from now on, also where the options always take the likeliest; `None` for theirs.
+    pub(crate) fn heat(&mut self, temperature: Option<f32>) {
+        self.heat = temperature;
     }
 
     /// Adds to the logits of these ids from now on. Replaces an earlier list; ids that there are not mean nothing.
@@ -247,7 +256,8 @@ impl Sampler {
     }
 
     fn is_greedy(&self) -> bool {
-        self.options.temperature.is_nan() || self.options.temperature <= 0.0 || self.options.top_k == 1
+        self.heat.is_none()
+            && (self.options.temperature.is_nan() || self.options.temperature <= 0.0 || self.options.top_k == 1)
     }
 
     fn is_forbidden(&self, id: TokenId) -> bool {
@@ -295,7 +305,7 @@ impl Sampler {
     /// Makes candidates of all logits but those too unlikely to count, `exp(-40) = 4e-18` of the likeliest: of 200,000
     /// such tokens one would be drawn in 10^12 picks.
     fn weigh(&mut self, logits: &[f32], max: f32) {
-        let temperature = self.options.temperature;
+        let temperature = self.heat.unwrap_or(self.options.temperature);
         let floor = max - 40.0 * temperature;
         self.candidates.clear();
         self.candidates.reserve(logits.len());
@@ -310,6 +320,8 @@ impl Sampler {
 
     fn keep_top_k(&mut self) {
         let k = self.options.top_k;
+        // Where there is heat, 1 is as greedy as a temperature of 0.
+        let k = if self.heat.is_some() && k == 1 { 0 } else { k };
         if 0 < k && k < self.candidates.len() {
             self.keep_fewest(k as f64, |_| 1.0);
         }

@@ -173,12 +173,24 @@ impl Session {
     /// # Errors
     /// [`Error::Device`].
     pub fn rewind(&mut self, n_keep: usize) -> Result<(), Error> {
+        self.rewind_with(n_keep, &mut |_| ControlFlow::Continue(())).map(|_| ())
+    }
+
+    /// As [`Session::rewind`], telling `progress` how far it is, as [`Session::sync_with`] does.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn rewind_with(
+        &mut self,
+        n_keep: usize,
+        progress: &mut dyn FnMut(Prefill) -> ControlFlow<()>,
+    ) -> Result<Synced, Error> {
         let kept = self.tokens[..n_keep.min(self.tokens.len())].to_vec();
         let n_live = kept.len().saturating_sub(1); // the last is computed again, for its logits
         if self.can_keep(n_live) {
             self.truncate(n_live);
         }
-        self.sync(&kept).map(|_| ())
+        self.sync_with(&kept, progress)
     }
 
     /// Appends tokens, at most `n_chunk` in a forward pass, and tells `each` the logits after every one, until that

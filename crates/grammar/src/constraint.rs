@@ -18,9 +18,15 @@ impl Grammar {
     }
 }
 
-/// How far an answer has come in its grammar.
+/// How far an answer has come in its grammar. A clone goes its own way.
 pub struct Constraint {
     parser: Matcher,
+}
+
+impl Clone for Constraint {
+    fn clone(&self) -> Constraint {
+        Constraint { parser: self.parser.deep_clone() }
+    }
 }
 
 impl Constraint {

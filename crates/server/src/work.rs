@@ -86,6 +86,8 @@ pub(crate) struct Finish {
     pub(crate) stop_text: Option<String>,
     /// What became of it that `stop` does not say.
     pub(crate) detail: Option<Detail>,
+    /// Tokens that were dropped on the way, to get out of a loop.
+    pub(crate) n_dropped: usize,
     /// How many calls it makes, complete ones.
     pub(crate) n_calls: usize,
     pub(crate) usage: Usage,
@@ -99,7 +101,7 @@ pub(crate) enum Detail {
     MalformedCall,
     /// Its reasoning was ended for having taken too many tokens.
     ReasoningBudget,
-    /// It said the same again and again.
+    /// It said the same again and again, and found no way out.
     Repetition,
 }
 
@@ -505,8 +507,8 @@ impl Shared {
             _ => None,
         };
         let calls = self.remember(job, heard, &answer);
-        let finish =
-            Finish { stop: answer.stop, stop_text, detail: Detail::of(&answer), n_calls: calls.len(), usage, timings };
+        let (stop, detail, n_dropped) = (answer.stop, Detail::of(&answer), answer.n_dropped);
+        let finish = Finish { stop, stop_text, detail, n_dropped, n_calls: calls.len(), usage, timings };
         self.trace(|tracer, tokenizer| {
             tracer.answer(&job.record, job.choice, &parts(tokenizer, &answer.ids), &calls, &finish)
         });

@@ -84,7 +84,7 @@ fn a_form_and_probabilities_are_those_of_the_answer() {
 
 #[test]
 fn a_call_that_must_be_made_is_made_behind_it() {
-    let server = start(Setup::default());
+    let server = start(Setup { n_ctx: 4096, ..Setup::default() });
     let parameters = json!({"type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"]});
     let tools = json!([{"type": "function", "function": {"name": "look", "parameters": parameters}}]);
     let more = json!({"thinking_budget": 5, "tools": tools, "tool_choice": "required", "max_tokens": 200});

@@ -36,6 +36,9 @@ fn tell_detail(reply: &mut Value, finish: &Finish) {
     if let Some(detail) = finish.detail {
         reply["finish_detail"] = json!(detail.word());
     }
+    if finish.n_dropped > 0 {
+        reply["rewound_tokens"] = json!(finish.n_dropped);
+    }
 }
 
 #[cfg(test)]
@@ -62,7 +65,13 @@ What became of an answer that its dialect has no word for is in `finish_detail`,
 |---|---|
 | `malformed_tool_call` | What was meant as a call broke the rules of the model's format, or was of no tool in the request. It is told as text, unless the answer ends within it. A stream of chat completions may have begun to tell it as a call; that call has no end. |
 | `reasoning_budget` | Its reasoning was ended for it, as it would have taken more tokens than the request allows, or `--reasoning-budget`. |
-| `repetition` | It said the same 3 to 64 tokens again and again, 64 times at least and for 2048 tokens at least, and was ended there, as at its longest; `--may-repeat` lets it go on. |
+| `repetition` | It said the same 3 to 64 tokens again and again, found no way out, and was ended, as at its longest. |
+
+What says the same 3 to 64 tokens 8 times, for 256 tokens at least, is held back from there on, until it says something else; streams
+are kept alive meanwhile. After 64 times, and 2048 tokens at least, what was held back is dropped, and the answer goes on from there by
+another token, the next 16 at a higher temperature (1 at least, also where it is 0), up to three times. `rewound_tokens`, beside
+`finish_detail`, is how many tokens were dropped; they are in no other number. A seed still gives one answer. `--may-repeat` lets answers
+repeat what they like.
 
 Beside these, `GET /health`, `/metrics`, `/v1/models`, `/v1/models/NAME`, `/api/tags` and `/api/version` take no fields.
 ";

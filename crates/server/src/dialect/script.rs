@@ -29,7 +29,7 @@ pub(crate) fn ends(stop: Stop, n_calls: usize) -> Said {
     let timings =
         Timings { prefill: Duration::from_millis(40), decode: Duration::from_millis(70), ..Timings::default() };
     let stop_text = matches!(stop, Stop::StopString(_)).then(|| "###".into());
-    Said::End(Finish { stop, stop_text, detail: None, n_calls, usage, timings })
+    Said::End(Finish { stop, stop_text, detail: None, n_dropped: 0, n_calls, usage, timings })
 }
 
 /// The end of an answer whose call came to nothing.

@@ -1,0 +1,40 @@
+//! Answers that say the same again and again: what is told of them.
+#![allow(missing_docs)]
+
+mod common;
+
+use common::{Running, Setup, start};
+use serde_json::{Map, Value, json};
+
+fn tokens(server: &Running, text: &str) -> Vec<Value> {
+    let reply = server.post("/tokenize", &json!({"content": text, "parse_special": true})).json();
+    reply["tokens"].as_array().expect("they are a list").clone()
+}
+
+#[test]
+fn nobody_hears_of_what_was_dropped() {
+    const ROUND: &str = "one,two,three;";
+    let server = start(Setup { n_ctx: 8192, ..Setup::default() });
+    // It has to go round for ever, and likes these tokens best.
+    let mut bias: Map<String, Value> = tokens(&server, ROUND).iter().map(|id| (id.to_string(), json!(100))).collect();
+    bias.extend(tokens(&server, "<｜end▁of▁sentence｜>").iter().map(|id| (id.to_string(), json!(-100))));
+    let request = json!({
+        "messages": [{"role": "user", "content": "Count."}], "think": false, "temperature": 0, "seed": 1, "stream": true,
+        "guided_regex": format!("({ROUND})+"), "logit_bias": bias, "stream_options": {"include_usage": true},
+    });
+    let reply = server.post("/v1/chat/completions", &request);
+    let events = reply.events();
+    let text = |event: &Value| event["choices"][0]["delta"]["content"].as_str().unwrap_or_default().to_owned();
+    let content: String = events.iter().map(text).collect();
+    assert!(ROUND.repeat(1000).starts_with(&content), "{content}");
+    let end = events.iter().find(|event| event["choices"][0]["finish_reason"].is_string()).expect("it ends");
+    let choice = &end["choices"][0];
+    assert_eq!((&choice["finish_reason"], &choice["finish_detail"]), (&json!("length"), &json!("repetition")));
+    // From where it began to show, there is no other way.
+    assert_eq!(choice["rewound_tokens"], 2048 - 256, "{choice}");
+    let usage = &events.last().expect("there are some")["usage"];
+    assert_eq!(usage["completion_tokens"], 256, "{usage}");
+    // The next one finds the session as it was left.
+    let next = json!({"messages": [{"role": "user", "content": "Count."}], "think": false, "max_tokens": 4});
+    assert_eq!(server.post("/v1/chat/completions", &next).status, 200);
+}

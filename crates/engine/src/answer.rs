@@ -178,7 +178,7 @@ struct Generation<'a, 't> {
     picker: Picker<'a>,
     bound: Bound<'a>,
     teller: Teller<'a>,
-    /// `None` where it may say the same without end.
+    /// `None` where it may say the same without end, or has to.
     loops: Option<Loops<'a>>,
     ids: Vec<TokenId>,
 }
@@ -265,6 +265,15 @@ impl<'a, 't> Generation<'a, 't> {
     fn pick(&mut self, section: Section) -> Result<ControlFlow<Stop, TokenId>, Error> {
         let avoids = self.picker.avoids();
         let id = match self.picker.pick(self.timeline.logits(), self.timeline.tokens(), section) {
+            Err(Error::NothingAllowed { .. }) if avoids && self.picker.is_held() => {
+                // The grammar wants what looks like a loop.
+                self.loops = None;
+                if let ControlFlow::Break(stop) = self.teller.release() {
+                    return Ok(ControlFlow::Break(stop));
+                }
+                self.picker.cool();
+                self.picker.pick(self.timeline.logits(), self.timeline.tokens(), section)?
+            }
             // There is no other way than into the loop.
             Err(Error::NothingAllowed { .. } | Error::NoChoice { .. }) if avoids => {
                 return Ok(ControlFlow::Break(Stop::Repeats));

@@ -123,6 +123,16 @@ impl<'a> Picker<'a> {
         self.hot = (N_HOT, heat.max(self.sampler.options().temperature));
     }
 
+    /// Draws as ever from here on.
+    pub(crate) fn cool(&mut self) {
+        self.hot.0 = 0;
+    }
+
+    /// Whether a grammar has a say.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// Whether the next token is not to be one that could be.
     pub(crate) fn avoids(&self) -> bool {
         !self.avoided.is_empty()

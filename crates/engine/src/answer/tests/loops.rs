@@ -182,3 +182,12 @@ fn a_grammar_goes_back_too() {
     assert!(told.text.ends_with(" you Hi") || told.text.ends_with("loSTOP"), "{}", told.text);
     assert_eq!(told.text, decoded(&told.answer.ids));
 }
+
+#[test]
+fn what_a_grammar_wants_is_no_loop() {
+    let vocabulary = Vocabulary::new(&tokenizer(), &[262]).unwrap();
+    let grammar = vocabulary.compile(Source::Regex("(lo you Hi){900}")).unwrap();
+    let options = AnswerOptions { grammar: Some(&grammar), ..AnswerOptions::default() };
+    let told = run(ROUND, SamplerOptions::greedy(), &options);
+    assert_eq!((told.answer.stop, told.answer.ids.len()), (Stop::EndOfTurn, 2700));
+}

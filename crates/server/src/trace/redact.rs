@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 
 /// Objects, and lists of them, that are looked into.
-const KNOWN: [&str; 18] = [
+const KNOWN: [&str; 19] = [
     "messages",
     "system",
     "content",
@@ -15,6 +15,7 @@ const KNOWN: [&str; 18] = [
     "function",
     "tool_calls",
     "tool_choice",
+    "allowed_tools",
     "thinking",
     "reasoning",
     "response_format",
@@ -27,13 +28,14 @@ const KNOWN: [&str; 18] = [
 ];
 
 /// Fields whose text says what something is.
-const WORDS: [&str; 13] = [
+const WORDS: [&str; 14] = [
     "role",
     "type",
     "model",
     "name",
     "tool_name",
     "tool_choice",
+    "mode",
     "id",
     "call_id",
     "tool_call_id",

@@ -218,8 +218,10 @@ fn wait_for(what: &str, done: impl Fn() -> bool) -> Duration {
 
 #[test]
 fn who_goes_away_frees_the_session() {
-    let server = start(Setup { n_sessions: 1, ..Setup::default() });
-    let request = question(json!({"stream": true, "max_tokens": 900, "temperature": 1}));
+    let server = start(Setup { n_sessions: 1, n_ctx: 8192, ..Setup::default() });
+    // It must not end by itself.
+    let end = server.post("/tokenize", &json!({"content": "<｜end▁of▁sentence｜>"})).json()["tokens"][0].to_string();
+    let request = question(json!({"stream": true, "max_tokens": 8000, "temperature": 1, "logit_bias": {end: -100}}));
     let mut stream = server.connect();
     stream.write_all(&post("/v1/chat/completions", &request.to_string(), "")).expect("it is read");
     stream.read_exact(&mut [0; 400]).expect("it answers");

@@ -53,12 +53,18 @@ fn calls(engine: &Engine, form: Option<&Form>, options: &ChatOptions) -> Result<
         };
         let error = match compiled {
             Ok(grammar) => return Ok(Held { grammar, is_raw: syntax.is_raw }),
+            Err(error @ engine::Error::Grammar(GrammarError::Busy)) => return Err(refuse("tools", &error)),
             Err(error) => error,
         };
         if let Some(form) = form {
             source(&form.rule, |source| engine.grammar(source)).map_err(|error| refuse(&form.field, &error))?;
         }
-        let more = at_fault(engine, &syntax, options)?;
+        let mut more = at_fault(engine, &syntax, options)?;
+        if more.is_empty() {
+            // None by itself: they are too much together.
+            let left = options.tools.iter().filter(|tool| !tool.strict && !loose.contains(&tool.name));
+            more = left.map(|tool| tool.name.clone()).collect();
+        }
         if more.is_empty() {
             return Err(refuse("tools", &error));
         }
@@ -74,14 +80,15 @@ fn at_fault(engine: &Engine, syntax: &models::Syntax, options: &ChatOptions) -> 
     let mut names: Vec<String> = Vec::new();
     for schema in &syntax.schemas {
         let Some(name) = schema.tool.as_ref().filter(|name| !names.contains(name)) else { continue };
-        let Err(error) = engine.grammar(Source::JsonSchema(&schema.text)) else { continue };
-        if options.tools.iter().any(|tool| tool.strict && tool.name == *name) {
-            return Err(refuse(
-                "tools",
-                &engine::Error::Grammar(GrammarError::Refused(format!("the schema of `{name}`: {error}"))),
-            ));
+        let is_strict = options.tools.iter().any(|tool| tool.strict && tool.name == *name);
+        match engine.grammar(Source::JsonSchema(&schema.text)) {
+            Ok(_) => {}
+            Err(error @ engine::Error::Grammar(GrammarError::Busy)) => return Err(refuse("tools", &error)),
+            Err(error) if is_strict => {
+                return Err(Refusal::field("tools", &format!("the schema of `{name}`: {error}")));
+            }
+            Err(_) => names.push(name.clone()),
         }
-        names.push(name.clone());
     }
     Ok(names)
 }

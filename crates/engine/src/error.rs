@@ -191,6 +191,15 @@ pub enum Error {
         problem: String,
     },
 
+    /// The file with a key cannot be used.
+    #[error("{}: {source}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+
     /// There is no last token to go on from.
     #[error("the session holds no prompt to go on from")]
     NoPrompt,
@@ -268,6 +277,9 @@ impl Error {
                 "complete raw text with this file, or take another conversion of the model".into()
             }
             Error::Ledger { .. } => "mend the file, or remove it to begin afresh".into(),
+            Error::Key { .. } => {
+                "see that it can be read and its folder be written, or remove it to have a new one made".into()
+            }
             Error::NoPrompt => "give the session a prompt, all of it, before asking for an answer".into(),
             Error::NoNumbers { .. } | Error::NoChoice { .. } => {
                 "the weights are damaged or were converted wrongly; download them again".into()

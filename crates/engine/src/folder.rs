@@ -92,34 +92,6 @@ impl Folder {
     }
 }
 
-/// The key that is kept in a folder, for whoever may read its files; if there is none yet, `fresh`, which is then.
-///
-/// # Errors
-/// What the system says, or that the file holds no key.
-pub fn kept_key(dir: &Path, fresh: [u8; 32]) -> io::Result<[u8; 32]> {
-    const NAME: &str = "reasoning.key";
-    const BYTES_MAX: u64 = 65;
-    let folder = Folder::new(dir);
-    let mut key = None;
-    let read = |bytes: Vec<u8>| {
-        let text = String::from_utf8(bytes).ok()?;
-        let digits = text.trim_end();
-        let byte = |i: usize| u8::from_str_radix(digits.get(2 * i..2 * i + 2)?, 16).ok();
-        let bytes = (0..32).map(byte).collect::<Option<Vec<u8>>>()?;
-        <[u8; 32]>::try_from(bytes).ok().filter(|_| digits.len() == 64)
-    };
-    let known = |bytes| read(bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "is no key"));
-    if let Some(bytes) = folder.read(NAME, BYTES_MAX)? {
-        return known(bytes);
-    }
-    folder.update(NAME, BYTES_MAX, |old| {
-        let found = old?.map_or(Ok(fresh), known)?;
-        key = Some(found);
-        Ok::<_, io::Error>(found.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n")
-    })?;
-    Ok(key.unwrap_or(fresh))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,17 +142,6 @@ mod tests {
         append(&folder, "x").unwrap_or_else(|e| panic!("{e}"));
         let mode = |path: &Path| fs::metadata(path).map(|m| m.permissions().mode() & 0o777).unwrap_or_default();
         assert_eq!([mode(&folder.0), mode(&folder.path("f")), mode(&folder.path(LOCK))], [0o700, 0o600, 0o600]);
-    }
-
-    #[test]
-    fn a_key_is_made_once() {
-        let root = temporary();
-        let dir = root.path().join("kv");
-        for fresh in [[7; 32], [9; 32]] {
-            assert_eq!(kept_key(&dir, fresh).unwrap_or_else(|e| panic!("{e}")), [7; 32]);
-        }
-        fs::write(dir.join("reasoning.key"), "07").unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(kept_key(&dir, [9; 32]).map_err(|e| e.to_string()), Err("is no key".into()));
     }
 
     #[test]

@@ -241,7 +241,8 @@ fn sealing_key(dir: Option<&Path>, teller: &Teller) -> [u8; 32] {
     let fresh: [u8; 32] = rand::random();
     let kept = dir.map(|dir| engine::kept_key(dir, fresh));
     kept.unwrap_or(Ok(fresh)).unwrap_or_else(|error| {
-        teller.warn(&format!("the key for reasoning is not kept, and will be another one in the next run: {error}"));
+        let (what, hint) = ("the key for reasoning is not kept, and will be another one in the next run", error.hint());
+        teller.warn(&format!("{what}: {error}; {hint}"));
         fresh
     })
 }

@@ -336,6 +336,7 @@ fn connection(
     let mut stream = TimeoutStream::new(socket);
     stream.set_write_timeout(Some(WRITE_TIME));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(HEAD_BYTES_MAX).half_close(true);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).half_close(true);
+    http.max_header_size(HEAD_BYTES_MAX).max_buf_size(HEAD_BYTES_MAX);
     http.serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router))
 }

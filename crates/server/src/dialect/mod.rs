@@ -57,7 +57,8 @@ What requests may say, from the tables that requests are read by (`UPDATE_EXPECT
 A field that is not here is refused by its name; `null` is as if a field were not there. `n/a` in the second column marks fields
 that clients send and that change nothing.
 
-Every reply has an `x-request-id`: the request's own, if that has 1 to 64 letters, digits and `-_.`, else a new one.
+Every reply has an `x-request-id`: the request's own, if that has 1 to 64 letters, digits and `-_.`, else a new one. What cannot be
+read as a request of HTTP/1.1 or 1.0 at all has no more of a reply than a status.
 
 What became of an answer that its dialect has no word for is in `finish_detail`, beside the reason for its end:
 

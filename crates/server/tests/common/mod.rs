@@ -6,7 +6,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use engine::{Engine, Kept, Options, SamplerOptions};
@@ -169,4 +169,14 @@ fn joined(mut chunks: &str) -> String {
         chunks = rest.get(size + 2..).unwrap_or("");
     }
     text
+}
+
+/// Waits until something is so, but not for long. Returns how long that took.
+pub(crate) fn wait_for(what: &str, done: impl Fn() -> bool) -> Duration {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    start.elapsed()
 }

@@ -30,6 +30,7 @@ use tokio::{
 
 use crate::{
     ask::{Ask, Prompt},
+    away::away,
     dialect::{chat, completions, messages, models as model_list, new_id, ollama, responses, tokens},
     error::{Dialect, Refusal, Why},
     guard::Access,
@@ -38,7 +39,7 @@ use crate::{
     openapi, page,
     reply::{Choice, Kept, json, or_refusal, stream, whole, with},
     seal::Sealer,
-    work::{Answers, Work},
+    work::{Answers, Draft, Work},
 };
 
 /// The most bytes of a request.
@@ -54,6 +55,12 @@ const ROOM_BYTES: usize = 1 << 20;
 pub(crate) const N_ROOM: usize = 96;
 /// How many requests are read at a time.
 pub(crate) const N_READERS: usize = 2;
+/// How many grammars are compiled at a time: what is compiled takes its turn in the engine anyway.
+pub(crate) const N_COMPILERS: usize = 1;
+/// How many are compiled or wait for that.
+pub(crate) const N_COMPILED_MAX: usize = 64;
+/// How long one waits for those before it.
+const COMPILER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What handlers share.
 pub(crate) struct App {
@@ -66,7 +73,10 @@ pub(crate) struct App {
     /// Room for bodies of requests.
     pub(crate) room: Arc<Semaphore>,
     /// Turns to read one.
-    pub(crate) readers: Semaphore,
+    pub(crate) readers: Arc<Semaphore>,
+    /// Turns to compile the grammar of one, and places to wait for them.
+    pub(crate) compilers: Arc<Semaphore>,
+    pub(crate) places_to_compile: Arc<Semaphore>,
     /// How many requests have come whose answers have not gone.
     pub(crate) under_way: watch::Sender<usize>,
     /// Whether the server ends.
@@ -124,9 +134,9 @@ impl Deref for Reading {
 }
 
 impl Reading {
-    /// See [`Work::submit`].
-    fn submit(&self, ask: Ask) -> Result<Answers, Refusal> {
-        self.work.submit(ask, &self.record)
+    /// See [`Work::read`].
+    fn read(&self, ask: Ask) -> Result<Draft, Refusal> {
+        self.work.read(ask, &self.record)
     }
 
     /// How many tokens a prompt has.
@@ -362,25 +372,52 @@ async fn asked<T: Send + 'static>(
     let (head, request) = request.into_parts();
     let record: Arc<Record> = head.extensions.get().cloned().expect("the guard keeps one of each request");
     let (bytes, room) = body(app, &head.headers, request).await?;
-    let turn = app.readers.acquire().await;
+    let turn = app.readers.clone().acquire_owned().await;
     let reading = Reading { app: app.clone(), record: record.clone() };
-    let read = tokio::task::spawn_blocking(move || {
+    let read = away(turn, bug(app, record), move |client| {
         if let Some(tracer) = &reading.teller.tracer {
             tracer.request(&reading.record, &bytes);
         }
+        client.check()?;
         let value: Value = serde_json::from_slice(&bytes)
             .map_err(|error| Refusal::body(format!("the body is no JSON that can be read: {error}")))?;
         drop(bytes);
+        client.check()?;
         let read = then(&value, &reading);
         drop((value, room));
         read
     });
-    let read = read.await;
-    drop(turn);
-    read.unwrap_or_else(|_| {
+    read.await
+}
+
+/// What is told of a bug.
+fn bug(app: &Arc<App>, record: Arc<Record>) -> impl FnOnce() -> Refusal + use<> {
+    let app = app.clone();
+    move || {
         app.teller.warn_of(&record, "a bug ended this request");
-        Err(Refusal::bug())
-    })
+        Refusal::bug()
+    }
+}
+
+/// Queues a request that was read.
+async fn submit(app: &Arc<App>, draft: Draft) -> Result<Answers, Refusal> {
+    let draft = if draft.is_held() { compiled(app, draft).await? } else { draft };
+    app.work.queue(draft)
+}
+
+/// Compiles the grammar of a request. Requests without one do not wait for it: their turns are others.
+async fn compiled(app: &Arc<App>, mut draft: Draft) -> Result<Draft, Refusal> {
+    let busy = || Refusal::busy("others' schemas and grammars are being compiled");
+    let mut room = None;
+    hold(app, &mut room, draft.form_bytes())?;
+    let place = app.places_to_compile.clone().try_acquire_owned().map_err(|_| busy())?;
+    let turn = timeout(COMPILER_PATIENCE, app.compilers.clone().acquire_owned()).await.map_err(|_| busy())?;
+    let of_threads = app.clone();
+    let compiled = away((turn, place, room), bug(app, draft.record().clone()), move |client| {
+        of_threads.work.compile(&mut draft, client)?;
+        Ok(draft)
+    });
+    compiled.await
 }
 
 type Shared = State<Arc<App>>;
@@ -414,9 +451,10 @@ async fn chat_completions(State(app): Shared, request: Request) -> Response<Body
         let read = asked(&app, request, |request, app| {
             let request = chat::read(request, &app.model)?;
             let chunks = request.stream.then(|| chat::Chunks::new(&app.model, &request));
-            Ok((app.submit(request.ask)?, chunks))
+            Ok((app.read(request.ask)?, chunks))
         });
-        let (answers, chunks) = read.await?;
+        let (draft, chunks) = read.await?;
+        let answers = submit(&app, draft).await?;
         match chunks {
             Some(chunks) => Ok(stream(answers, chunks)),
             None => Ok(json(&chat::reply(&app.model, &whole(answers).await?))),
@@ -430,9 +468,10 @@ async fn completions_(State(app): Shared, request: Request) -> Response<Body> {
         let read = asked(&app, request, |request, app| {
             let request = completions::read(request, &app.model)?;
             let chunks = request.stream.then(|| completions::Chunks::new(&app.model, &request));
-            Ok((app.submit(request.ask)?, chunks, request.echo))
+            Ok((app.read(request.ask)?, chunks, request.echo))
         });
-        let (answers, chunks, echo) = read.await?;
+        let (draft, chunks, echo) = read.await?;
+        let answers = submit(&app, draft).await?;
         match chunks {
             Some(chunks) => Ok(stream(answers, chunks)),
             None => Ok(json(&completions::reply(&app.model, &whole(answers).await?, &echo))),
@@ -445,11 +484,13 @@ async fn messages_(State(app): Shared, request: Request) -> Response<Body> {
     let reply = async {
         let read = asked(&app, request, |request, app| {
             let messages::Request { ask, stream, form } = messages::read(request, &app.model)?;
-            Ok((app.submit(ask)?, stream, form))
+            Ok((app.read(ask)?, stream, form))
         });
-        match read.await? {
-            (answers, true, form) => Ok(stream(answers, messages::Events::new(form))),
-            (answers, false, form) => Ok(json(&messages::reply(&form, &one(answers).await?))),
+        let (draft, is_stream, form) = read.await?;
+        let answers = submit(&app, draft).await?;
+        match is_stream {
+            true => Ok(stream(answers, messages::Events::new(form))),
+            false => Ok(json(&messages::reply(&form, &one(answers).await?))),
         }
     };
     or_refusal(reply.await, Dialect::Anthropic)
@@ -467,11 +508,13 @@ async fn responses_(State(app): Shared, request: Request) -> Response<Body> {
     let reply = async {
         let read = asked(&app, request, |request, app| {
             let responses::Request { ask, stream, form } = responses::read(request, &app.model)?;
-            Ok((app.submit(ask)?, stream, form))
+            Ok((app.read(ask)?, stream, form))
         });
-        match read.await? {
-            (answers, true, form) => Ok(stream(answers, responses::Events::new(form))),
-            (answers, false, form) => Ok(json(&responses::reply(&form, &one(answers).await?))),
+        let (draft, is_stream, form) = read.await?;
+        let answers = submit(&app, draft).await?;
+        match is_stream {
+            true => Ok(stream(answers, responses::Events::new(form))),
+            false => Ok(json(&responses::reply(&form, &one(answers).await?))),
         }
     };
     or_refusal(reply.await, Dialect::OpenAi)
@@ -500,12 +543,14 @@ async fn ollama_answer(
 ) -> Result<Response<Body>, Refusal> {
     let read = asked(app, request, move |request, app| {
         let ollama::Request { ask, stream, form } = read(request, &app.model)?;
-        Ok((ask.map(|ask| app.submit(ask)).transpose()?, stream, form))
+        Ok((ask.map(|ask| app.read(ask)).transpose()?, stream, form))
     });
-    match read.await? {
-        (None, _, form) => Ok(json(&ollama::loaded(&form))),
-        (Some(answers), true, form) => Ok(stream(answers, ollama::Lines::new(form))),
-        (Some(answers), false, form) => Ok(json(&ollama::reply(&form, &one(answers).await?))),
+    let (draft, is_stream, form) = read.await?;
+    let Some(draft) = draft else { return Ok(json(&ollama::loaded(&form))) };
+    let answers = submit(app, draft).await?;
+    match is_stream {
+        true => Ok(stream(answers, ollama::Lines::new(form))),
+        false => Ok(json(&ollama::reply(&form, &one(answers).await?))),
     }
 }
 

@@ -73,6 +73,15 @@ impl Rule {
         matches!(self, Rule::RawLark(_))
     }
 
+    /// How much text it is.
+    pub(crate) fn n_bytes(&self) -> usize {
+        match self {
+            Rule::JsonObject => 0,
+            Rule::JsonSchema(text) | Rule::Regex(text) | Rule::Lark(text) | Rule::RawLark(text) => text.len(),
+            Rule::Choice(texts) => texts.iter().map(String::len).sum(),
+        }
+    }
+
     /// The schema, for models that are told of it.
     pub(crate) fn schema(&self) -> Option<String> {
         match self {

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::{
     ask::{Form, Rule},
+    away::Client,
     error::Refusal,
 };
 
@@ -16,14 +17,25 @@ pub(crate) struct Held {
     pub(crate) is_raw: bool,
 }
 
+/// Whether an answer is held to something.
+pub(crate) fn is_held(form: Option<&Form>, chat: Option<&ChatOptions>) -> bool {
+    form.is_some() || chat.is_some_and(|options| holds_calls(options, form))
+}
+
 /// What holds an answer to its form, and to the tools of the conversation where that is asked for.
 ///
 /// # Errors
-/// There is no grammar for it: the field is named; or others' are being compiled.
-pub(crate) fn held(engine: &Engine, form: Option<&Form>, chat: Option<&ChatOptions>) -> Result<Option<Held>, Refusal> {
+/// There is no grammar for it: the field is named; others' are being compiled; or the client has gone.
+pub(crate) fn held(
+    engine: &Engine,
+    form: Option<&Form>,
+    chat: Option<&ChatOptions>,
+    client: &Client<'_>,
+) -> Result<Option<Held>, Refusal> {
+    client.check()?;
     match (form, chat.filter(|options| holds_calls(options, form))) {
         (None, None) => Ok(None),
-        (form, Some(options)) => calls(engine, form, options).map(Some),
+        (form, Some(options)) => calls(engine, form, options, client).map(Some),
         (Some(form), None) => {
             let grammar =
                 source(&form.rule, |source| engine.grammar(source)).map_err(|error| refuse(&form.field, &error))?;
@@ -41,7 +53,7 @@ fn holds_calls(options: &ChatOptions, form: Option<&Form>) -> bool {
 }
 
 /// The same, of an answer that may call. Where a tool's schema has no grammar, its arguments can be any, unless it is strict.
-fn calls(engine: &Engine, form: Option<&Form>, options: &ChatOptions) -> Result<Held, Refusal> {
+fn calls(engine: &Engine, form: Option<&Form>, options: &ChatOptions, client: &Client<'_>) -> Result<Held, Refusal> {
     let chat = engine.chat().map_err(|error| Refusal::body(error.to_string()))?;
     let mut loose = Vec::new();
     loop {
@@ -59,7 +71,7 @@ fn calls(engine: &Engine, form: Option<&Form>, options: &ChatOptions) -> Result<
         if let Some(form) = form {
             source(&form.rule, |source| engine.grammar(source)).map_err(|error| refuse(&form.field, &error))?;
         }
-        let mut more = at_fault(engine, &syntax, options)?;
+        let mut more = at_fault(engine, &syntax, options, client)?;
         if more.is_empty() {
             // None by itself: they are too much together.
             let left = options.tools.iter().filter(|tool| !tool.strict && !loose.contains(&tool.name));
@@ -75,12 +87,18 @@ fn calls(engine: &Engine, form: Option<&Form>, options: &ChatOptions) -> Result<
 /// The tools whose schemas have no grammar.
 ///
 /// # Errors
-/// One of them is strict.
-fn at_fault(engine: &Engine, syntax: &models::Syntax, options: &ChatOptions) -> Result<Vec<String>, Refusal> {
+/// One of them is strict; others' are being compiled; or the client has gone.
+fn at_fault(
+    engine: &Engine,
+    syntax: &models::Syntax,
+    options: &ChatOptions,
+    client: &Client<'_>,
+) -> Result<Vec<String>, Refusal> {
     let mut names: Vec<String> = Vec::new();
     for schema in &syntax.schemas {
         let Some(name) = schema.tool.as_ref().filter(|name| !names.contains(name)) else { continue };
         let is_strict = options.tools.iter().any(|tool| tool.strict && tool.name == *name);
+        client.check()?;
         match engine.grammar(Source::JsonSchema(&schema.text)) {
             Ok(_) => {}
             Err(error @ engine::Error::Grammar(GrammarError::Busy)) => return Err(refuse("tools", &error)),

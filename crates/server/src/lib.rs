@@ -3,6 +3,7 @@
 //! ```text
 //! lib.rs       listen, and end in an orderly way
 //! app.rs       paths, and what every request goes through
+//! away.rs      work that takes its time, away from connections
 //! guard.rs     who may ask
 //! fields.rs    what a request may say; one table a dialect
 //! dialect/     requests become an Ask, answers become replies
@@ -29,6 +30,7 @@
 
 mod app;
 mod ask;
+mod away;
 mod dialect;
 mod error;
 mod fields;
@@ -202,7 +204,9 @@ impl Server {
             metrics,
             teller,
             room: Arc::new(Semaphore::new(app::N_ROOM)),
-            readers: Semaphore::new(app::N_READERS),
+            readers: Arc::new(Semaphore::new(app::N_READERS)),
+            compilers: Arc::new(Semaphore::new(app::N_COMPILERS)),
+            places_to_compile: Arc::new(Semaphore::new(app::N_COMPILED_MAX)),
             under_way: watch::Sender::new(0),
             ending: ask_end.subscribe(),
         });

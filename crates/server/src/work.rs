@@ -23,7 +23,8 @@ use tokenizer::{Special, TokenId, Tokenizer};
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
 use crate::{
-    ask::{Ask, Prompt},
+    ask::{Ask, Form, Prompt},
+    away::Client,
     dialect::new_id,
     error::Refusal,
     hold::{self, Held},
@@ -171,6 +172,31 @@ pub(crate) struct Answers {
     pub(crate) n: usize,
 }
 
+/// A request that was read, and is not in the line yet.
+pub(crate) struct Draft {
+    job: Job,
+    /// What the answer is to be held to, when that is compiled.
+    form: Option<Form>,
+    answers: Answers,
+}
+
+impl Draft {
+    /// Whether there is something to compile.
+    pub(crate) fn is_held(&self) -> bool {
+        hold::is_held(self.form.as_ref(), self.job.chat.as_ref())
+    }
+
+    /// What is known of the request.
+    pub(crate) fn record(&self) -> &Arc<Record> {
+        &self.job.record
+    }
+
+    /// How much text the form has.
+    pub(crate) fn form_bytes(&self) -> usize {
+        self.form.as_ref().map_or(0, |form| form.rule.n_bytes())
+    }
+}
+
 /// A part of one of the answers to a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Heard {
@@ -300,11 +326,11 @@ impl Work {
         Ok((ids, parts))
     }
 
-    /// Queues a request; what is said comes through the channel.
+    /// Makes a request's prompt ready to be computed.
     ///
     /// # Errors
-    /// As [`Work::tokens`]; there is no room for the prompt and an answer, the line is full, or the server ends.
-    pub(crate) fn submit(&self, mut ask: Ask, record: &Arc<Record>) -> Result<Answers, Refusal> {
+    /// As [`Work::tokens`]; there is no room for the prompt and an answer, or none in the line.
+    pub(crate) fn read(&self, mut ask: Ask, record: &Arc<Record>) -> Result<Draft, Refusal> {
         let since = Instant::now();
         self.shared.line().check()?; // before there is work
         let (ids, parts) = self.tokens(&mut ask.prompt, record)?;
@@ -316,7 +342,6 @@ impl Work {
             Prompt::Chat(_, options) => Some(options),
             Prompt::Text(_) | Prompt::Ids(_) => None,
         };
-        let held = hold::held(&self.shared.engine, ask.form.as_ref(), chat.as_ref())?.map(Arc::new);
         let job = Job {
             ids: ids.into(),
             parts: parts.map(Arc::from),
@@ -325,7 +350,7 @@ impl Work {
             n_max: ask.n_max.unwrap_or(usize::MAX),
             n_reasoning_max: ask.n_reasoning_max,
             stop: ask.stop,
-            held,
+            held: None,
             logit_bias: ask.logit_bias,
             logprobs: ask.logprobs,
             choice: 0,
@@ -334,13 +359,31 @@ impl Work {
             since,
             record: record.clone(),
         };
+        Ok(Draft { job, form: ask.form, answers: Answers { from, n: ask.n_choices } })
+    }
+
+    /// Compiles what holds the answer to its form. Takes seconds where that is hard.
+    ///
+    /// # Errors
+    /// As [`hold::held`].
+    pub(crate) fn compile(&self, draft: &mut Draft, client: &Client<'_>) -> Result<(), Refusal> {
+        let (form, chat) = (draft.form.as_ref(), draft.job.chat.as_ref());
+        draft.job.held = hold::held(&self.shared.engine, form, chat, client)?.map(Arc::new);
+        Ok(())
+    }
+
+    /// Queues a request; what is said comes through the channel.
+    ///
+    /// # Errors
+    /// The line is full, or the server ends.
+    pub(crate) fn queue(&self, Draft { job, answers, .. }: Draft) -> Result<Answers, Refusal> {
         let mut line = self.shared.line();
         line.check()?;
         line.jobs.push_back(job);
         self.shared.metrics.waiting(line.jobs.len());
         drop(line);
         self.shared.changed.notify_one();
-        Ok(Answers { from, n: ask.n_choices })
+        Ok(answers)
     }
 
     /// Takes no more requests, and sends away those that wait.

@@ -6,10 +6,11 @@ mod common;
 
 use std::{
     io::{Read as _, Write as _},
+    net::TcpStream,
     time::{Duration, Instant},
 };
 
-use common::{Running, Setup, post, start};
+use common::{Running, Setup, post, start, wait_for};
 use serde_json::json;
 
 /// Numbers that look random, the same in every run.
@@ -236,6 +237,39 @@ fn two_hundred_clients_share_eight_sessions() {
         clients.into_iter().map(|client| client.join().expect("it is answered")).collect::<Vec<_>>()
     });
     assert!(texts.iter().all(|text| *text == before));
+}
+
+/// A grammar that takes seconds: as many names for one word, which are followed one by one.
+fn hard_grammar() -> String {
+    let names: String = (0..3900).map(|i| format!("T{i}: T{} \"a\"\n", i + 1)).collect();
+    format!("start: T0\n{names}T3900: \"b\"")
+}
+
+#[test]
+fn hard_grammars_hold_up_neither_others_nor_those_whose_clients_stayed() {
+    let server = start(Setup::default());
+    let held = |grammar: &str| {
+        json!({"prompt": "Once", "max_tokens": 1, "structured_outputs": {"grammar": grammar}}).to_string()
+    };
+    let hard = post("/v1/completions", &held(&hard_grammar()), "");
+    let begin = |_| {
+        let mut client = server.connect();
+        client.write_all(&hard).expect("it is read");
+        client.set_nonblocking(true).expect("it can be");
+        client
+    };
+    let clients: Vec<_> = (0..68).map(begin).collect();
+    let n_answered = |status: &str| {
+        let mut head = [0; 12];
+        let is_so = |client: &&TcpStream| client.peek(&mut head).is_ok() && head.ends_with(status.as_bytes());
+        clients.iter().filter(is_so).count()
+    };
+    assert_eq!(server.post("/tokenize", &json!({"content": "Hello"})).status, 200);
+    wait_for("four are too many", || n_answered("429") == 4);
+    assert!(n_answered("") < 60, "who asks for no grammar waited for them");
+    drop(clients);
+    let simple = post("/v1/completions", &held("start: \"a\""), "");
+    wait_for("nobody is before it any more", || server.raw(&simple).status == 200);
 }
 
 #[test]

@@ -54,17 +54,21 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
 use axum::Router;
 use engine::{Engine, SamplerOptions, Session};
-use hyper::server::conn::http1;
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulConnection, GracefulShutdown},
     service::TowerToHyperService,
 };
 use tokio::{
@@ -333,14 +337,16 @@ async fn socket(stream: TcpStream, tls: Option<Tls>) -> Option<Socket> {
 }
 
 /// Serves a connection's requests, one after another.
-fn connection(
-    socket: Socket,
-    router: Router,
-) -> http1::Connection<TokioIo<Pin<Box<TimeoutStream<Socket>>>>, TowerToHyperService<Router>> {
-    let mut stream = TimeoutStream::new(socket);
+fn connection(socket: Socket, router: Router) -> impl GracefulConnection {
+    let mut stream = TimeoutStream::new(socket.clone());
     stream.set_write_timeout(Some(WRITE_TIME));
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |request: Request<Incoming>| {
+        socket.requested(request.version());
+        router.call(request)
+    });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).half_close(true);
     http.max_header_size(HEAD_BYTES_MAX).max_buf_size(HEAD_BYTES_MAX);
-    http.serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router))
+    http.serve_connection(TokioIo::new(Box::pin(stream)), service)
 }

@@ -6,11 +6,12 @@
 //!
 //! ```text
 //! bytes behind the request    the client may say more, and be gone meanwhile: they do not hide it
-//! its half is closed          100 Continue, if nothing of the answer was sent yet; else the next part of the answer
+//! its half is closed          100 Continue, every second until something of the answer is sent; then its next parts
 //! that was refused            it has gone, and what is done for it ends
 //! ```
 //!
-//! What is seen is the connection's below TLS, what is asked goes through TLS as the answer does.
+//! HTTP/1.0 has no such words: those clients get nothing but their answer. Who vanishes without a word, as behind a cable that was
+//! pulled, is found out by the system. What is seen is the connection's below TLS, what is asked goes through TLS as the answer does.
 
 use std::{
     future::poll_fn,
@@ -21,11 +22,13 @@ use std::{
     time::Duration,
 };
 
+use axum::http::Version;
 use futures_util::FutureExt as _;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tokio_rustls::server::TlsStream;
 
@@ -33,6 +36,14 @@ use crate::tls::Tls;
 
 /// How often it is looked whether the client is there.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often one is asked that has closed its half.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// After how long of silence the system asks, and how often then.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
+/// How long what was sent may remain without a word that it has come.
+#[cfg(target_os = "linux")]
+const UNHEARD_TIME: Duration = Duration::from_secs(30);
 /// What a client that waits for an answer passes over.
 const STILL_THERE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// How a client of TLS begins: a record of a handshake.
@@ -53,6 +64,8 @@ pub(crate) struct Socket {
 
 struct Shared {
     way: Way,
+    /// Whether the client knows that there may be words before the answer.
+    may_be_asked: bool,
     /// Whether something was sent since something was read.
     answers: bool,
 }
@@ -91,12 +104,19 @@ impl Socket {
     }
 
     fn new(bare: Bare, way: Way) -> Socket {
-        Socket { bare, shared: Arc::new(Mutex::new(Shared { way, answers: false })) }
+        let shared = Shared { way, may_be_asked: false, answers: false };
+        Socket { bare, shared: Arc::new(Mutex::new(shared)) }
+    }
+
+    /// A request has come, in this version of HTTP.
+    pub(crate) fn requested(&self, version: Version) {
+        let mut shared = self.shared();
+        (shared.may_be_asked, shared.answers) = (version > Version::HTTP_10, false);
     }
 
     /// Waits until the client has gone.
     pub(crate) async fn gone(&self) {
-        let mut is_asked = false;
+        let mut asked: Option<Instant> = None;
         loop {
             sleep(LOOK_EVERY).await;
             let seen = self.bare.0.ready(Interest::READABLE | Interest::WRITABLE | Interest::ERROR).now_or_never();
@@ -104,20 +124,24 @@ impl Socket {
             if seen.is_write_closed() || seen.is_error() {
                 return;
             }
-            is_asked = is_asked || seen.is_read_closed() && self.ask();
+            let is_time = asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY);
+            if seen.is_read_closed() && is_time && self.ask() {
+                asked = Some(Instant::now());
+            }
         }
     }
 
-    /// Asks whether there is somebody; false if the answer does so by itself.
+    /// Asks whether there is somebody; false if the answer does so by itself, or nothing may come before it.
     fn ask(&self) -> bool {
         let mut shared = self.shared();
-        if !shared.answers {
+        let may_ask = shared.may_be_asked && !shared.answers;
+        if may_ask {
             // Nobody else waits to write. If it cannot be asked, the answer will tell.
             let mut context = Context::from_waker(Waker::noop());
             let _ = shared.way.writer().poll_write(&mut context, STILL_THERE);
             let _ = shared.way.writer().poll_flush(&mut context);
         }
-        !shared.answers
+        may_ask
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -190,7 +214,11 @@ impl AsyncWrite for Socket {
 
 impl Bare {
     fn new(stream: TcpStream) -> Bare {
+        // Whatever of this a system cannot do, the answer will tell.
         let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
+        #[cfg(target_os = "linux")]
+        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNHEARD_TIME));
         Bare(Arc::new(stream))
     }
 
@@ -265,5 +293,74 @@ impl AsyncWrite for Bare {
     /// The socket is closed when it is dropped, which is what follows.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Shutdown;
+
+    use tokio::{net::TcpListener, time::timeout};
+
+    use super::*;
+
+    /// A socket, and its client, which has asked and closed its half.
+    async fn half_closed(version: Version) -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
+        let address = listener.local_addr().expect("it has one");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (client, socket) = (client.expect("it listens"), Socket::plain(accepted.expect("it comes").0));
+        SockRef::from(&client).shutdown(Shutdown::Write).expect("it is open");
+        socket.requested(version);
+        (socket, client)
+    }
+
+    /// What comes, until it is so much or there is no more.
+    async fn read(stream: &TcpStream, n_bytes: usize) -> Vec<u8> {
+        let (mut all, mut part) = (Vec::new(), [0; 64]);
+        while all.len() < n_bytes {
+            stream.readable().await.expect("it is open");
+            match stream.try_read(&mut part[..64.min(n_bytes - all.len())]) {
+                Ok(0) => break,
+                Ok(n) => all.extend_from_slice(&part[..n]),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn who_has_closed_a_half_is_asked_until_it_goes() {
+        let (socket, client) = half_closed(Version::HTTP_11).await;
+        let watched = tokio::spawn(async move { socket.gone().await });
+        for _ in 0..2 {
+            assert_eq!(read(&client, STILL_THERE.len()).await, STILL_THERE);
+        }
+        assert!(!watched.is_finished());
+        drop(client);
+        timeout(Duration::from_secs(30), watched).await.expect("it is asked once more").expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn nothing_comes_between_the_parts_of_an_answer_or_before_one_in_http_1_0() {
+        for (version, answer) in [(Version::HTTP_10, &b""[..]), (Version::HTTP_11, b"part")] {
+            let (mut socket, client) = half_closed(version).await;
+            if !answer.is_empty() {
+                let written = poll_fn(|context| Pin::new(&mut socket).poll_write(context, answer)).await;
+                assert_eq!(written.ok(), Some(answer.len()));
+            }
+            assert!(timeout(2 * ASK_EVERY, socket.gone()).await.is_err());
+            drop(socket);
+            assert_eq!(read(&client, usize::MAX).await, answer);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_system_looks_for_clients_that_vanish() {
+        let (socket, _client) = half_closed(Version::HTTP_11).await;
+        let options = SockRef::from(&*socket.bare.0);
+        assert_eq!(options.keepalive().ok(), Some(true));
+        assert_eq!(options.tcp_user_timeout().ok().flatten(), Some(UNHEARD_TIME));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::{
     ops::Deref,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     thread,
     time::{Duration, Instant},
 };
@@ -79,6 +79,8 @@ pub(crate) struct App {
     pub(crate) places_to_compile: Arc<Semaphore>,
     /// How many requests have come whose answers have not gone.
     pub(crate) under_way: watch::Sender<usize>,
+    /// How many clients have not taken all that is on its way.
+    pub(crate) n_behind: Arc<AtomicUsize>,
     /// Whether the server ends.
     pub(crate) ending: watch::Receiver<bool>,
 }

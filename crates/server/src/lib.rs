@@ -54,7 +54,10 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -135,7 +138,7 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 const WRITE_TIME: Duration = Duration::from_secs(30);
 /// Time for answers that are under way at the end.
 const DRAIN_TIME: Duration = Duration::from_secs(30);
-/// Time for what is on its way out when no request is under way any more.
+/// Time for what is on its way out when no request is under way any more, and again while clients have not taken it all.
 const LAST_BYTES_TIME: Duration = Duration::from_secs(1);
 /// The most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -212,6 +215,7 @@ impl Server {
             compilers: Arc::new(Semaphore::new(app::N_COMPILERS)),
             places_to_compile: Arc::new(Semaphore::new(app::N_COMPILED_MAX)),
             under_way: watch::Sender::new(0),
+            n_behind: Arc::default(),
             ending: ask_end.subscribe(),
         });
         let (tls, n_connections_max) = (options.tls, options.n_connections_max);
@@ -298,7 +302,7 @@ async fn serve(
         tokio::spawn(async move {
             let _open = app.metrics.connected();
             let _place = place;
-            let Some(socket) = socket(stream, tls).await else { return };
+            let Some(socket) = socket(stream, tls, app.n_behind.clone()).await else { return };
             tokio::select! {
                 _ = watcher.watch(connection(socket.clone(), router)) => {} // who was cut off knows it
                 () = socket.gone() => {}
@@ -308,13 +312,18 @@ async fn serve(
     graceful
 }
 
-/// Waits for requests that are under way, and cuts them off in the end. Connections without one are not waited for: some say half a
-/// request and no more.
+/// Waits for requests that are under way and for answers on their way, and cuts them off in the end. Connections without one are not
+/// waited for: some say half a request and no more.
 async fn drain(open: GracefulShutdown, app: &Arc<App>) {
     let mut under_way = app.under_way.subscribe();
     let idle = async {
-        let _ = under_way.wait_for(|n| *n == 0).await; // the sender is ours
-        sleep(LAST_BYTES_TIME).await;
+        loop {
+            let _ = under_way.wait_for(|n| *n == 0).await; // the sender is ours
+            sleep(LAST_BYTES_TIME).await;
+            if app.n_behind.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+        }
     };
     let done = async {
         tokio::select! {
@@ -329,10 +338,10 @@ async fn drain(open: GracefulShutdown, app: &Arc<App>) {
 }
 
 /// What a client is heard and answered through; `None` if it does not get so far.
-async fn socket(stream: TcpStream, tls: Option<Tls>) -> Option<Socket> {
+async fn socket(stream: TcpStream, tls: Option<Tls>, n_behind: Arc<AtomicUsize>) -> Option<Socket> {
     match tls {
-        None => Some(Socket::plain(stream)),
-        Some(tls) => timeout(HANDSHAKE_TIME, Socket::tls(stream, &tls)).await.ok()?,
+        None => Some(Socket::plain(stream, n_behind)),
+        Some(tls) => timeout(HANDSHAKE_TIME, Socket::tls(stream, &tls, n_behind)).await.ok()?,
     }
 }
 

@@ -17,7 +17,10 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
@@ -68,6 +71,9 @@ struct Shared {
     may_be_asked: bool,
     /// Whether something was sent since something was read.
     answers: bool,
+    /// Whether the client has to take something before more can be sent, and how many are as far behind.
+    is_behind: bool,
+    n_behind: Arc<AtomicUsize>,
 }
 
 /// How bytes get to the client.
@@ -81,14 +87,14 @@ enum Way {
 pub(crate) struct Bare(Arc<TcpStream>);
 
 impl Socket {
-    /// One without TLS.
-    pub(crate) fn plain(stream: TcpStream) -> Socket {
+    /// One without TLS. It counts itself in `n_behind` while there is more to send than the client takes.
+    pub(crate) fn plain(stream: TcpStream, n_behind: Arc<AtomicUsize>) -> Socket {
         let bare = Bare::new(stream);
-        Socket::new(bare.clone(), Way::Plain(bare))
+        Socket::new(bare.clone(), Way::Plain(bare), n_behind)
     }
 
     /// One with TLS, after a handshake that may take as long as the client likes; `None` if that fails.
-    pub(crate) async fn tls(stream: TcpStream, tls: &Tls) -> Option<Socket> {
+    pub(crate) async fn tls(stream: TcpStream, tls: &Tls, n_behind: Arc<AtomicUsize>) -> Option<Socket> {
         let bare = Bare::new(stream);
         let mut first = [0];
         match bare.0.peek(&mut first).await {
@@ -100,11 +106,11 @@ impl Socket {
             _ => return None,
         }
         let stream = tls.accept(bare.clone()).await.ok()?;
-        Some(Socket::new(bare, Way::Tls(Box::new(stream))))
+        Some(Socket::new(bare, Way::Tls(Box::new(stream)), n_behind))
     }
 
-    fn new(bare: Bare, way: Way) -> Socket {
-        let shared = Shared { way, may_be_asked: false, answers: false };
+    fn new(bare: Bare, way: Way, n_behind: Arc<AtomicUsize>) -> Socket {
+        let shared = Shared { way, may_be_asked: false, answers: false, is_behind: false, n_behind };
         Socket { bare, shared: Arc::new(Mutex::new(shared)) }
     }
 
@@ -156,6 +162,29 @@ impl Socket {
     }
 }
 
+impl Shared {
+    /// Counts who has to take something before more can be sent.
+    fn sent<T>(&mut self, sent: Poll<T>) -> Poll<T> {
+        self.set_behind(sent.is_pending());
+        sent
+    }
+
+    fn set_behind(&mut self, is_behind: bool) {
+        match (self.is_behind, is_behind) {
+            (false, true) => _ = self.n_behind.fetch_add(1, Ordering::Relaxed),
+            (true, false) => _ = self.n_behind.fetch_sub(1, Ordering::Relaxed),
+            _ => {}
+        }
+        self.is_behind = is_behind;
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.set_behind(false);
+    }
+}
+
 impl Way {
     fn reader(&mut self) -> Pin<&mut (dyn AsyncRead + Unpin)> {
         match self {
@@ -187,7 +216,9 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.answering().way.writer().poll_write(context, bytes)
+        let mut shared = self.answering();
+        let sent = shared.way.writer().poll_write(context, bytes);
+        shared.sent(sent)
     }
 
     fn poll_write_vectored(
@@ -195,7 +226,9 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.answering().way.writer().poll_write_vectored(context, bytes)
+        let mut shared = self.answering();
+        let sent = shared.way.writer().poll_write_vectored(context, bytes);
+        shared.sent(sent)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -203,7 +236,9 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shared().way.writer().poll_flush(context)
+        let mut shared = self.shared();
+        let sent = shared.way.writer().poll_flush(context);
+        shared.sent(sent)
     }
 
     /// TLS says that this is all.
@@ -309,7 +344,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
         let address = listener.local_addr().expect("it has one");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let (client, socket) = (client.expect("it listens"), Socket::plain(accepted.expect("it comes").0));
+        let (client, socket) =
+            (client.expect("it listens"), Socket::plain(accepted.expect("it comes").0, Arc::default()));
         SockRef::from(&client).shutdown(Shutdown::Write).expect("it is open");
         socket.requested(version);
         (socket, client)

@@ -436,14 +436,19 @@ impl From<engine::Error> for Abandoned {
 }
 
 impl Line {
-    /// Whether there is room for one more.
+    /// Whether there is room for one more request, of however many answers.
     fn check(&mut self) -> Result<(), Refusal> {
         self.jobs.retain(|job| !job.to.is_closed());
-        match self.jobs.len() {
+        match self.n_answers() {
             _ if self.ending => Err(Refusal::ending()),
-            n if n >= self.n_max + self.n_idle => Err(Refusal::busy(format!("{n} requests wait already"))),
+            n if n >= self.n_max + self.n_idle => Err(Refusal::busy(format!("{n} answers are waited for already"))),
             _ => Ok(()),
         }
+    }
+
+    /// How many answers are to be begun.
+    fn n_answers(&self) -> usize {
+        self.jobs.iter().map(|job| 1 + job.others).sum()
     }
 }
 
@@ -609,17 +614,18 @@ impl Shared {
         Ok((answer, heard))
     }
 
-    /// Queues the other answers to a prompt that has been read, before all else: they begin with what is known of it.
+    /// Queues the other answers to a prompt that has been read, behind those who wait already: they begin with what is known of it.
     fn begin_others(&self, job: &Job) {
         let mut line = self.line();
         if line.ending && job.others > 0 {
             return job.fail(End::ShuttingDown, Refusal::ending()); // nobody would take them up
         }
-        for choice in (1..=job.others).rev() {
+        for choice in 1..=job.others {
             let seed = job.sampling.seed.wrapping_add(choice as u64);
             let sampling = SamplerOptions { seed, ..job.sampling.clone() };
-            line.jobs.push_front(Job { choice, sampling, others: 0, ..job.clone() });
+            line.jobs.push_back(Job { choice, sampling, others: 0, ..job.clone() });
         }
+        self.metrics.waiting(line.jobs.len());
         drop(line);
         self.changed.notify_all();
     }

@@ -261,11 +261,24 @@ fn a_stream_that_waits_says_so() {
 
 #[test]
 fn a_full_line_sends_away() {
-    let server = start(Setup { n_sessions: 1, n_ctx: 8192, n_waiting_max: 1, ..Setup::default() });
-    let _open = fill(&server, [question(json!({}))]);
+    let server = start(Setup { n_sessions: 1, n_ctx: 8192, n_waiting_max: 3, ..Setup::default() });
+    let _open = fill(&server, [question(json!({"n": 2})), question(json!({}))]);
     let reply = server.post("/v1/chat/completions", &question(json!({})));
     assert_eq!((reply.status, reply.json()["error"]["code"].as_str()), (429, Some("server_busy")));
     assert!(reply.head.to_ascii_lowercase().contains("retry-after"));
+}
+
+#[test]
+fn further_answers_wait_behind_those_who_waited() {
+    let server = start(Setup { n_sessions: 1, n_ctx: 8192, ..Setup::default() });
+    let two = endless(&server, json!({"n": 2, "max_tokens": 1000}));
+    let (busy, [two, mut one]) = fill(&server, [two, question(json!({}))]);
+    drop(busy);
+    let mut reply = String::new();
+    one.read_to_string(&mut reply).expect("it is text");
+    two.set_nonblocking(true).expect("it can be");
+    assert!(two.peek(&mut [0]).is_err(), "its second answer was before who waited");
+    assert!(reply.contains("\"finish_reason\":\"length\""), "{reply}");
 }
 
 #[test]

@@ -362,7 +362,7 @@ fn too_large() -> Refusal {
 }
 
 fn too_slow() -> Refusal {
-    Refusal::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body took too long")
+    Refusal::too_slow("the body took too long")
 }
 
 /// Reads a request, and does something with it, away from the threads that serve connections: texts may be long.

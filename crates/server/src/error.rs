@@ -96,6 +96,11 @@ impl Refusal {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "a bug: see the server's log")
     }
 
+    /// The client takes too long to send or to read.
+    pub(crate) fn too_slow(message: &str) -> Refusal {
+        Refusal::new(StatusCode::REQUEST_TIMEOUT, "too_slow", message)
+    }
+
     /// The engine failed: why is for whoever runs the server.
     pub(crate) fn failed() -> Refusal {
         let message = "the model cannot be computed; the server's log says why";

@@ -28,7 +28,7 @@ use tokio::{
 use crate::{
     error::{Dialect, Refusal},
     likely::Token,
-    work::{Answers, Call, Finish, Heard, Said},
+    work::{Answers, Call, Failure, Finish, Heard, Said},
 };
 
 /// The longest silence on a stream: what is sent into a connection that was closed tells us that nobody is there.
@@ -83,7 +83,7 @@ impl Partial {
 ///
 /// # Errors
 /// Why there is none.
-pub(crate) async fn whole(Answers { mut from, n }: Answers) -> Result<Vec<Choice>, Refusal> {
+pub(crate) async fn whole(Answers { mut from, failure, n }: Answers) -> Result<Vec<Choice>, Refusal> {
     let mut answers = vec![(Partial::default(), None); n];
     while let Some(Heard { choice, said }) = from.recv().await {
         let (partial, finish) = &mut answers[choice];
@@ -95,7 +95,7 @@ pub(crate) async fn whole(Answers { mut from, n }: Answers) -> Result<Vec<Choice
     }
     let choice = |(mut partial, finish): (Partial, Option<Finish>)| {
         let (reasoning, text) = (std::mem::take(&mut partial.reasoning), std::mem::take(&mut partial.text));
-        let (tokens, finish) = (std::mem::take(&mut partial.tokens), finish.ok_or_else(Refusal::ending)?);
+        let (tokens, finish) = (std::mem::take(&mut partial.tokens), finish.ok_or_else(|| failure.get())?);
         Ok(Choice { reasoning, text, tokens, calls: partial.into_calls(), finish })
     };
     answers.into_iter().map(choice).collect()
@@ -178,6 +178,7 @@ impl Frames {
 /// The stream of an answer.
 struct Answering<W> {
     from: Receiver<Heard>,
+    failure: Failure,
     writer: W,
     frames: Frames,
     silence: Pin<Box<Sleep>>,
@@ -212,9 +213,10 @@ impl<W: Writer + Unpin> Stream for Answering<W> {
                     }
                     this.writer.said(heard, &mut this.frames);
                 }
-                // Nobody will say why: the client was too far behind to be told.
+                // The client was too far behind to be told why.
                 Poll::Ready(None) if this.n_open > 0 => {
-                    this.writer.said(Heard { choice: 0, said: Said::Failed(Refusal::ending()) }, &mut this.frames);
+                    let said = Said::Failed(this.failure.get());
+                    this.writer.said(Heard { choice: 0, said }, &mut this.frames);
                     this.state = State::Closed;
                 }
                 Poll::Ready(None) => {
@@ -245,10 +247,11 @@ impl<W: Writer + Unpin> Stream for Answering<W> {
 }
 
 /// The reply that streams an answer.
-pub(crate) fn stream<W: Writer + Unpin>(Answers { from, n }: Answers, writer: W) -> Response<Body> {
+pub(crate) fn stream<W: Writer + Unpin>(Answers { from, failure, n }: Answers, writer: W) -> Response<Body> {
     let framing = writer.framing();
     let answering = Answering {
         from,
+        failure,
         writer,
         frames: Frames::new(framing),
         silence: Box::pin(sleep(SILENCE)),
@@ -318,4 +321,88 @@ pub(crate) fn json(value: &Value) -> Response<Body> {
 /// What was asked for, or why there is none.
 pub(crate) fn or_refusal(result: Result<Response<Body>, Refusal>, dialect: Dialect) -> Response<Body> {
     result.unwrap_or_else(|refusal| refusal.into_response(dialect))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use serde_json::json;
+    use tokio::{
+        sync::mpsc::{Sender, channel},
+        time::advance,
+    };
+
+    use super::*;
+
+    /// Says what it hears.
+    struct Plain;
+
+    impl Writer for Plain {
+        fn begin(&mut self, _: &mut Frames) {}
+
+        fn said(&mut self, heard: Heard, out: &mut Frames) {
+            match heard.said {
+                Said::Text(text) => out.data(&json!(text)),
+                Said::Failed(refusal) => out.data(&json!(refusal.code)),
+                _ => {}
+            }
+        }
+
+        fn end(&mut self, out: &mut Frames) {
+            out.word("end");
+        }
+
+        fn alive(&mut self, out: &mut Frames) {
+            out.comment("alive");
+        }
+    }
+
+    fn answers(n_unread_max: usize) -> (Sender<Heard>, Answers) {
+        let (to, from) = channel(n_unread_max);
+        (to, Answers { from, failure: Failure::default(), n: 1 })
+    }
+
+    fn says(text: &str) -> Heard {
+        Heard { choice: 0, said: Said::Text(text.into()) }
+    }
+
+    async fn next(body: &mut Body) -> String {
+        let frame = body.frame().await.expect("there is more").expect("nothing fails");
+        String::from_utf8(frame.into_data().expect("it is data").to_vec()).expect("it is text")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_never_silent_for_long() {
+        let (to, answers) = answers(1);
+        let mut body = stream(answers, Plain).into_body();
+        let mut last = Instant::now();
+        let mut pause = || std::mem::replace(&mut last, Instant::now()).elapsed();
+        let about = |time: Duration| time..time + Duration::from_millis(5);
+        for _ in 0..3 {
+            assert_eq!(next(&mut body).await, ": alive\n\n");
+            assert!(about(SILENCE).contains(&pause()));
+        }
+        advance(SILENCE / 2).await;
+        to.send(says("a")).await.expect("it is heard");
+        assert_eq!(next(&mut body).await, "data: \"a\"\n\n");
+        assert!(about(SILENCE / 2).contains(&pause()));
+        assert_eq!(next(&mut body).await, ": alive\n\n");
+        assert!(about(SILENCE).contains(&pause()), "what is said is no silence");
+    }
+
+    #[tokio::test]
+    async fn who_is_too_far_behind_is_told_the_reason_all_the_same() {
+        for is_stream in [false, true] {
+            let (to, answers) = answers(1);
+            to.send(says("a")).await.expect("it is heard");
+            answers.failure.set(Refusal::too_slow("it does not read"));
+            drop(to);
+            if is_stream {
+                let mut body = stream(answers, Plain).into_body();
+                assert_eq!(next(&mut body).await, "data: \"a\"\n\ndata: \"too_slow\"\n\n");
+            } else {
+                assert_eq!(whole(answers).await.map(drop).map_err(|refusal| refusal.code), Err("too_slow"));
+            }
+        }
+    }
 }

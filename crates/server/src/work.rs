@@ -7,7 +7,7 @@ use std::{
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -168,6 +168,7 @@ impl Said {
 #[derive(Debug)]
 pub(crate) struct Answers {
     pub(crate) from: Receiver<Heard>,
+    pub(crate) failure: Failure,
     /// How many answers there will be.
     pub(crate) n: usize,
 }
@@ -194,6 +195,22 @@ impl Draft {
     /// How much text the form has.
     pub(crate) fn form_bytes(&self) -> usize {
         self.form.as_ref().map_or(0, |form| form.rule.n_bytes())
+    }
+}
+
+/// Why answers end without having been said: kept beside their channel, which has no room for it where a client is far behind.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Failure(Arc<OnceLock<Refusal>>);
+
+impl Failure {
+    /// Keeps the first reason.
+    pub(crate) fn set(&self, refusal: Refusal) {
+        let _ = self.0.set(refusal);
+    }
+
+    /// The reason, once the channel is closed.
+    pub(crate) fn get(&self) -> Refusal {
+        self.0.get().cloned().unwrap_or_else(Refusal::bug)
     }
 }
 
@@ -253,6 +270,7 @@ struct Job {
     /// Other answers to the same prompt, which are begun when it has been read.
     others: usize,
     to: Sender<Heard>,
+    failure: Failure,
     since: Instant,
     /// What is told of its request.
     record: Arc<Record>,
@@ -337,7 +355,7 @@ impl Work {
         if ids.len() >= self.n_ctx() {
             return Err(Refusal::context(ids.len(), self.n_ctx()));
         }
-        let (to, from) = channel(N_UNREAD_MAX);
+        let ((to, from), failure) = (channel(N_UNREAD_MAX), Failure::default());
         let chat = match ask.prompt {
             Prompt::Chat(_, options) => Some(options),
             Prompt::Text(_) | Prompt::Ids(_) => None,
@@ -356,10 +374,11 @@ impl Work {
             choice: 0,
             others: ask.n_choices - 1,
             to,
+            failure: failure.clone(),
             since,
             record: record.clone(),
         };
-        Ok(Draft { job, form: ask.form, answers: Answers { from, n: ask.n_choices } })
+        Ok(Draft { job, form: ask.form, answers: Answers { from, failure, n: ask.n_choices } })
     }
 
     /// Compiles what holds the answer to its form. Takes seconds where that is hard.
@@ -417,6 +436,11 @@ fn no_vocabulary() -> Refusal {
 /// A conversation that the model's chat format has no words for.
 pub(crate) fn refuse_chat(error: &models::ChatError) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, "invalid_conversation", format!("{error}; {}", error.hint()))
+}
+
+/// The client does not read its answer.
+fn unread() -> Refusal {
+    Refusal::too_slow("the client takes too long to read the answer")
 }
 
 /// Why an answer has no end.
@@ -490,11 +514,14 @@ impl Shared {
             Ok(finish) => {
                 self.metrics.answered(&finish);
                 job.record.ended(End::of(&finish));
-                job.say(Said::End(finish), &|| self.is_stopping());
+                if !job.say(Said::End(finish), &|| self.is_stopping()) {
+                    job.failure.set(if self.is_stopping() { Refusal::ending() } else { unread() });
+                }
             }
             Err(Abandoned::Unheard) => {
                 self.metrics.abandoned();
                 job.record.ended(End::ClientGone);
+                job.failure.set(unread());
             }
             Err(Abandoned::Ending) => job.fail(End::ShuttingDown, Refusal::ending()),
             Err(Abandoned::Failed(error)) => {
@@ -710,7 +737,7 @@ impl Job {
     /// Says that it ends without having been said, where it is not worth waiting.
     fn fail(&self, end: End, refusal: Refusal) {
         self.record.failed(end, &refusal);
-        // Who is far behind sees that it ends.
-        let _ = self.to.try_send(Heard { choice: self.choice, said: Said::Failed(refusal) });
+        self.failure.set(refusal.clone());
+        let _ = self.to.try_send(Heard { choice: self.choice, said: Said::Failed(refusal) }); // or it sees that it ends
     }
 }

@@ -6,7 +6,7 @@ use engine::Stop;
 
 use crate::{
     reply::{Choice, Frames, Writer, whole},
-    work::{Answers, Call, Detail, Finish, Heard, Said, Timings, Usage},
+    work::{Answers, Call, Detail, Failure, Finish, Heard, Said, Timings, Usage},
 };
 
 pub(crate) fn thinks(text: &str) -> Said {
@@ -58,7 +58,7 @@ pub(crate) fn choice(script: Vec<Said>) -> Choice {
     script.into_iter().for_each(|said| to.try_send(Heard { choice: 0, said }).unwrap());
     drop(to);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(whole(Answers { from, n: 1 })).unwrap().remove(0)
+    runtime.block_on(whole(Answers { from, failure: Failure::default(), n: 1 })).unwrap().remove(0)
 }
 
 /// Random ids, which are 32 digits, and times stay out of what is expected.

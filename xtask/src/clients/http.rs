@@ -84,8 +84,8 @@ pub(crate) fn read_request(stream: &TcpStream) -> io::Result<Option<Message>> {
     Ok(Some(request))
 }
 
-/// Asks `server`, hands on what comes as it comes, and returns all of it. Nothing more is asked for once `to` takes no more.
-pub(crate) fn exchange(server: SocketAddr, request: &Message, to: &mut dyn Write) -> io::Result<Message> {
+/// Asks `server`, hands on what comes as it comes, and returns all of it; `None` once `to` takes no more.
+pub(crate) fn exchange(server: SocketAddr, request: &Message, to: &mut dyn Write) -> io::Result<Option<Message>> {
     let mut stream = TcpStream::connect(server)?;
     stream.set_read_timeout(Some(SILENCE))?;
     stream.write_all(&request.to_bytes(server))?;
@@ -95,20 +95,21 @@ pub(crate) fn exchange(server: SocketAddr, request: &Message, to: &mut dyn Write
             0 => break,
             n => {
                 all.extend_from_slice(&part[..n]);
-                to.write_all(&part[..n])?;
-                to.flush()?;
+                if to.write_all(&part[..n]).and_then(|()| to.flush()).is_err() {
+                    return Ok(None);
+                }
             }
         }
     }
     let mut all = all.as_slice();
     let mut reply = read_head(&mut all)?.ok_or(io::ErrorKind::UnexpectedEof)?;
     reply.body = if reply.is_chunked() { read_chunks(&mut all)? } else { all.to_vec() };
-    Ok(reply)
+    Ok(Some(reply))
 }
 
 /// Asks `server`, and waits for all of the reply.
 pub(crate) fn ask(server: SocketAddr, request: &Message) -> io::Result<Message> {
-    exchange(server, request, &mut io::sink())
+    Ok(exchange(server, request, &mut io::sink())?.expect("a sink takes everything"))
 }
 
 fn read_head(reader: &mut dyn BufRead) -> io::Result<Option<Message>> {

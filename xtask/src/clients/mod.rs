@@ -78,6 +78,7 @@ pub(crate) fn test(root: &Path, names: &[&str]) -> Result<(), Box<dyn Error>> {
     let is_chosen = |name: &str| names.is_empty() || names.contains(&name);
     let cache = cache()?;
     let run = cache.join("run");
+    let _alone = alone(&cache)?;
     if run.exists() {
         fs::remove_dir_all(&run)?;
     }
@@ -252,6 +253,17 @@ fn cache() -> Result<PathBuf, Box<dyn Error>> {
         (None, None) => return Err("there is neither XDG_CACHE_HOME nor HOME".into()),
     };
     Ok(folder.join("server-clients"))
+}
+
+/// Waits until no other process is at it: they share packages, and the folder of the run. None begins until the file is closed.
+fn alone(cache: &Path) -> io::Result<File> {
+    fs::create_dir_all(cache)?;
+    let lock = File::create(cache.join("lock"))?;
+    if lock.try_lock().is_err() {
+        println!("another run is under way: this one waits for its end");
+        lock.lock()?;
+    }
+    Ok(lock)
 }
 
 /// A number that no client can know.

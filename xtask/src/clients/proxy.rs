@@ -5,7 +5,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use serde_json::{Value, json};
@@ -39,6 +39,8 @@ struct Shared {
     server: SocketAddr,
     call: Option<Call>,
     exchanges: Mutex<Vec<Exchange>>,
+    /// One for each connection.
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Proxy {
@@ -47,31 +49,40 @@ impl Proxy {
         check_marks(server)?;
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared { server, call, exchanges: Mutex::default() });
+        let shared = Arc::new(Shared { server, call, exchanges: Mutex::default(), threads: Mutex::default() });
         let of_thread = shared.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let shared = of_thread.clone();
-                // A client that breaks off has what it wants, or says itself what it lacks.
-                thread::spawn(move || drop(shared.serve(stream)));
+                let thread = thread::spawn(move || shared.serve(stream));
+                locked(&of_thread.threads).push(thread);
             }
         });
         Ok(Proxy { address, shared })
     }
 
-    /// What has been asked and answered.
+    /// What a client has asked, and what it was answered; once it has ended.
     pub(crate) fn exchanges(&self) -> Vec<Exchange> {
-        self.shared.exchanges().clone()
+        let threads = std::mem::take(&mut *locked(&self.shared.threads));
+        threads.into_iter().for_each(|thread| thread.join().expect("nothing panics"));
+        locked(&self.shared.exchanges).clone()
     }
 }
 
 impl Shared {
-    fn serve(&self, mut stream: TcpStream) -> io::Result<()> {
-        let Some(mut request) = read_request(&stream)? else { return Ok(()) };
-        self.hold_to_script(&mut request)?;
-        let reply = exchange(self.server, &request, &mut stream)?;
-        self.exchanges().push(Exchange { request, reply });
-        Ok(())
+    /// Answers one request, and remembers it. A client that breaks off has what it wants, or says itself what it lacks.
+    fn serve(&self, mut stream: TcpStream) {
+        let Ok(Some(mut request)) = read_request(&stream) else { return };
+        let reply =
+            self.hold_to_script(&mut request).and_then(|()| exchange(self.server, &request, &mut stream)).transpose();
+        if let Some(reply) = reply {
+            let reply = reply.unwrap_or_else(|error| Message {
+                start: "HTTP/1.1 502 there is no reply".into(),
+                body: error.to_string().into(),
+                ..Message::default()
+            });
+            locked(&self.exchanges).push(Exchange { request, reply });
+        }
     }
 
     /// Adds what holds the answer to the script, unless the client itself says what it is to look like.
@@ -84,10 +95,10 @@ impl Shared {
         }
         Ok(())
     }
+}
 
-    fn exchanges(&self) -> MutexGuard<'_, Vec<Exchange>> {
-        self.exchanges.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// That the script's marks are tokens of the model.
@@ -102,4 +113,26 @@ fn tokens(server: SocketAddr, text: &str) -> io::Result<Vec<u64>> {
     let reply = http::ask(server, &Message::post("/tokenize", &json!({ "content": text, "parse_special": true })))?;
     let ids = reply.json().and_then(|body| body["tokens"].as_array()?.iter().map(Value::as_u64).collect());
     ids.ok_or_else(|| io::Error::other(format!("{text:?} was not cut into tokens: {}", reply.text())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_does_not_reply_is_remembered() {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
+        let shared = Shared { server: free, call: None, exchanges: Mutex::default(), threads: Mutex::default() };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.write_all(b"GET /v1/models HTTP/1.1\r\n\r\n").unwrap();
+        shared.serve(listener.accept().unwrap().0);
+        let exchanges = locked(&shared.exchanges);
+        assert_eq!(
+            exchanges.iter().map(|e| (e.request.path(), e.reply.status())).collect::<Vec<_>>(),
+            [("/v1/models", 502)]
+        );
+    }
 }

@@ -79,6 +79,12 @@ fn question(more: Value) -> String {
     request.to_string()
 }
 
+/// The token that ends a turn, for answers that must not end by themselves.
+fn end(server: &Running) -> String {
+    let content = json!({"content": "<｜end▁of▁sentence｜>"}).to_string();
+    ask(server, &post("/tokenize", &content, "")).json()["tokens"][0].to_string()
+}
+
 #[test]
 fn requests_and_streams_come_through() {
     for (certificate, key) in [("localhost.pem", "localhost.key"), ("rsa.pem", "rsa.key")] {
@@ -117,8 +123,7 @@ fn the_page_is_ours_by_https_too() {
 #[test]
 fn who_goes_away_frees_the_session() {
     let server = secured(Setup { n_sessions: 1, n_ctx: 8192, ..Setup::default() });
-    let content = json!({"content": "<｜end▁of▁sentence｜>"}).to_string();
-    let end = ask(&server, &post("/tokenize", &content, "")).json()["tokens"][0].to_string();
+    let end = end(&server);
     for (n, stream) in [(1.0, false), (2.0, true)] {
         let endless = question(json!({"stream": stream, "max_tokens": 8000, "logit_bias": {end.clone(): -100}}));
         let mut client = client(&server);
@@ -134,9 +139,11 @@ fn who_goes_away_frees_the_session() {
 #[test]
 fn who_closes_only_its_half_is_answered() {
     let server = secured(Setup { n_ctx: 4096, ..Setup::default() });
+    let end = end(&server);
     for (stream, says_so) in [(false, false), (false, true), (true, false), (true, true)] {
         let mut client = client(&server);
-        let request = post("/v1/completions", &question(json!({"stream": stream, "max_tokens": 800})), "");
+        let more = json!({"stream": stream, "max_tokens": 800, "logit_bias": {end.clone(): -100}});
+        let request = post("/v1/completions", &question(more), "");
         client.write_all(&request).expect("it is read");
         if says_so {
             client.conn.send_close_notify();

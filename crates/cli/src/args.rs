@@ -57,7 +57,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Answer clients of OpenAI's interface over HTTP.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Look inside a model file.
     Inspect(InspectArgs),
     /// Show how a text becomes tokens, or tokens a text.

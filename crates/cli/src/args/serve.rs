@@ -193,7 +193,7 @@ mod tests {
     fn parsed(args: &[&str]) -> Result<ServeArgs, String> {
         let cli = Cli::try_parse_from(["ds4", "serve"].iter().chain(args)).map_err(|e| e.to_string())?;
         let Some(Command::Serve(args)) = cli.command else { panic!("it is serve") };
-        Ok(args)
+        Ok(*args)
     }
 
     fn access(args: &[&str]) -> Result<Access, String> {

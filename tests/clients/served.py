@@ -4,7 +4,7 @@ SERVER is its URL, KEY the key that it asks for, and MODEL the name of its model
 
     micro     has DeepSeek V4's structure and format, so that it reasons and calls, but random weights: where a test needs
               words that make sense, it holds the model to them (`said`)
-    smollm2   is a real model: what it says makes sense, but it can neither reason nor call
+    smollm2   is a real model: what it says makes sense, but its template has neither reasoning nor calls (calls.py gives it another)
 
 All tests that are marked with neither hold for both, and so for any model.
 """

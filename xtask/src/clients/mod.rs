@@ -156,7 +156,7 @@ impl Bench<'_> {
 
     /// The server that clients are run against, one after another.
     fn serve_clients(&self) -> Result<Served, Box<dyn Error>> {
-        let file = Model::Micro.file(self.root)?;
+        let file = Model::Micro.file(self.root, &self.run)?;
         self.serve("server", (Model::Micro, &file), served::CLIENTS)
     }
 
@@ -179,7 +179,9 @@ impl Bench<'_> {
     }
 
     fn library(&self, library: &Library, model: Model, name: &str) -> Result<Outcome, Box<dyn Error>> {
-        let (programs, file) = match self.have(library, model) {
+        let folder = self.run.join(name);
+        fs::create_dir_all(&folder)?;
+        let (programs, file) = match self.have(library, model, &folder) {
             Ok(had) => had,
             Err(why) => return Ok(Outcome::Skipped(why)),
         };
@@ -188,7 +190,6 @@ impl Bench<'_> {
         command.args(library.arguments).current_dir(self.root);
         command.env("SERVER", format!("http://{}", served.address)).env("KEY", served::KEY).env("MODEL", model.name());
         command.env("PACKAGES", library.packages.folder(&self.cache));
-        let folder = self.run.join(name);
         let start = Instant::now();
         let status = run(isolated(command, &folder, &programs), &folder)?;
         let seconds = start.elapsed().as_secs_f64();
@@ -199,17 +200,19 @@ impl Bench<'_> {
         }
     }
 
-    /// Where the programs for a library and the model's file are.
+    /// Where the programs for a library and the model's file are, which may be in this folder.
     ///
     /// # Errors
     /// Why something cannot be had.
-    fn have(&self, library: &Library, model: Model) -> Result<(Vec<PathBuf>, PathBuf), String> {
+    fn have(&self, library: &Library, model: Model, folder: &Path) -> Result<(Vec<PathBuf>, PathBuf), String> {
         let system = env::var_os("PATH").unwrap_or_default();
         let is_there = |program: &&str| env::split_paths(&system).any(|folder| folder.join(program).is_file());
         if !library.needs.is_empty() && !library.needs.iter().any(is_there) {
             return Err(format!("there is no {}", library.needs.join(", and no ")));
         }
-        Ok((library.packages.install(&self.cache)?, model.file(self.root)?))
+        let programs = library.packages.install(&self.cache)?;
+        let file = model.file(self.root, folder).map_err(|error| error.to_string())?;
+        Ok((programs, file))
     }
 
     fn client(&self, client: &Client, served: &Served) -> Result<Outcome, Box<dyn Error>> {

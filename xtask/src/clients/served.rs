@@ -31,27 +31,59 @@ pub(crate) enum Model {
     Micro,
     /// What it says makes sense; its format has neither.
     Real,
+    /// The same with a format that has calls, [`TEMPLATE`].
+    Calling,
 }
+
+/// A chat template in the way of Hermes, no longer than SmolLM2's own.
+const TEMPLATE: &str = "{% if tools %}<|im_start|>system
+Call tools with <tool_call>.
+{{ tools | tojson }}<|im_end|>
+{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}{% for c in m.tool_calls %}<tool_call>
+{{ c.function | tojson }}
+</tool_call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}";
 
 impl Model {
     /// What it is called by clients.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Model::Micro => "micro",
-            Model::Real => "smollm2",
+            Model::Real | Model::Calling => "smollm2",
         }
     }
 
-    /// Where it is.
+    /// Where it is; what is made of another is put into a folder.
     ///
     /// # Errors
-    /// Why it cannot be had.
-    pub(crate) fn file(self, root: &Path) -> Result<PathBuf, String> {
+    /// It cannot be had.
+    pub(crate) fn file(self, root: &Path, folder: &Path) -> Result<PathBuf, Box<dyn Error>> {
         match self {
             Model::Micro => Ok(root.join(MICRO)),
-            Model::Real => fetch(root, self.name()).map_err(|error| error.to_string()),
+            Model::Real => fetch(root, self.name()),
+            Model::Calling => {
+                let path = folder.join("calling.gguf");
+                fs::write(&path, with_template(fs::read(fetch(root, self.name())?)?)?)?;
+                Ok(path)
+            }
         }
     }
+}
+
+/// A model file with [`TEMPLATE`] in the place of its own, filled up to its length, so that all else stays where it is.
+fn with_template(mut file: Vec<u8>) -> Result<Vec<u8>, &'static str> {
+    const KEY: &[u8] = b"tokenizer.chat_template";
+    const TYPE_BYTES: usize = 4;
+    let key = file.windows(KEY.len()).position(|at| at == KEY).ok_or("it has no chat template")?;
+    let behind = &mut file[key + KEY.len() + TYPE_BYTES..];
+    let (n_bytes, text) = behind.split_first_chunk_mut().ok_or("its chat template is cut off")?;
+    let n_bytes = u64::from_le_bytes(*n_bytes) as usize;
+    let own = text.get_mut(..n_bytes).ok_or("its chat template is cut off")?;
+    let n_more = n_bytes.checked_sub(TEMPLATE.len() + "{##}".len()).ok_or("its chat template is shorter than ours")?;
+    own.copy_from_slice(format!("{TEMPLATE}{{#{}#}}", " ".repeat(n_more)).as_bytes());
+    Ok(file)
 }
 
 /// A server that runs, until it is dropped.
@@ -137,6 +169,19 @@ fn address(line: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_template_takes_the_place_of_another_and_moves_nothing() {
+        let file = |template: &str| {
+            let n_bytes = (template.len() as u64).to_le_bytes();
+            [b"..tokenizer.chat_template\x08\0\0\0", &n_bytes[..], template.as_bytes(), b"more"].concat()
+        };
+        let own = "x".repeat(TEMPLATE.len() + 6);
+        assert_eq!(with_template(file(&own)), Ok(file(&format!("{TEMPLATE}{{#  #}}"))));
+        assert_eq!(with_template(file("x")), Err("its chat template is shorter than ours"));
+        assert_eq!(with_template(file(&own)[..40].to_vec()), Err("its chat template is cut off"));
+        assert_eq!(with_template(b"more".to_vec()), Err("it has no chat template"));
+    }
 
     #[test]
     fn the_address_is_read_from_what_the_server_says() {

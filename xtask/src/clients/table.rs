@@ -65,14 +65,17 @@ impl Place<'_> {
     }
 }
 
-pub(crate) const LIBRARIES: [Library; 5] = [
-    library("sdk-python", Packages::Pip(&["openai==3.57.0", "anthropic==2.14.0"]), "python", &["tests/clients/sdk.py"]),
-    library(
-        "sdk-node",
-        Packages::Npm(&["openai@7.59.0", "@anthropic-ai/sdk@1.14.0", "zod@4.6.7"], None),
-        "node",
-        &["--test", "tests/clients/sdk.mjs"],
-    ),
+const OF_PYTHON: Packages = Packages::Pip(&["openai==3.57.0", "anthropic==2.14.0"]);
+const OF_NODE: Packages = Packages::Npm(&["openai@7.59.0", "@anthropic-ai/sdk@1.14.0", "zod@4.6.7"], None);
+
+pub(crate) const LIBRARIES: [Library; 7] = [
+    library("sdk-python", OF_PYTHON, "python", &["tests/clients/sdk.py"]),
+    library("sdk-node", OF_NODE, "node", &["--test", "tests/clients/sdk.mjs"]),
+    Library { models: &[Model::Calling], ..library("calls-python", OF_PYTHON, "python", &["tests/clients/calls.py"]) },
+    Library {
+        models: &[Model::Calling],
+        ..library("calls-node", OF_NODE, "node", &["--test", "tests/clients/calls.mjs"])
+    },
     library("ollama-python", Packages::Pip(&["ollama==0.6.3"]), "python", &["tests/clients/ollama_sdk.py"]),
     library("ollama-node", Packages::Npm(&["ollama@0.6.4"], None), "node", &["--test", "tests/clients/ollama_sdk.mjs"]),
     Library {
@@ -83,7 +86,7 @@ pub(crate) const LIBRARIES: [Library; 5] = [
     },
 ];
 
-/// A library that needs nothing else, and whose tests know both models and how little room there is.
+/// A library that needs nothing else, and whose tests know two models and how little room there is.
 const fn library(
     name: &'static str,
     packages: Packages,

@@ -178,7 +178,7 @@ struct Generation<'a, 't> {
     picker: Picker<'a>,
     bound: Bound<'a>,
     teller: Teller<'a>,
-    /// `None` where it may say the same without end, or has to.
+    /// `None` where it may say the same without end.
     loops: Option<Loops<'a>>,
     ids: Vec<TokenId>,
 }
@@ -267,7 +267,7 @@ impl<'a, 't> Generation<'a, 't> {
         let id = match self.picker.pick(self.timeline.logits(), self.timeline.tokens(), section) {
             Err(Error::NothingAllowed { .. }) if avoids && self.picker.is_held() => {
                 // The grammar wants what looks like a loop.
-                self.loops = None;
+                self.loops.iter_mut().for_each(Loops::give_up);
                 if let ControlFlow::Break(stop) = self.teller.release() {
                     return Ok(ControlFlow::Break(stop));
                 }

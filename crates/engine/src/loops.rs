@@ -34,6 +34,8 @@ pub(crate) struct Loops<'a> {
     place: Option<Place<'a>>,
     n_back: usize,
     n_dropped: usize,
+    /// Whether the answer has to say the same.
+    given_up: bool,
 }
 
 /// Where an answer can go back to, with what it needs there.
@@ -65,11 +67,14 @@ pub(crate) enum Course {
 
 impl<'a> Loops<'a> {
     pub(crate) fn new() -> Loops<'a> {
-        Loops { repeats: Repeats::new(), place: None, n_back: 0, n_dropped: 0 }
+        Loops { repeats: Repeats::new(), place: None, n_back: 0, n_dropped: 0, given_up: false }
     }
 
     /// Takes note of the last of `ids`.
     pub(crate) fn follow(&mut self, ids: &[TokenId]) -> Course {
+        if self.given_up {
+            return Course::On;
+        }
         let seen = self.repeats.push(ids);
         let Some(place) = &self.place else {
             return if seen == Seen::Nothing { Course::On } else { Course::Hold };
@@ -111,6 +116,11 @@ impl<'a> Loops<'a> {
         for n in 1..=ids.len() {
             self.repeats.push(&ids[..n]);
         }
+    }
+
+    /// Lets the answer say what it has to.
+    pub(crate) fn give_up(&mut self) {
+        (self.given_up, self.place) = (true, None);
     }
 
     /// How many times it went back.

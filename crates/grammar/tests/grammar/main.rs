@@ -1,6 +1,5 @@
 //! Grammars over real vocabularies, from `testdata/tokenizer`.
 
-mod composed;
 #[path = "../../../tokenizer/tests/tokenizer/data.rs"]
 #[allow(dead_code)] // of what it reads, these tests need the vocabularies
 mod data;

@@ -25,7 +25,7 @@ use tokenizer::{TokenId, Tokenizer};
 
 use crate::{
     Engine, Error, Logprobs, Sampler, Session,
-    loops::{Course, Loops},
+    loops::{Course, Loops, Way},
     picker::Picker,
     reader::Reader,
     reasoning::Bound,
@@ -180,6 +180,8 @@ struct Generation<'a, 't> {
     teller: Teller<'a>,
     /// `None` where it may say the same without end.
     loops: Option<Loops<'a>>,
+    /// The grammar left no other way than on along a loop.
+    one_way: bool,
     ids: Vec<TokenId>,
 }
 
@@ -200,6 +202,7 @@ impl<'a, 't> Generation<'a, 't> {
             bound: Bound::new(tokenizer, options.n_reasoning_max),
             teller: Teller::new(on, options.logprobs.map(|logprobs| logprobs.each)),
             loops: (!picker.may_repeat()).then(Loops::new),
+            one_way: false,
             ids: Vec::new(),
             tokenizer,
             timeline,
@@ -266,12 +269,7 @@ impl<'a, 't> Generation<'a, 't> {
         let avoids = self.picker.avoids();
         let id = match self.picker.pick(self.timeline.logits(), self.timeline.tokens(), section) {
             Err(Error::NothingAllowed { .. }) if avoids && self.picker.is_held() => {
-                // The grammar wants what looks like a loop.
-                self.loops.iter_mut().for_each(Loops::give_up);
-                if let ControlFlow::Break(stop) = self.teller.release() {
-                    return Ok(ControlFlow::Break(stop));
-                }
-                self.picker.cool();
+                self.one_way = true;
                 self.picker.pick(self.timeline.logits(), self.timeline.tokens(), section)?
             }
             // There is no other way than into the loop.
@@ -290,6 +288,18 @@ impl<'a, 't> Generation<'a, 't> {
     /// After a token: looks whether the answer says the same again and again.
     fn mind_loops(&mut self) -> Result<ControlFlow<Stop>, Error> {
         let Some(loops) = &mut self.loops else { return Ok(ControlFlow::Continue(())) };
+        if std::mem::take(&mut self.one_way) {
+            let told = self.teller.release();
+            match loops.move_on(&self.ids, self.picker.held(), self.bound.clone()) {
+                Way::On(next) => {
+                    self.picker.avoid(next);
+                    self.teller.hold();
+                }
+                Way::Wanted => self.picker.cool(),
+                Way::None => return Ok(self.end(Stop::Repeats)),
+            }
+            return Ok(told);
+        }
         match loops.follow(&self.ids) {
             Course::On => {}
             Course::Hold => {

@@ -48,6 +48,11 @@ impl Held {
         self.is_active(section) && self.constraint.must_end()
     }
 
+    /// Whether the answer may be complete, if not its reasoning.
+    pub(crate) fn may_end(&mut self) -> bool {
+        self.begun && self.constraint.may_end()
+    }
+
     /// The tokens that may come next in `section`.
     pub(crate) fn allowed(&mut self, section: Section, tokenizer: &Tokenizer) -> Result<TokenSet, Error> {
         if !self.is_active(section) {

@@ -13,14 +13,19 @@
 //! Whoever came out of a loop may fall into it again. So what comes next is held back until it has been as long as it takes to see
 //! that; then it goes back to the same place at once. The third time is the last: the answer ends there, without what was held back.
 //!
+//! Where a grammar leaves no other way, the place moves on along the loop to where there is one. If there is none in as many tokens as
+//! a block may have, the grammar wants it all: then it is no loop.
+//!
 //! Random numbers are drawn on from the same stream, so one seed gives one answer.
+
+use std::collections::VecDeque;
 
 use tokenizer::TokenId;
 
 use crate::{
     held::Held,
     reasoning::Bound,
-    repeats::{Repeats, Seen},
+    repeats::{N_BLOCK_MAX, Repeats, Seen},
 };
 
 /// How often an answer may go back.
@@ -46,6 +51,10 @@ pub(crate) struct Place<'a> {
     pub(crate) bound: Bound<'a>,
     /// Tokens that led into a loop there.
     pub(crate) tried: Vec<TokenId>,
+    /// What was said there the last time, at most a block of it.
+    path: VecDeque<TokenId>,
+    /// The answer might have been complete somewhere along it.
+    may_end: bool,
     /// Up to how many tokens of the answer are held back, whatever they are.
     watched_to: usize,
 }
@@ -63,6 +72,17 @@ pub(crate) enum Course {
     Back,
     /// End there.
     End,
+}
+
+/// Where an answer can go from a place with one way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Along it, and then by another token than this.
+    On(TokenId),
+    /// Along it: the grammar wants all of the loop.
+    Wanted,
+    /// Nowhere but round and round, though nobody wants it to.
+    None,
 }
 
 impl<'a> Loops<'a> {
@@ -91,7 +111,8 @@ impl<'a> Loops<'a> {
 
     /// From here on it can go back to where `n_ids` tokens were.
     pub(crate) fn hold(&mut self, n_ids: usize, held: Option<Held>, bound: Bound<'a>) {
-        self.place = Some(Place { n_ids, held, bound, tried: Vec::new(), watched_to: 0 });
+        self.place =
+            Some(Place { n_ids, held, bound, tried: Vec::new(), path: VecDeque::new(), may_end: false, watched_to: 0 });
     }
 
     /// It need not go back any more.
@@ -108,6 +129,7 @@ impl<'a> Loops<'a> {
     pub(crate) fn go_back(&mut self, ids: &mut Vec<TokenId>) {
         let Some(place) = &mut self.place else { return };
         place.tried.push(ids[place.n_ids]);
+        place.path = ids[place.n_ids..].iter().copied().take(N_BLOCK_MAX).collect();
         place.watched_to = place.n_ids + N_WATCHED;
         self.n_back += 1;
         self.n_dropped += ids.len() - place.n_ids;
@@ -118,9 +140,19 @@ impl<'a> Loops<'a> {
         }
     }
 
-    /// Lets the answer say what it has to.
-    pub(crate) fn give_up(&mut self) {
-        (self.given_up, self.place) = (true, None);
+    /// There was one way only from the place, which is now behind the last of `ids`.
+    pub(crate) fn move_on(&mut self, ids: &[TokenId], mut held: Option<Held>, bound: Bound<'a>) -> Way {
+        self.repeats.push(ids);
+        let Some(place) = &mut self.place else { return Way::Wanted };
+        place.may_end |= held.as_mut().is_some_and(Held::may_end);
+        place.path.pop_front();
+        let Some(&next) = place.path.front() else {
+            let may_end = place.may_end;
+            (self.given_up, self.place) = (true, None);
+            return if may_end { Way::None } else { Way::Wanted };
+        };
+        (place.n_ids, place.held, place.bound, place.tried) = (ids.len(), held, bound, vec![next]);
+        Way::On(next)
     }
 
     /// How many times it went back.

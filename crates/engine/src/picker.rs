@@ -123,6 +123,11 @@ impl<'a> Picker<'a> {
         self.hot = (N_HOT, heat.max(self.sampler.options().temperature));
     }
 
+    /// The next token is not to be this one.
+    pub(crate) fn avoid(&mut self, id: TokenId) {
+        self.avoided = vec![id];
+    }
+
     /// Draws as ever from here on.
     pub(crate) fn cool(&mut self) {
         self.hot.0 = 0;

@@ -9,7 +9,7 @@
 use tokenizer::TokenId;
 
 /// The longest block.
-const N_BLOCK_MAX: usize = 64;
+pub(crate) const N_BLOCK_MAX: usize = 64;
 /// Shorter ones are runs of a sign.
 const N_BLOCK_MIN: usize = 3;
 /// How often it is said, and in how many tokens.

@@ -391,6 +391,19 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn who_has_not_taken_all_is_behind() {
+        let (mut socket, _client) = half_closed(Version::HTTP_11).await;
+        let n_behind = socket.shared().n_behind.clone();
+        let mut context = Context::from_waker(Waker::noop());
+        while Pin::new(&mut socket).poll_write(&mut context, &[0; 1 << 16]).is_ready() {
+            assert_eq!(n_behind.load(Ordering::Relaxed), 0);
+        }
+        assert_eq!(n_behind.load(Ordering::Relaxed), 1);
+        drop(socket);
+        assert_eq!(n_behind.load(Ordering::Relaxed), 0);
+    }
+
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn the_system_looks_for_clients_that_vanish() {

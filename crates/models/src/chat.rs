@@ -159,6 +159,11 @@ impl ChatOptions {
         if self.call == Calls::Never { &[] } else { &self.tools }
     }
 
+    /// Whether it calls once at most: a tool that is named is called once.
+    pub(crate) fn calls_once(&self) -> bool {
+        self.one_call || matches!(self.call, Calls::Must(Some(_)))
+    }
+
     /// Whether the tool of this name may be called.
     pub(crate) fn may_call(&self, name: &str) -> bool {
         let is_wanted = match &self.call {

@@ -409,11 +409,11 @@ async fn submit(app: &Arc<App>, draft: Draft) -> Result<Answers, Refusal> {
 
 /// Compiles the grammar of a request. Requests without one do not wait for it: their turns are others.
 async fn compiled(app: &Arc<App>, mut draft: Draft) -> Result<Draft, Refusal> {
-    let busy = || Refusal::busy("others' schemas and grammars are being compiled");
     let mut room = None;
     hold(app, &mut room, draft.form_bytes())?;
-    let place = app.places_to_compile.clone().try_acquire_owned().map_err(|_| busy())?;
-    let turn = timeout(COMPILER_PATIENCE, app.compilers.clone().acquire_owned()).await.map_err(|_| busy())?;
+    let place = app.places_to_compile.clone().try_acquire_owned().map_err(|_| Refusal::compiling())?;
+    let turn =
+        timeout(COMPILER_PATIENCE, app.compilers.clone().acquire_owned()).await.map_err(|_| Refusal::compiling())?;
     let of_threads = app.clone();
     let compiled = away((turn, place, room), bug(app, draft.record().clone()), move |client| {
         of_threads.work.compile(&mut draft, client)?;

@@ -86,6 +86,11 @@ impl Refusal {
         Refusal::new(StatusCode::TOO_MANY_REQUESTS, "server_busy", message)
     }
 
+    /// Grammars of others come first.
+    pub(crate) fn compiling() -> Refusal {
+        Refusal::busy("others' schemas and grammars are being compiled")
+    }
+
     /// The server ends.
     pub(crate) fn ending() -> Refusal {
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the server is shutting down; try again")

@@ -113,7 +113,7 @@ fn at_fault(
 
 fn refuse(field: &str, error: &engine::Error) -> Refusal {
     match error {
-        engine::Error::Grammar(GrammarError::Busy) => Refusal::busy("others' schemas and grammars are being compiled"),
+        engine::Error::Grammar(GrammarError::Busy) => Refusal::compiling(),
         error => Refusal::field(field, &error.to_string()),
     }
 }

@@ -612,7 +612,8 @@ impl Shared {
             job.record.sampled(1);
             given_up()
         };
-        let tokens = self.engine.tokenizer().map(|tokenizer| Tokens::new(tokenizer, seat.tokens().last().copied()));
+        let tokenizer = self.engine.tokenizer().filter(|_| job.logprobs.is_some());
+        let tokens = tokenizer.map(|tokenizer| Tokens::new(tokenizer, seat.tokens().last().copied()));
         let each = |token: engine::Token<'_>| tokens.iter().for_each(|tokens| tokens.push(token));
         let options = AnswerOptions {
             n_max: job.n_max,

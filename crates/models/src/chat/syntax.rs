@@ -83,8 +83,7 @@ impl Syntax {
 
 /// The tools that may be called: those that are to be, if some are.
 pub(crate) fn callable(options: &ChatOptions) -> Vec<&Tool> {
-    let named = options.shown_tools().iter().filter(|tool| options.may_call(&tool.name));
-    named.collect()
+    options.shown_tools().iter().filter(|tool| options.may_call(&tool.name)).collect()
 }
 
 /// A text as a word of Lark, in ASCII: in which no sign of ours occurs.

@@ -15,7 +15,7 @@ pub(super) fn syntax(options: &ChatOptions, hold: Hold<'_>, marked: [bool; 2]) -
     let [begin, end] = [(BEGIN, "§"), (END, "¤")];
     let word = |(tag, sign): (&str, &str), is_marker: bool| if is_marker { sign.to_owned() } else { quoted(tag) };
     let (begin, end) = (word(begin, marked[0]), word(end, marked[1]));
-    let more = if options.one_call || matches!(options.call, Calls::Must(Some(_))) { "" } else { " (\"\\n\" call)*" };
+    let more = if options.calls_once() { "" } else { " (\"\\n\" call)*" };
     let mut lark = format!(
         "start: {}\n\
          TEXT: {TEXT}\n\

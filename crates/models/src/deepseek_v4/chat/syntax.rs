@@ -49,7 +49,7 @@ pub(super) fn syntax(options: &ChatOptions, hold: Hold<'_>, opening: &[Part]) ->
     let tools = callable(options);
     let mut syntax = Syntax::default();
     let mut lark = format!("start: {}{RULES}", start(options, hold, opening));
-    let more = if options.one_call || matches!(options.call, Calls::Must(Some(_))) { "" } else { "(\"<\" call)* " };
+    let more = if options.calls_once() { "" } else { "(\"<\" call)* " };
     lark += &format!("more: {more}end\nnamed: {}\n", alternatives("c", tools.len()));
     for (i, tool) in tools.iter().enumerate() {
         lark += &format!("c{i}: {} a{i}\n", quoted(&format!("{}\">\n", tool.name)));

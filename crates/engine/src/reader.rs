@@ -28,14 +28,9 @@ impl<'a> Reader<'a> {
     pub(crate) fn new(tokenizer: &'a Tokenizer, last: Option<TokenId>, options: &AnswerOptions<'_>) -> Reader<'a> {
         let (ends, spelled) = ends(tokenizer, options.chat.map(|(chat, _)| chat));
         let strings = [options.stop, &spelled].concat();
-        // After a mark a text begins, and vocabularies with a space prefix begin it with a space that is not meant.
-        let decoder = match last.and_then(|id| tokenizer.type_of(id)) {
-            Some(TokenType::Normal | TokenType::Byte) => tokenizer.decoder().continuing(),
-            _ => tokenizer.decoder(),
-        };
         Reader {
             tokenizer,
-            decoder,
+            decoder: tokenizer.decoder_after(last),
             events: options.chat.map(|(chat, options)| chat.stream(options)),
             n_read: 0,
             n_reasoning: 0,

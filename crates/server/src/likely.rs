@@ -45,10 +45,7 @@ pub(crate) struct Tokens<'a> {
 impl<'a> Tokens<'a> {
     /// Of an answer that begins behind `last`.
     pub(crate) fn new(tokenizer: &'a Tokenizer, last: Option<TokenId>) -> Tokens<'a> {
-        let mut decoder = tokenizer.decoder();
-        if matches!(last.and_then(|id| tokenizer.type_of(id)), Some(TokenType::Normal | TokenType::Byte)) {
-            decoder = decoder.continuing();
-        }
+        let decoder = tokenizer.decoder_after(last);
         Tokens { tokenizer, untold: RefCell::default(), decoder: RefCell::new(decoder), n_chars: Cell::new(0) }
     }
 

@@ -170,6 +170,15 @@ impl Tokenizer {
         Decoder::new(self.0.pieces.clone())
     }
 
+    /// The same, for ids that follow on `last`. After a mark, or nothing, a text begins, and vocabularies with a space prefix begin it with a
+    /// space that is not meant.
+    pub fn decoder_after(&self, last: Option<TokenId>) -> Decoder {
+        match last.and_then(|id| self.type_of(id)) {
+            Some(TokenType::Normal | TokenType::Byte) => self.decoder().continuing(),
+            _ => self.decoder(),
+        }
+    }
+
     /// The token that every prompt begins with, if this model wants one.
     pub fn bos(&self) -> Option<TokenId> {
         self.0.ids.bos.filter(|_| self.0.add_bos)

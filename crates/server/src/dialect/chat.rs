@@ -7,7 +7,7 @@ use super::{
     budget::{BUDGETS, SAME, n_reasoning_max},
     content::{
         Called, Conversation, EFFORTS, ToolChoice, check_names, check_role, chosen, effort_of, logprobs, named, shown,
-        text,
+        text, word_of_choice,
     },
     form::{FORMS, form, one},
     openai::{finish_reason, head, timings, usage, whole},
@@ -238,15 +238,10 @@ fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, Refusal> {
         acts("mode", Kind::Word(&["auto", "required"]), "Whether one of them must be called."),
         acts("tools", Kind::Array, "Which."),
     ]];
-    let choice = match fields.any("tool_choice") {
-        None => return Ok(ToolChoice::default()),
-        Some(Value::String(word)) => {
-            return chosen(word).ok_or_else(|| {
-                fields.refuse("tool_choice", "must be auto, none, required, a function, or allowed_tools")
-            });
-        }
-        Some(choice) => Fields::at(choice, &fields.path("tool_choice"), CHOICE)?,
-    };
+    if let Some(choice) = word_of_choice(fields)? {
+        return Ok(choice);
+    }
+    let choice = Fields::at(fields.needed("tool_choice")?, &fields.path("tool_choice"), CHOICE)?;
     if choice.str("type") != Some("allowed_tools") {
         let name = named(choice.needed("function")?, &choice.path("function"))?.name;
         return Ok(ToolChoice { call: Calls::Must(Some(name)), ..ToolChoice::default() });

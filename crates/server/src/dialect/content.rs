@@ -91,6 +91,21 @@ pub(crate) fn chosen(word: &str) -> Option<ToolChoice> {
     Some(ToolChoice { call, ..ToolChoice::default() })
 }
 
+/// What OpenAI's `tool_choice` says in a word, or by not being there; nothing if it is an object.
+///
+/// # Errors
+/// It is another word.
+pub(crate) fn word_of_choice(fields: &Fields<'_>) -> Result<Option<ToolChoice>, Refusal> {
+    match fields.any("tool_choice") {
+        None => Ok(Some(ToolChoice::default())),
+        Some(Value::String(word)) => {
+            let other = || fields.refuse("tool_choice", "must be auto, none, required, a function, or allowed_tools");
+            chosen(word).ok_or_else(other).map(Some)
+        }
+        Some(_) => Ok(None),
+    }
+}
+
 /// The calls of the assistant's last turn, and which of them have their result: a result is of one that has none yet.
 /// Agents match by ids, and a result that went to another call would be believed.
 #[derive(Debug, Default)]

@@ -15,7 +15,9 @@ use serde_json::{Map, Value, json};
 
 use super::{
     budget::{BUDGETS, SAME, n_reasoning_max},
-    content::{Conversation, EFFORTS, ToolChoice, Turns, check_names, chosen, effort_of, named, shown, text},
+    content::{
+        Conversation, EFFORTS, ToolChoice, Turns, check_names, chosen, effort_of, named, shown, text, word_of_choice,
+    },
     form::{FORMS, flat, form, one},
     new_id, now_s,
     sampling::{LENGTH, SAMPLING, n_max, sampling},
@@ -359,15 +361,10 @@ fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, Refusal> {
         acts("namespace", Kind::Str, "The namespace that it is in."),
     ];
     let name = |tool: &Fields<'_>| Ok(in_namespace(tool.str("namespace"), needed(tool, "name")?));
-    let choice = match fields.any("tool_choice") {
-        None => return Ok(ToolChoice::default()),
-        Some(Value::String(word)) => {
-            return chosen(word).ok_or_else(|| {
-                fields.refuse("tool_choice", "must be auto, none, required, a function, or allowed_tools")
-            });
-        }
-        Some(choice) => Fields::at(choice, &fields.path("tool_choice"), &[&TOOL, &ALLOWED])?,
-    };
+    if let Some(choice) = word_of_choice(fields)? {
+        return Ok(choice);
+    }
+    let choice = Fields::at(fields.needed("tool_choice")?, &fields.path("tool_choice"), &[&TOOL, &ALLOWED])?;
     if choice.str("type") != Some("allowed_tools") {
         return Ok(ToolChoice { call: Calls::Must(Some(name(&choice)?)), ..ToolChoice::default() });
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Who may know whom. ARCHITECTURE.md draws the same list.
-const MAP: [(&str, &[&str]); 14] = [
+const MAP: [(&str, &[&str]); 15] = [
     ("quant", &[]),
     ("gguf", &["quant"]),
     ("tokenizer", &["gguf"]),
@@ -22,10 +22,12 @@ const MAP: [(&str, &[&str]); 14] = [
         &["models", "kv", "files", "experts", "backend-cpu", "compute", "grammar", "tokenizer", "gguf", "quant"],
     ),
     ("server", &["engine", "models", "files", "tokenizer"]),
+    ("tools", &["engine", "models", "files", "compute", "tokenizer", "gguf", "quant"]),
     (
         "cli",
         &[
             "server",
+            "tools",
             "engine",
             "models",
             "kv",

@@ -14,7 +14,7 @@ fn main() {
     let mut y = vec![0.0; N];
     for &format in FORMATS {
         let mut bytes = vec![0x35; format.row_bytes(N).expect("whole blocks")];
-        let encode = format.encoder().map(|encode| speed(|| encode(black_box(&x), &mut bytes)));
+        let encode = format.encoder().map(|encode| speed(|| encode(black_box(&x), None, &mut bytes)));
         line(format.name(), speed(|| format.decode(black_box(&bytes), &mut y)), encode);
     }
     for format in [RowFormat::F16, RowFormat::Fp8 { n_rope: 64 }, RowFormat::Fp4] {

@@ -11,6 +11,7 @@
 //! Every format with codes of 1, 2 or 4 bits stores them so, with `GROUP` 1, 16, 32 or 64.
 
 use half::f16;
+use pulp::Arch;
 
 /// Decodes whole blocks with `f`.
 pub(crate) fn decode_blocks<const BYTES: usize, const LEN: usize>(
@@ -23,7 +24,8 @@ pub(crate) fn decode_blocks<const BYTES: usize, const LEN: usize>(
     blocks.iter().zip(values).for_each(|(b, y)| f(b, y));
 }
 
-/// Encodes whole blocks with `f`.
+/// Encodes whole blocks with `f`, compiled for the widest registers there are: what is inlined into it is, too. The
+/// bytes are the same for all, since nothing is fused and sums have an order of their own.
 pub(crate) fn encode_blocks<const BYTES: usize, const LEN: usize>(
     x: &[f32],
     out: &mut [u8],
@@ -31,7 +33,23 @@ pub(crate) fn encode_blocks<const BYTES: usize, const LEN: usize>(
 ) {
     let ((values, x), (blocks, out)) = (x.as_chunks(), out.as_chunks_mut());
     assert!(x.is_empty() && out.is_empty() && values.len() == blocks.len(), "not whole blocks");
-    values.iter().zip(blocks).for_each(|(x, b)| *b = f(x));
+    Arch::new().dispatch(|| values.iter().zip(blocks).for_each(|(x, b)| *b = f(x)));
+}
+
+#[expect(dead_code, reason = "the encoders that search come next")]
+/// Encodes whole blocks with `f`, given the importance of each value, or that all are alike.
+pub(crate) fn encode_weighted<const BYTES: usize, const LEN: usize>(
+    x: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+    f: impl Fn(&[f32; LEN], Option<&[f32; LEN]>) -> [u8; BYTES],
+) {
+    let Some(importance) = importance else { return encode_blocks(x, out, |x| f(x, None)) };
+    assert_eq!(importance.len(), x.len(), "an importance for each value");
+    let ((values, x), (blocks, out)) = (x.as_chunks(), out.as_chunks_mut());
+    assert!(x.is_empty() && out.is_empty() && values.len() == blocks.len(), "not whole blocks");
+    let weights = importance.as_chunks().0;
+    Arch::new().dispatch(|| values.iter().zip(weights).zip(blocks).for_each(|((x, w), b)| *b = f(x, Some(w))));
 }
 
 /// The f16 at byte `at`.

@@ -19,7 +19,7 @@ pub(crate) const F32: Info = Info {
     block_len: 1,
     block_bytes: 4,
     decode: decode_f32,
-    encode: Some(Encoder { run: encode_f32, error: |_| 0.0 }),
+    encode: Some(Encoder { run: |x, _, b| encode_f32(x, b), error: |_| 0.0 }),
 };
 
 pub(crate) const F16: Info = Info {
@@ -27,7 +27,7 @@ pub(crate) const F16: Info = Info {
     block_len: 1,
     block_bytes: 2,
     decode: decode_f16,
-    encode: Some(Encoder { run: encode_f16, error: |x| half_error(x[0]) }),
+    encode: Some(Encoder { run: |x, _, b| encode_f16(x, b), error: |x| half_error(x[0]) }),
 };
 
 pub(crate) const BF16: Info = Info {
@@ -36,7 +36,7 @@ pub(crate) const BF16: Info = Info {
     block_bytes: 2,
     decode: |b, y| decode_blocks(b, y, |b, y| *y = [bf16::from_le_bytes(*b).to_f32()]),
     encode: Some(Encoder {
-        run: |x, b| encode_blocks(x, b, |[x]| bf16::from_f32(*x).to_le_bytes()),
+        run: |x, _, b| encode_blocks(x, b, |[x]| bf16::from_f32(*x).to_le_bytes()),
         error: |x| (x[0].abs() / 256.0).max(f32::from_bits(1 << 15)),
     }),
 };

@@ -20,10 +20,11 @@ pub(crate) struct Info {
     pub(crate) encode: Option<Encoder>,
 }
 
-/// Packs whole blocks of values into bytes.
-pub type Encode = fn(&[f32], &mut [u8]);
+/// Packs whole blocks of values into bytes. The importance of each value, positive numbers in any unit, says how much an
+/// error there matters; where there is none, all matter alike.
+pub type Encode = fn(values: &[f32], importance: Option<&[f32]>, bytes: &mut [u8]);
 
-/// How a format packs, where that takes no search.
+/// How a format packs.
 pub(crate) struct Encoder {
     pub(crate) run: Encode,
     /// The error that the format's file states, of a block.

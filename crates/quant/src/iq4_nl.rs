@@ -22,7 +22,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 32,
     block_bytes: 18,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: |x, b| encode_blocks(x, b, encode), error }),
+    encode: Some(Encoder { run: |x, _, b| encode_blocks(x, b, encode), error }),
 };
 
 fn decode(b: &[u8; 18], y: &mut [f32; 32]) {

@@ -21,7 +21,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 54,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: |x, b| encode_blocks(x, b, encode), error }),
+    encode: Some(Encoder { run: |x, _, b| encode_blocks(x, b, encode), error }),
 };
 
 fn decode(b: &[u8; 54], y: &mut [f32; 256]) {

@@ -29,7 +29,7 @@ fn formats_encode_as_the_gguf_package_does() {
             let mut values: Vec<f32> = (0..BLOCKS * format.block_len()).map(|_| value(&mut random, batch)).collect();
             values[..format.block_len()].fill(0.0);
             let mut bytes = vec![0; BLOCKS * format.block_bytes()];
-            encode(&values, &mut bytes);
+            encode(&values, None, &mut bytes);
             fnv(bytes.into_iter().map(u32::from))
         });
     }

@@ -16,7 +16,7 @@ fn values() -> impl Strategy<Value = Vec<f32>> {
 
 fn packed(format: Format, x: &[f32]) -> Option<Vec<f32>> {
     let mut bytes = vec![0; format.row_bytes(x.len()).expect("whole blocks")];
-    format.encoder()?(x, &mut bytes);
+    format.encoder()?(x, None, &mut bytes);
     let mut y = vec![0.0; x.len()];
     format.decode(&bytes, &mut y);
     Some(y)

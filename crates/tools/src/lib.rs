@@ -1,0 +1,11 @@
+//! Making weights and measuring them, without a terminal.
+//!
+//! ```text
+//! a Hugging Face folder, or a GGUF -> Source -> by a recipe, with importance -> a GGUF
+//! a text -> the engine -> importance of each column; likelihood and divergence
+//! ```
+#![forbid(unsafe_code)]
+
+mod source;
+
+pub use source::{Source, Weights};

@@ -24,6 +24,7 @@ mod element;
 mod error;
 mod file;
 mod keys;
+mod layout;
 mod lost;
 mod map;
 mod metadata;
@@ -34,6 +35,7 @@ mod writer;
 pub use element::Element;
 pub use error::Error;
 pub use file::{Gguf, TensorInfo};
+pub use layout::Layout;
 #[cfg(unix)]
 pub use lost::explain_lost_pages;
 pub use map::{Bytes, Stamp};

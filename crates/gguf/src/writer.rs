@@ -7,10 +7,7 @@ use std::{
     process,
 };
 
-use crate::{
-    Element, Error, Value,
-    part::{ALIGNMENT_DEFAULT, ALIGNMENT_KEY},
-};
+use crate::{Element, Error, Layout, Value};
 
 /// Keys and tensors of a file to be written, in order.
 pub struct Writer<'a> {
@@ -27,16 +24,6 @@ struct Tensor<'a> {
 }
 
 type Fill<'a> = Box<dyn Fn(&mut dyn Write) -> io::Result<()> + 'a>;
-
-impl Tensor<'_> {
-    /// # Panics
-    /// If the rows are no whole blocks: our own mistake.
-    fn n_bytes(&self) -> usize {
-        let (row, outer) = self.shape.split_last().expect("a tensor has dimensions");
-        let row = self.element.row_bytes(*row).expect("rows are whole blocks");
-        row * outer.iter().product::<usize>()
-    }
-}
 
 impl Default for Writer<'_> {
     fn default() -> Self {
@@ -117,69 +104,35 @@ impl<'a> Writer<'a> {
     /// # Panics
     /// As [`write`](Writer::write).
     pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
-        let align = self.alignment();
-        let mut header = self.header(align);
-        header.resize(header.len().next_multiple_of(align), 0);
-        out.write_all(&header)?;
-        for tensor in &self.tensors {
-            let n_bytes = tensor.n_bytes();
+        let tensors = self.tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice(), t.element));
+        let layout = Layout::new(self.version, &self.keys, tensors);
+        out.write_all(layout.header())?;
+        let ends = (1..self.tensors.len()).map(|i| layout.range(i).start).chain([layout.n_bytes()]);
+        for (i, (tensor, end)) in self.tensors.iter().zip(ends).enumerate() {
+            let range = layout.range(i);
             let mut counted = Counted { out, n: 0 };
             (tensor.fill)(&mut counted)?;
-            assert_eq!(counted.n, n_bytes, "bytes of tensor `{}`", tensor.name);
-            pad(out, n_bytes.next_multiple_of(align) - n_bytes)?;
+            assert_eq!(counted.n, range.end - range.start, "bytes of tensor `{}`", tensor.name);
+            pad(out, end - range.end)?;
         }
         Ok(())
     }
-
-    fn alignment(&self) -> usize {
-        match self.keys.iter().find(|(key, _)| key == ALIGNMENT_KEY) {
-            Some((_, Value::U32(n))) if n.is_power_of_two() => *n as usize,
-            _ => ALIGNMENT_DEFAULT as usize,
-        }
-    }
-
-    fn header(&self, align: usize) -> Vec<u8> {
-        let mut out = b"GGUF".to_vec();
-        out.extend(self.version.to_le_bytes());
-        out.extend((self.tensors.len() as u64).to_le_bytes());
-        out.extend((self.keys.len() as u64).to_le_bytes());
-        for (key, value) in &self.keys {
-            put_name(key, &mut out);
-            out.extend(value.id().to_le_bytes());
-            value.put(&mut out);
-        }
-        let mut offset = 0;
-        for tensor in &self.tensors {
-            put_name(&tensor.name, &mut out);
-            out.extend((tensor.shape.len() as u32).to_le_bytes());
-            tensor.shape.iter().rev().for_each(|&dim| out.extend((dim as u64).to_le_bytes()));
-            out.extend(tensor.element.id().to_le_bytes());
-            out.extend((offset as u64).to_le_bytes());
-            offset += tensor.n_bytes().next_multiple_of(align);
-        }
-        out
-    }
 }
 
-fn put_name(name: &str, out: &mut Vec<u8>) {
-    out.extend((name.len() as u64).to_le_bytes());
-    out.extend(name.as_bytes());
-}
-
-fn pad(out: &mut dyn Write, n: usize) -> io::Result<()> {
-    io::copy(&mut io::Read::take(io::repeat(0), n as u64), out).map(drop)
+fn pad(out: &mut dyn Write, n: u64) -> io::Result<()> {
+    io::copy(&mut io::Read::take(io::repeat(0), n), out).map(drop)
 }
 
 /// Counts what passes through.
 struct Counted<'a> {
     out: &'a mut dyn Write,
-    n: usize,
+    n: u64,
 }
 
 impl Write for Counted<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.out.write(bytes)?;
-        self.n += n;
+        self.n += n as u64;
         Ok(n)
     }
 

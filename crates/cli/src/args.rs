@@ -17,11 +17,13 @@ use crate::{bench::Sweep, error::Error, folders, routes::Budgets, terminal};
 
 mod kept;
 mod kv;
+mod quantize;
 mod serve;
 
 pub(crate) use self::{
     kept::{KeptArgs, StoreArgs},
     kv::{KvArgs, KvCommand, KvRm},
+    quantize::QuantizeArgs,
     serve::ServeArgs,
 };
 
@@ -70,6 +72,8 @@ pub(crate) enum Command {
     Ssd(SsdArgs),
     /// Tell which experts a cache would have kept, by several rules.
     Routes(RoutesArgs),
+    /// Pack the weights of a model into fewer bits, by a recipe.
+    Quantize(QuantizeArgs),
     /// Look after a folder of what conversations computed.
     Kv(KvArgs),
     /// Print a completion script for a shell.

@@ -9,6 +9,7 @@ use std::{fmt::Write as _, io, path::PathBuf, process::ExitCode};
 
 use models::WishError;
 use server::TlsError;
+use tools::quantize;
 
 use crate::{terminal, units};
 
@@ -87,6 +88,18 @@ pub(crate) enum Error {
     #[error("{}: is no folder of what conversations computed", path.display())]
     NotAStore { path: PathBuf },
 
+    /// A recipe is none.
+    #[error("{}: {source}", path.display())]
+    Recipe { path: PathBuf, source: tools::recipe::RecipeError },
+
+    /// A model is not packed.
+    #[error(transparent)]
+    Quantize(quantize::Error),
+
+    /// Two files are not of one model.
+    #[error("{}: {what}", path.display())]
+    Different { path: PathBuf, what: String },
+
     /// Such a folder cannot be listed or changed.
     #[error(transparent)]
     Kv(kv::Error),
@@ -164,6 +177,16 @@ pub(crate) enum Error {
     Interrupted,
 }
 
+impl From<quantize::Error> for Error {
+    fn from(error: quantize::Error) -> Error {
+        match error {
+            quantize::Error::Interrupted => Error::Interrupted,
+            quantize::Error::Write { path, source } => Error::Write { path, source },
+            other => Error::Quantize(other),
+        }
+    }
+}
+
 impl From<kv::Error> for Error {
     fn from(error: kv::Error) -> Error {
         use io::ErrorKind::{NotADirectory, NotFound};
@@ -223,6 +246,9 @@ impl Error {
             Error::NotAFile { .. } => "give a text file".into(),
             Error::NotAFolder { .. } => "name a folder with --cache-dir".into(),
             Error::NotAStore { .. } => "name the one that --kv-disk-dir named".into(),
+            Error::Recipe { .. } => "docs/quantization.md describes recipes".into(),
+            Error::Quantize(e) => quantize_hint(e).into(),
+            Error::Different { .. } => "compare with a file that was made from the same model".into(),
             Error::Kv(e) => e.hint().unwrap_or_default().into(),
             Error::BrokenPieces { .. } => {
                 "what they remember is computed again; ds4 kv rm DIR --all begins afresh".into()
@@ -273,6 +299,7 @@ impl Error {
             Error::Interrupted => 130,
             Error::Stream { .. } | Error::Write { .. } | Error::NoContext => 1,
             Error::SessionInUse { .. } | Error::BrokenPieces { .. } | Error::Kv(_) => 1,
+            Error::Quantize(quantize::Error::Busy { .. } | quantize::Error::Space { .. }) => 1,
             Error::Engine(e) | Error::NoRoom { source: e, .. } => engine_status(e),
             _ => 2,
         }
@@ -371,6 +398,26 @@ fn engine_status(error: &engine::Error) -> u8 {
             | Token { .. }
     );
     if bad_usage || error.is_bad_file() { 2 } else { 1 }
+}
+
+fn quantize_hint(error: &quantize::Error) -> &'static str {
+    use quantize::Error::{
+        Busy, Changed, Exists, Family, Importance, Interrupted, NoRule, NotFinite, NotWeights, Row, Source, Space,
+        TooLarge, Write,
+    };
+    match error {
+        Family { .. } => "take another recipe; --recipes lists them",
+        NoRule { .. } => "add the rule `* copy` to the end of the recipe, or name the tensor with --tensor",
+        NotWeights { .. } | Row { .. } => "leave it as it is: --tensor NAME=copy",
+        NotFinite { .. } => "the checkpoint is damaged: download it again, or ask who made it",
+        TooLarge { .. } => "give it a type with a larger range: --tensor NAME=BF16",
+        Importance { .. } => "take an importance matrix of this model",
+        Changed { .. } => "leave the files alone, and begin again",
+        Exists { .. } => "choose another name, or replace it with --overwrite",
+        Busy { .. } => "wait for it, or choose another name",
+        Space { .. } => "make room, and give the same command again",
+        Source(_) | Write { .. } | Interrupted => "",
+    }
 }
 
 fn tls_trouble(error: &TlsError) -> String {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 use gguf::{Array, Gguf, TensorInfo, Value};
 use serde_json::{Map, Value as Json, json};
 
-use crate::{args::InspectArgs, error::Error, output, terminal::escape, units};
+use crate::{args::InspectArgs, error::Error, output, table::table, terminal::escape, units};
 
 /// Prints what `args` asks for.
 pub(crate) fn run(args: &InspectArgs) -> Result<(), Error> {
@@ -72,18 +72,6 @@ fn tensor_row(t: &TensorInfo) -> Vec<String> {
     vec![escape(&t.name), format!("{:?}", t.shape), t.element.name().into(), units::bytes(t.n_bytes() as u64)]
 }
 
-/// Rows in columns as wide as their widest cell.
-fn table(out: &mut String, rows: impl Iterator<Item = Vec<String>>) {
-    let rows: Vec<Vec<String>> = rows.collect();
-    let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..n_columns).map(width).collect();
-    for row in &rows {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
-        let _ = writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
-}
-
 fn as_json(file: &Gguf, tensors: bool) -> String {
     let keys: Map<String, Json> = file.metadata().iter().map(|(key, value)| (key.into(), json_of(value))).collect();
     let mut all = json!({
@@ -136,18 +124,5 @@ fn array_json(array: &Array) -> Json {
         Array::U64(x) => json!(x),
         Array::I64(x) => json!(x),
         Array::F64(x) => json!(x),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_line_up() {
-        let mut out = String::new();
-        let row = |cells: &[&str]| cells.iter().map(|c| (*c).to_owned()).collect::<Vec<_>>();
-        table(&mut out, [row(&["a", "bé", "c"]), row(&["aaa", "b", "cc"])].into_iter());
-        assert_eq!(out, "a    bé  c\naaa  b   cc\n");
     }
 }

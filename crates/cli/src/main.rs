@@ -26,6 +26,7 @@ mod oneshot;
 mod output;
 mod progress;
 mod prompt;
+mod quantize;
 mod refused;
 mod routes;
 mod serve;
@@ -33,6 +34,7 @@ mod sessions;
 mod speaker;
 mod ssd;
 mod svg;
+mod table;
 mod terminal;
 mod tokenize;
 mod units;
@@ -80,6 +82,7 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Ssd(args)) => ssd::run(&args),
         Some(Command::Routes(args)) => routes::run(&args),
+        Some(Command::Quantize(args)) => quantize::run(&args),
         Some(Command::Kv(args)) => kept::run(&args.command),
         Some(Command::Completions(args)) => completions(args.shell),
     }

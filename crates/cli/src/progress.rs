@@ -32,15 +32,31 @@ impl Progress {
         Progress::new("measuring {bar:31} {pos} of {len} runs")
     }
 
+    /// Packing weights.
+    pub(crate) fn packing() -> Progress {
+        Progress::new("packing  {bar:32} {percent} % of {human_len} weights, {per_sec}, {eta} to go")
+    }
+
+    /// Comparing models, in tensors.
+    pub(crate) fn comparing() -> Progress {
+        Progress::new("comparing {bar:31} {pos} of {len} tensors, {eta} to go")
+    }
+
     fn new(style: &'static str) -> Progress {
         Progress { style, start: Instant::now(), bar: None }
     }
 
     /// `done` of `total` is done.
     pub(crate) fn set(&mut self, done: u64, total: u64) {
+        self.set_from(0, done, total);
+    }
+
+    /// The same, where `before` was done by somebody else, and says nothing about the rate.
+    pub(crate) fn set_from(&mut self, before: u64, done: u64, total: u64) {
         if self.bar.is_none() && terminal::stderr_is_terminal() && self.start.elapsed() > PATIENCE {
             let style = ProgressStyle::with_template(self.style).expect("a template of ours parses");
-            self.bar = Some(ProgressBar::new(total).with_style(style).with_elapsed(self.start.elapsed()));
+            let bar = ProgressBar::new(total).with_style(style).with_elapsed(self.start.elapsed());
+            self.bar = Some(bar.with_position(before));
         }
         if let Some(bar) = &self.bar {
             bar.set_length(total);

@@ -6,6 +6,10 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod compare;
+pub mod quantize;
+pub mod recipe;
 mod source;
 
-pub use source::{Source, Weights};
+pub use compare::{CompareError, Difference, compare};
+pub use source::{GgufSource, Source, Weights};

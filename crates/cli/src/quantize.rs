@@ -1,0 +1,196 @@
+//! Packs a model by a recipe, or shows what that would come to.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    num::NonZero,
+    ops::ControlFlow,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    thread,
+};
+
+use gguf::Element;
+use serde_json::json;
+use tools::{
+    CompareError, Difference, GgufSource, Source, compare,
+    quantize::{self, Options, Plan, Planned},
+    recipe::{RECIPES, Recipe, names},
+};
+
+use crate::{
+    args::QuantizeArgs,
+    error::Error,
+    interrupt::Work,
+    output,
+    progress::Progress,
+    table::table,
+    terminal::{self, escape},
+    units,
+};
+
+/// Does what `args` ask for.
+pub(crate) fn run(args: &QuantizeArgs) -> Result<(), Error> {
+    let Some(input) = &args.input else { return list() };
+    pack_or_show(&GgufSource::open(input)?, args)
+}
+
+fn list() -> Result<(), Error> {
+    let mut out = String::new();
+    let about = |name| Recipe::named(name).map(|recipe| recipe.about).unwrap_or_default();
+    table(&mut out, RECIPES.iter().map(|(name, _)| vec![(*name).to_string(), about(name)]));
+    output::print(&out)
+}
+
+fn pack_or_show<S: Source>(source: &S, args: &QuantizeArgs) -> Result<(), Error> {
+    if let Some(other) = &args.compare {
+        return show_differences(source, other, args.json);
+    }
+    let plan = Plan::new(source, &recipe(args)?, None)?;
+    match &args.out {
+        Some(out) if !args.dry_run => pack(source, &plan, out, args),
+        _ => output::print(&if args.json { as_json(&plan) } else { as_text(&plan) }),
+    }
+}
+
+/// The recipe of that name or in that file, behind what was asked for tensor by tensor.
+fn recipe(args: &QuantizeArgs) -> Result<Recipe, Error> {
+    let name = args.recipe.as_deref().unwrap_or_default();
+    let mut recipe = match Recipe::named(&name.to_lowercase()) {
+        Some(recipe) => recipe,
+        None if Path::new(name).exists() => read_recipe(Path::new(name))?,
+        None => {
+            return Err(Error::Usage {
+                what: format!("no recipe {name}, and no file of that name"),
+                help: format!("there are {}", names()),
+            });
+        }
+    };
+    args.tensor.iter().for_each(|rule| recipe.prefer(rule.clone()));
+    Ok(recipe)
+}
+
+fn read_recipe(path: &Path) -> Result<Recipe, Error> {
+    let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    Recipe::parse(&text).map_err(|source| Error::Recipe { path: path.into(), source })
+}
+
+fn pack<S: Source>(source: &S, plan: &Plan, out: &Path, args: &QuantizeArgs) -> Result<(), Error> {
+    output::check_name(out)?;
+    source.files().iter().try_for_each(|file| output::never_over(out, file))?;
+    tell(plan);
+    let n_threads = args.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get));
+    let options = Options { path: out.into(), n_threads, overwrite: args.overwrite };
+    let work = Work::begin();
+    let progress = Mutex::new(Progress::packing());
+    quantize::run(source, plan, None, &options, &|done| {
+        progress.lock().unwrap_or_else(PoisonError::into_inner).set_from(done.n_before, done.n_weights, done.n_all);
+        if Work::is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    drop((progress, work));
+    terminal::note(&format!("{} tensors, {} in {}", plan.targets.len(), units::bytes(plan.n_bytes()), out.display()));
+    Ok(())
+}
+
+/// What one should know before it takes hours.
+fn tell(plan: &Plan) {
+    let fallen: Vec<&Planned> = plan.targets.iter().filter(|t| t.instead_of.is_some()).collect();
+    if let Some(first) = fallen.first() {
+        terminal::note(&format!(
+            "{} tensors have rows that their type does not divide and take a larger one: {} becomes {}",
+            fallen.len(),
+            first.name,
+            first.to.name(),
+        ));
+    }
+    let is_packed = |element: Element| element.block_len() > 1;
+    let again = plan.targets.iter().filter(|t| is_packed(t.from) && t.to != t.from).count();
+    if again > 0 {
+        terminal::note(&format!(
+            "{again} tensors were packed before: what that lost is lost, and adds to what this loses"
+        ));
+    }
+}
+
+fn as_text(plan: &Plan) -> String {
+    let mut out = String::new();
+    table(&mut out, plan.targets.iter().map(row));
+    out += "\n";
+    table(
+        &mut out,
+        by_type(plan).into_iter().map(|(name, (n, weights, bytes))| {
+            let bits = 8.0 * bytes as f64 / weights.max(1) as f64;
+            let cells = [format!("{n} tensors"), format!("{} weights", units::count(weights)), units::bytes(bytes)];
+            [vec![name.to_string()], cells.to_vec(), vec![format!("{bits:.2} bits each")]].concat()
+        }),
+    );
+    let _ = writeln!(out, "\n{} bytes in all, {}", plan.n_bytes(), units::bytes(plan.n_bytes()));
+    out
+}
+
+fn row(t: &Planned) -> Vec<String> {
+    let instead = t.instead_of.map(|asked| format!("for {}", asked.name())).unwrap_or_default();
+    let (from, to) = (t.from.name().to_string(), t.to.name().to_string());
+    vec![escape(&t.name), format!("{:?}", t.shape), from, "->".into(), to, units::bytes(t.n_bytes), instead]
+}
+
+/// Tensors, weights and bytes of each type.
+fn by_type(plan: &Plan) -> BTreeMap<&'static str, (usize, u64, u64)> {
+    let mut types = BTreeMap::new();
+    for t in &plan.targets {
+        let (n, weights, bytes) = types.entry(t.to.name()).or_insert((0, 0, 0));
+        *n += 1;
+        *weights += t.shape.iter().product::<usize>() as u64;
+        *bytes += t.n_bytes;
+    }
+    types
+}
+
+fn as_json(plan: &Plan) -> String {
+    let tensors = plan.targets.iter().map(|t| {
+        json!({ "name": t.name, "shape": t.shape, "from": t.from.name(), "type": t.to.name(), "n_bytes": t.n_bytes })
+    });
+    format!("{:#}\n", json!({ "n_bytes": plan.n_bytes(), "tensors": tensors.collect::<Vec<_>>() }))
+}
+
+fn show_differences<S: Source>(source: &S, other: &Path, json: bool) -> Result<(), Error> {
+    let mut all: Vec<Difference> = Vec::new();
+    let progress = Mutex::new(Progress::comparing());
+    let n_all = source.weights().len() as u64;
+    let missing = compare(source, &GgufSource::open(other)?, &mut |difference| {
+        all.push(difference);
+        progress.lock().unwrap_or_else(PoisonError::into_inner).set(all.len() as u64, n_all);
+    });
+    drop(progress);
+    let missing = missing.map_err(|error| match error {
+        CompareError::One(e) => Error::Quantize(quantize::Error::Source(Box::new(e))),
+        CompareError::Other(e) => Error::Gguf(e),
+        shape @ CompareError::Shape { .. } => Error::Different { path: other.into(), what: shape.to_string() },
+    })?;
+    if let Some(name) = missing.first() {
+        terminal::note(&format!("{} tensors are in one of both only, such as {name}", missing.len()));
+    }
+    output::print(&if json { differences_as_json(&all) } else { differences_as_text(&all) })
+}
+
+fn differences_as_text(all: &[Difference]) -> String {
+    let head = ["tensor", "from", "to", "error", "of the weights", "largest"].map(String::from).to_vec();
+    let rows = all.iter().map(|d| {
+        let numbers = [format!("{:.3e}", d.rmse), format!("{:.3} %", 100.0 * d.relative), format!("{:.3e}", d.largest)];
+        [vec![escape(&d.name), d.from.name().into(), d.to.name().into()], numbers.to_vec()].concat()
+    });
+    let mut out = String::new();
+    table(&mut out, std::iter::once(head).chain(rows));
+    out
+}
+
+fn differences_as_json(all: &[Difference]) -> String {
+    let rows = all.iter().map(|d| {
+        json!({
+            "name": d.name, "from": d.from.name(), "to": d.to.name(),
+            "rmse": d.rmse, "relative": d.relative, "largest": d.largest,
+        })
+    });
+    format!("{:#}\n", json!(rows.collect::<Vec<_>>()))
+}

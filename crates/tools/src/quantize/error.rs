@@ -1,0 +1,134 @@
+//! Why there is no file, each in one line.
+
+use std::{error, io, path::PathBuf};
+
+use gguf::Element;
+
+/// Why a source is not packed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The source cannot be read.
+    #[error(transparent)]
+    Source(Box<dyn error::Error + Send + Sync>),
+
+    /// The recipe is for other models.
+    #[error("the recipe is for models of the family {expected}, and this one is of the family {found:?}")]
+    Family {
+        /// The model's.
+        found: String,
+        /// The recipe's.
+        expected: String,
+    },
+
+    /// The recipe says nothing about a tensor.
+    #[error("tensor `{tensor}`: no rule of the recipe fits it")]
+    NoRule {
+        /// The tensor.
+        tensor: String,
+    },
+
+    /// A table of whole numbers was to be packed.
+    #[error("tensor `{tensor}` holds {}, no weights that could be packed", found.name())]
+    NotWeights {
+        /// The tensor.
+        tensor: String,
+        /// What it consists of.
+        found: Element,
+    },
+
+    /// No format takes such rows.
+    #[error("tensor `{tensor}`: rows of {n} values are too long")]
+    Row {
+        /// The tensor.
+        tensor: String,
+        /// Its columns.
+        n: usize,
+    },
+
+    /// A weight is no number.
+    #[error("tensor `{tensor}`, row {row}, column {column}: the weight is {value}")]
+    NotFinite {
+        /// The tensor.
+        tensor: String,
+        /// Its row, of all matrices.
+        row: usize,
+        /// Its column.
+        column: usize,
+        /// What is there.
+        value: f32,
+    },
+
+    /// A weight is beyond what the format can hold.
+    #[error("tensor `{tensor}`, row {row}: a weight of {value:e} is beyond {format}")]
+    TooLarge {
+        /// The tensor.
+        tensor: String,
+        /// Its row, of all matrices.
+        row: usize,
+        /// The weight.
+        value: f32,
+        /// The format.
+        format: &'static str,
+    },
+
+    /// The importance is not this model's.
+    #[error("tensor `{tensor}`: {what}")]
+    Importance {
+        /// The tensor.
+        tensor: String,
+        /// What does not fit.
+        what: String,
+    },
+
+    /// A file of the source was written to.
+    #[error("{}: changed while it was being read", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// There is something of this name.
+    #[error("{}: is there already", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// Another process makes the same file.
+    #[error("{}: another process is writing it", path.display())]
+    Busy {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// The disk is too small.
+    #[error("{}: the file takes {needed} more bytes, and {free} are free", path.display())]
+    Space {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that are to be written.
+        needed: u64,
+        /// Bytes that there are.
+        free: u64,
+    },
+
+    /// The result cannot be written.
+    #[error("{}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// Whoever watched has had enough.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    /// Whether the same may work later, from where it ended.
+    pub fn can_go_on(&self) -> bool {
+        matches!(self, Error::Write { .. } | Error::Space { .. } | Error::Interrupted)
+    }
+}

@@ -1,0 +1,45 @@
+//! A source packed by a recipe: planned, then written by several threads, in pieces of some rows.
+//!
+//! ```text
+//! OUT.partial         header, and every tensor at the place that the plan gives it
+//! OUT.partial.state   what is being made (a hash), and how many tensors are complete on the disk
+//! ```
+//!
+//! A piece is read, packed and written by one thread, so memory is a few pieces per thread, whatever the model's size.
+//! The bytes depend neither on threads nor on the machine. A run that was interrupted, killed, or out of space is gone on
+//! with by the next one for the same source, recipe and importance; a source that is broken leaves nothing. The file has
+//! its name when it is complete.
+
+mod error;
+mod plan;
+mod run;
+mod state;
+
+pub use error::Error;
+pub use plan::{Plan, Planned};
+pub use run::{Done, Options, run};
+
+use gguf::Value;
+use quant::Format;
+
+/// Who says how much the columns of a matrix matter.
+pub trait Guide: Sync {
+    /// The importance of each of the `n_cols` columns of a tensor's matrix, an expert's where there are several; `None`
+    /// where nothing is known of it.
+    ///
+    /// # Errors
+    /// What does not fit this model, in words.
+    fn importance(&self, tensor: &str, matrix: usize, n_cols: usize) -> Result<Option<Vec<f32>>, String>;
+
+    /// What is written down about it.
+    fn keys(&self) -> Vec<(String, Value)>;
+
+    /// What tells it from others.
+    fn identity(&self) -> Vec<u8>;
+}
+
+/// Whether a format is so coarse that some importance is better than none: then a column's is the sum of its squares, as
+/// in ds4's quantiser.
+fn wants_importance(format: Format) -> bool {
+    matches!(format, Format::IQ2_XXS | Format::IQ2_XS | Format::IQ2_S)
+}

@@ -284,12 +284,12 @@ fn reason(source: &io::Error) -> String {
 }
 
 /// `path` for a message: on one line, whatever is in it.
-fn shown(path: &Path) -> String {
+pub fn shown(path: &Path) -> String {
     escape(&path.to_string_lossy(), usize::MAX)
 }
 
 /// Text from a file for a message: escaped, and at most 64 characters.
-pub(crate) fn shorten(text: &str) -> String {
+pub fn shorten(text: &str) -> String {
     escape(text, 64)
 }
 

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod compare;
+pub mod hf;
 pub mod quantize;
 pub mod recipe;
 mod source;

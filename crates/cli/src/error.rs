@@ -9,7 +9,7 @@ use std::{fmt::Write as _, io, path::PathBuf, process::ExitCode};
 
 use models::WishError;
 use server::TlsError;
-use tools::quantize;
+use tools::{hf, quantize};
 
 use crate::{terminal, units};
 
@@ -91,6 +91,10 @@ pub(crate) enum Error {
     /// A recipe is none.
     #[error("{}: {source}", path.display())]
     Recipe { path: PathBuf, source: tools::recipe::RecipeError },
+
+    /// A folder is no model.
+    #[error(transparent)]
+    Folder(#[from] hf::Error),
 
     /// A model is not packed.
     #[error(transparent)]
@@ -247,6 +251,8 @@ impl Error {
             Error::NotAFolder { .. } => "name a folder with --cache-dir".into(),
             Error::NotAStore { .. } => "name the one that --kv-disk-dir named".into(),
             Error::Recipe { .. } => "docs/quantization.md describes recipes".into(),
+            Error::Folder(e) => e.hint().into(),
+            Error::Quantize(quantize::Error::Source(e)) => source_hint(&**e),
             Error::Quantize(e) => quantize_hint(e).into(),
             Error::Different { .. } => "compare with a file that was made from the same model".into(),
             Error::Kv(e) => e.hint().unwrap_or_default().into(),
@@ -398,6 +404,11 @@ fn engine_status(error: &engine::Error) -> u8 {
             | Token { .. }
     );
     if bad_usage || error.is_bad_file() { 2 } else { 1 }
+}
+
+fn source_hint(error: &(dyn std::error::Error + 'static)) -> String {
+    let folder = error.downcast_ref::<hf::Error>().map(|e| e.hint().into());
+    folder.or_else(|| error.downcast_ref().map(gguf_hint)).unwrap_or_default()
 }
 
 fn quantize_hint(error: &quantize::Error) -> &'static str {

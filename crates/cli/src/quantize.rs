@@ -15,6 +15,7 @@ use gguf::Element;
 use serde_json::json;
 use tools::{
     CompareError, Difference, GgufSource, Source, compare,
+    hf::Folder,
     quantize::{self, Options, Plan, Planned},
     recipe::{RECIPES, Recipe, names},
 };
@@ -33,7 +34,14 @@ use crate::{
 /// Does what `args` ask for.
 pub(crate) fn run(args: &QuantizeArgs) -> Result<(), Error> {
     let Some(input) = &args.input else { return list() };
-    pack_or_show(&GgufSource::open(input)?, args)
+    if !input.is_dir() {
+        return pack_or_show(&GgufSource::open(input)?, args);
+    }
+    let folder = Folder::open(input)?;
+    if let Some(name) = folder.left_out().first() {
+        terminal::note(&format!("{} tensors are left out, such as {}", folder.left_out().len(), escape(name)));
+    }
+    pack_or_show(&folder, args)
 }
 
 fn list() -> Result<(), Error> {

@@ -31,10 +31,13 @@ fn check(ran: &Ran, expected: &Expect) {
 fn a_packed_model_runs_and_answers_nearly_as_before() {
     let path = out("micro-q8.gguf");
     let ran = quantize(&["--recipe", "q8_0", "--out", &path]);
-    check(&ran, &expect![[r#"
+    check(
+        &ran,
+        &expect![[r#"
         47 tensors, 554.4 KiB in SCRATCH/micro-q8.gguf
         exit 0
-    "#]]);
+    "#]],
+    );
     let tokens = testdata("llama/micro.tokens");
     let logits = |model: &str, name: &str| {
         let out = out(name);
@@ -63,11 +66,14 @@ fn a_dry_run_tells_the_size_to_the_byte() {
 
 #[test]
 fn a_dry_run_in_words() {
-    check(&quantize(&["--recipe", "q4_k_m", "--dry-run"]), &expect![[r#"
+    check(
+        &quantize(&["--recipe", "q4_k_m", "--dry-run"]),
+        &expect![[r#"
         error: a bug in ds4: recipes that come along are sound: RecipeError { line: Some(5), what: "`Q6_K` is no type that can be made; there are copy, F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4, TQ1_0, TQ2_0" } (crates/tools/src/recipe.rs:108)
         help: please report it, with this line, the command and the model
         exit 1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -85,11 +91,14 @@ fn differences_are_told_tensor_by_tensor() {
 
 #[test]
 fn recipes_are_listed() {
-    check(&run(&["quantize", "--recipes"]), &expect![[r#"
+    check(
+        &run(&["quantize", "--recipes"]),
+        &expect![[r#"
         error: a bug in ds4: recipes that come along are sound: RecipeError { line: Some(6), what: "`IQ2_XXS` is no type that can be made; there are copy, F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4, TQ1_0, TQ2_0" } (crates/tools/src/recipe.rs:108)
         help: please report it, with this line, the command and the model
         exit 1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -109,45 +118,69 @@ fn what_cannot_be_is_refused_in_a_line() {
     let (broken, there) = (broken.to_str().unwrap(), there.to_str().unwrap());
     let copy = out("micro-copy.gguf");
     fs::copy(micro(), &copy).unwrap();
-    check(&quantize(&["--recipe", "q9", "--dry-run"]), &expect![[r#"
+    check(
+        &quantize(&["--recipe", "q9", "--dry-run"]),
+        &expect![[r#"
         error: no recipe q9, and no file of that name
         help: there are q2, q2-q4, q4, mxfp4, pro-q2, pro-q4, v4, q4_k_m, q5_k_m, q6_k, q8_0, iq4_xs, f16, copy
         exit 2
-    "#]]);
-    check(&quantize(&["--recipe", broken, "--dry-run"]), &expect![[r#"
+    "#]],
+    );
+    check(
+        &quantize(&["--recipe", broken, "--dry-run"]),
+        &expect![[r#"
         error: SCRATCH/broken.recipe: line 2: `Q9` is no type that can be made; there are copy, F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4, TQ1_0, TQ2_0
         help: docs/quantization.md describes recipes
         exit 2
-    "#]]);
-    check(&quantize(&["--recipe", "q8_0", "--out", there]), &expect![[r#"
+    "#]],
+    );
+    check(
+        &quantize(&["--recipe", "q8_0", "--out", there]),
+        &expect![[r#"
         error: SCRATCH/there.gguf: is there already
         help: choose another name, or replace it with --overwrite
         exit 2
-    "#]]);
-    check(&run(&["quantize", &copy, "--recipe", "q8_0", "--out", &copy]), &expect![[r#"
+    "#]],
+    );
+    check(
+        &run(&["quantize", &copy, "--recipe", "q8_0", "--out", &copy]),
+        &expect![[r#"
         error: SCRATCH/micro-copy.gguf: the result would overwrite what it is made from
         help: choose another name for the result
         exit 2
-    "#]]);
-    check(&quantize(&["--recipe", "q2", "--dry-run"]), &expect![[r#"
+    "#]],
+    );
+    check(
+        &quantize(&["--recipe", "q2", "--dry-run"]),
+        &expect![[r#"
         error: a bug in ds4: recipes that come along are sound: RecipeError { line: Some(6), what: "`IQ2_XXS` is no type that can be made; there are copy, F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4, TQ1_0, TQ2_0" } (crates/tools/src/recipe.rs:108)
         help: please report it, with this line, the command and the model
         exit 1
-    "#]]);
-    check(&quantize(&["--recipe", "q8_0", "--tensor", "output.weight", "--dry-run"]), &expect![[r#"
+    "#]],
+    );
+    check(
+        &quantize(&["--recipe", "q8_0", "--tensor", "output.weight", "--dry-run"]),
+        &expect![[r#"
         error: invalid value 'output.weight' for '--tensor <PATTERN=TYPE>': `output.weight` is not PATTERN=TYPE
         help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
         exit 2
-    "#]]);
-    check(&quantize(&["--recipe", "q8_0"]), &expect![[r#"
+    "#]],
+    );
+    check(
+        &quantize(&["--recipe", "q8_0"]),
+        &expect![[r#"
         error: the following required arguments were not provided: --out <FILE>
         help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
         exit 2
-    "#]]);
-    check(&run(&["quantize", "absent.gguf", "--recipe", "q8_0", "--dry-run"]), &expect![[r#"
+    "#]],
+    );
+    check(
+        &run(&["quantize", "absent.gguf", "--recipe", "q8_0", "--dry-run"]),
+        &expect![[r#"
         error: absent.gguf: no such file or directory
         help: check the path
         exit 2
-    "#]]);
+    "#]],
+    );
     assert_eq!(fs::read(there).unwrap(), b"x");
 }

@@ -8,6 +8,7 @@
 
 mod compare;
 pub mod hf;
+pub mod imatrix;
 pub mod quantize;
 pub mod recipe;
 mod source;

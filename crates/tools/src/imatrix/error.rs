@@ -1,0 +1,105 @@
+//! What can be wrong with a file of importance: the entry is named, or the field and its place.
+
+use std::{io, path::PathBuf};
+
+/// Why a file is refused, or two do not go together.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+
+    /// Not even the container is right.
+    #[error(transparent)]
+    Container(#[from] gguf::Error),
+
+    /// A sound file of something else.
+    #[error("{}: {found}, not an importance matrix", path.display())]
+    NotImatrix {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+    },
+
+    /// A field of a legacy file cannot be what it is.
+    #[error("{}: {field} at byte {offset} is {found}; allowed: {allowed}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// The field.
+        field: String,
+        /// Where it starts.
+        offset: u64,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        allowed: String,
+    },
+
+    /// What an entry says cannot be.
+    #[error("{}: entry `{entry}`: {why}", path.display())]
+    Entry {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        entry: String,
+        /// Why.
+        why: String,
+    },
+
+    /// Two files know a tensor in different sizes.
+    #[error("entry `{entry}`: {why}")]
+    Merge {
+        /// The tensor.
+        entry: String,
+        /// The sizes.
+        why: String,
+    },
+
+    /// Two files count rows of `down` in different ways.
+    #[error("rows of experts' `down` matrices are weighted by the router in one file, and not in the other")]
+    Rows,
+
+    /// The model computes something else than numbers.
+    #[error("what the matrix `{entry}` is multiplied with is no number: {why}")]
+    NoNumbers {
+        /// The tensor.
+        entry: String,
+        /// Which of its sums.
+        why: String,
+    },
+
+    /// The model's tensor has other sizes.
+    #[error("entry `{entry}` has {found} sums, but matrix {expert} of the tensor has {n_cols} columns")]
+    Length {
+        /// The entry.
+        entry: String,
+        /// Its sums.
+        found: usize,
+        /// Columns of the tensor.
+        n_cols: usize,
+        /// Its matrix that was asked for.
+        expert: usize,
+    },
+}
+
+impl Error {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Error::Io { .. } => "check the path, its permissions and the disk".into(),
+            Error::Container(e) => e.hint(),
+            Error::NotImatrix { .. } => "give the file that was made for this model, `.gguf` or `.dat`".into(),
+            Error::Field { .. } | Error::Entry { .. } => "the file is damaged; make it again".into(),
+            Error::Merge { .. } | Error::Length { .. } => "the files are of different models".into(),
+            Error::NoNumbers { .. } => "the model's weights are damaged, or it needs more precision than it has".into(),
+            Error::Rows => "merge files that were collected in the same way".into(),
+        }
+    }
+}

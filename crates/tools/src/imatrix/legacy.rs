@@ -1,0 +1,154 @@
+//! The format of `.dat` files, which came before there was a GGUF for this.
+//!
+//! ```text
+//! i32 number of entries; of each:  i32 length, name   i32 ncall   i32 nval   f32[nval], of experts one after another
+//! i32 number of chunks             may be missing, as may what follows
+//! i32 length, name of the text
+//! ```
+//!
+//! Values are `ncall * mean`, and 1 is the mean of an expert that no row met. llama.cpp writes for `ncall` the chunks that
+//! the most frequent expert filled, ds4 writes 1. An `ncall` of 0 was written by old versions where the division rounded
+//! down; the values are then 0, too, and say nothing.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Read, Write},
+    path::Path,
+};
+
+use super::{CHUNK_SIZE, Entry, Error, Imatrix};
+
+/// Bytes of the shortest entry: a name of one byte, and a value.
+const ENTRY_BYTES_MIN: u64 = 4 + 1 + 4 + 4 + 4;
+/// The longest name of a tensor: several times those that there are.
+const NAME_BYTES_MAX: u64 = 256;
+/// The longest name of a text.
+const DATASET_BYTES_MAX: u64 = 1 << 16;
+
+/// Reads a file of this format.
+pub(super) fn read(path: &Path) -> Result<Imatrix, Error> {
+    let mut fields = Fields::open(path)?;
+    let n = fields.number("number of entries", 1..=fields.left() / ENTRY_BYTES_MIN)?;
+    let mut read = Imatrix::new(CHUNK_SIZE);
+    for i in 0..n {
+        let (name, entry) = entry(&mut fields, i)?;
+        if read.entries.insert(name.clone(), entry).is_some() {
+            return Err(Error::Entry { path: path.into(), entry: name, why: "is there twice".into() });
+        }
+    }
+    if fields.left() > 0 {
+        read.chunk_count = fields.number("number of chunks", 0..=i32::MAX as u64)? as u32;
+    }
+    if fields.left() > 0 {
+        let len = fields.number("length of the text's name", 0..=fields.left().min(DATASET_BYTES_MAX))?;
+        let name = String::from_utf8_lossy(&fields.take(len, "name of the text")?).into_owned();
+        read.datasets.extend((len > 0).then_some(name));
+    }
+    match fields.left() {
+        0 => Ok(read),
+        left => Err(fields.invalid(fields.offset, "the end", format!("{left} bytes too early"), "the end of the file")),
+    }
+}
+
+fn entry(fields: &mut Fields, i: u64) -> Result<(String, Entry), Error> {
+    let field = format!("name of entry {i}");
+    let len = fields.number(&format!("length of the {field}"), 1..=NAME_BYTES_MAX)?;
+    let offset = fields.offset;
+    let name = fields.take(len, &field)?;
+    let name = str::from_utf8(&name).ok().filter(|name| name.chars().all(|c| c.escape_debug().len() == 1));
+    let name = name.ok_or_else(|| fields.invalid(offset, &field, "something else", "printable UTF-8"))?.to_owned();
+    let n_call = fields.number(&format!("ncall of entry `{name}`"), 1..=i32::MAX as u64)?;
+    let n_val = fields.number(&format!("nval of entry `{name}`"), 1..=fields.left() / 4)?;
+    let bytes = fields.take(4 * n_val, &format!("values of entry `{name}`"))?;
+    let (values, _) = bytes.as_chunks::<4>();
+    // A power of two, so nothing is rounded.
+    let sums = values.iter().map(|x| f32::from_le_bytes(*x) * CHUNK_SIZE as f32).collect();
+    let entry = Entry::new(sums, vec![n_call * u64::from(CHUNK_SIZE)]);
+    let entry = entry.map_err(|why| Error::Entry { path: fields.path.into(), entry: name.clone(), why })?;
+    Ok((name, entry))
+}
+
+/// The fields of a file, one after another. What is allocated for one is no more than there are bytes left.
+struct Fields<'a> {
+    path: &'a Path,
+    bytes: BufReader<File>,
+    offset: u64,
+    len: u64,
+}
+
+impl<'a> Fields<'a> {
+    fn open(path: &'a Path) -> Result<Fields<'a>, Error> {
+        let io = |source| Error::Io { path: path.into(), source };
+        let file = File::open(path).map_err(io)?;
+        let len = file.metadata().map_err(io)?.len();
+        Ok(Fields { path, bytes: BufReader::with_capacity(1 << 20, file), offset: 0, len })
+    }
+
+    fn left(&self) -> u64 {
+        self.len - self.offset
+    }
+
+    fn take(&mut self, n: u64, field: &str) -> Result<Vec<u8>, Error> {
+        if n > self.left() {
+            let found = format!("{n} bytes long");
+            return Err(self.invalid(self.offset, field, found, format!("at most {}, which are left", self.left())));
+        }
+        let mut bytes = vec![0; n as usize]; // no more than are left, so it fits
+        self.bytes.read_exact(&mut bytes).map_err(|source| Error::Io { path: self.path.into(), source })?;
+        self.offset += n;
+        Ok(bytes)
+    }
+
+    fn number(&mut self, field: &str, allowed: std::ops::RangeInclusive<u64>) -> Result<u64, Error> {
+        let offset = self.offset;
+        let bytes = self.take(4, field)?;
+        let found = i32::from_le_bytes(bytes.try_into().expect("four were taken"));
+        let fits = u64::try_from(found).ok().filter(|x| allowed.contains(x));
+        fits.ok_or_else(|| self.invalid(offset, field, found, format!("{} to {}", allowed.start(), allowed.end())))
+    }
+
+    fn invalid(&self, offset: u64, field: &str, found: impl ToString, allowed: impl Into<String>) -> Error {
+        let (found, allowed) = (found.to_string(), allowed.into());
+        Error::Field { path: self.path.into(), field: field.into(), offset, found, allowed }
+    }
+}
+
+impl Imatrix {
+    /// Writes a legacy file, which holds less: means, no counts by expert, and the name of the last text only. Read again,
+    /// importance is the same but for
+    /// rounding.
+    ///
+    /// # Errors
+    /// What `out` says; [`io::ErrorKind::FileTooLarge`] if a number does not fit the format.
+    pub fn write_legacy(&self, out: &mut dyn Write) -> io::Result<()> {
+        number(out, self.entries.len())?;
+        for (name, entry) in &self.entries {
+            text(out, name)?;
+            let most = entry.counts().iter().copied().max().unwrap_or(0);
+            let n_call = most.div_ceil(self.chunk_size.into());
+            number(out, n_call)?;
+            number(out, entry.sums().len())?;
+            let n_cols = entry.sums().len() / entry.counts().len();
+            for (sums, &count) in entry.sums().chunks(n_cols).zip(entry.counts()) {
+                let value = |&sum: &f32| match count {
+                    0 => n_call as f32,
+                    // As long as the product of both is exact, so is the way there and back.
+                    count => (f64::from(sum) * n_call as f64 / count as f64) as f32,
+                };
+                sums.iter().try_for_each(|sum| out.write_all(&value(sum).to_le_bytes()))?;
+            }
+        }
+        number(out, self.chunk_count)?;
+        text(out, self.datasets.last().map_or("", String::as_str))
+    }
+}
+
+fn number(out: &mut dyn Write, n: impl TryInto<i32>) -> io::Result<()> {
+    let n: i32 = n.try_into().map_err(|_| io::ErrorKind::FileTooLarge)?;
+    out.write_all(&n.to_le_bytes())
+}
+
+fn text(out: &mut dyn Write, text: &str) -> io::Result<()> {
+    number(out, text.len())?;
+    out.write_all(text.as_bytes())
+}

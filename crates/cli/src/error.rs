@@ -253,6 +253,7 @@ impl Error {
             Error::Recipe { .. } => "docs/quantization.md describes recipes".into(),
             Error::Folder(e) => e.hint().into(),
             Error::Quantize(quantize::Error::Source(e)) => source_hint(&**e),
+            Error::Quantize(quantize::Error::Importance(e)) => e.hint(),
             Error::Quantize(e) => quantize_hint(e).into(),
             Error::Different { .. } => "compare with a file that was made from the same model".into(),
             Error::Kv(e) => e.hint().unwrap_or_default().into(),
@@ -413,8 +414,8 @@ fn source_hint(error: &(dyn std::error::Error + 'static)) -> String {
 
 fn quantize_hint(error: &quantize::Error) -> &'static str {
     use quantize::Error::{
-        Busy, Changed, Exists, Family, Importance, Interrupted, NoRule, NotFinite, NotWeights, Row, Source, Space,
-        TooLarge, Write,
+        Busy, Changed, Exists, Family, Importance, Interrupted, NoRule, NotFinite, NotWeights, OtherModel, Row, Source,
+        Space, TooLarge, Write,
     };
     match error {
         Family { .. } => "take another recipe; --recipes lists them",
@@ -422,12 +423,12 @@ fn quantize_hint(error: &quantize::Error) -> &'static str {
         NotWeights { .. } | Row { .. } => "leave it as it is: --tensor NAME=copy",
         NotFinite { .. } => "the checkpoint is damaged: download it again, or ask who made it",
         TooLarge { .. } => "give it a type with a larger range: --tensor NAME=BF16",
-        Importance { .. } => "take an importance matrix of this model",
+        OtherModel { .. } => "take an importance matrix of this model, or leave out --imatrix",
         Changed { .. } => "leave the files alone, and begin again",
         Exists { .. } => "choose another name, or replace it with --overwrite",
         Busy { .. } => "wait for it, or choose another name",
         Space { .. } => "make room, and give the same command again",
-        Source(_) | Write { .. } | Interrupted => "",
+        Source(_) | Importance(_) | Write { .. } | Interrupted => "",
     }
 }
 

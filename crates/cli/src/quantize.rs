@@ -16,7 +16,8 @@ use serde_json::json;
 use tools::{
     CompareError, Difference, GgufSource, Source, compare,
     hf::Folder,
-    quantize::{self, Options, Plan, Planned},
+    imatrix::Imatrix,
+    quantize::{self, Guide, Options, Plan, Planned},
     recipe::{RECIPES, Recipe, names},
 };
 
@@ -55,9 +56,10 @@ fn pack_or_show<S: Source>(source: &S, args: &QuantizeArgs) -> Result<(), Error>
     if let Some(other) = &args.compare {
         return show_differences(source, other, args.json);
     }
-    let plan = Plan::new(source, &recipe(args)?, None)?;
+    let guide = args.imatrix.as_deref().map(|path| guide(path, source)).transpose()?;
+    let plan = Plan::new(source, &recipe(args)?, guide.as_ref())?;
     match &args.out {
-        Some(out) if !args.dry_run => pack(source, &plan, out, args),
+        Some(out) if !args.dry_run => pack(source, &plan, guide.as_ref(), out, args),
         _ => output::print(&if args.json { as_json(&plan) } else { as_text(&plan) }),
     }
 }
@@ -79,20 +81,37 @@ fn recipe(args: &QuantizeArgs) -> Result<Recipe, Error> {
     Ok(recipe)
 }
 
+fn guide<S: Source>(path: &Path, source: &S) -> Result<Guide, Error> {
+    let imatrix = Imatrix::read(path).map_err(quantize::Error::Importance)?;
+    let guide = Guide::new(imatrix, &path.file_name().unwrap_or_default().to_string_lossy());
+    let strangers: Vec<&str> = guide.strangers(source.weights()).collect();
+    if let Some(first) = strangers.first() {
+        let path = path.display();
+        terminal::note(&format!("{path}: {} entries are of no tensor of this model, such as {first}", strangers.len()));
+    }
+    Ok(guide)
+}
+
 fn read_recipe(path: &Path) -> Result<Recipe, Error> {
     let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
     Recipe::parse(&text).map_err(|source| Error::Recipe { path: path.into(), source })
 }
 
-fn pack<S: Source>(source: &S, plan: &Plan, out: &Path, args: &QuantizeArgs) -> Result<(), Error> {
+fn pack<S: Source>(
+    source: &S,
+    plan: &Plan,
+    guide: Option<&Guide>,
+    out: &Path,
+    args: &QuantizeArgs,
+) -> Result<(), Error> {
     output::check_name(out)?;
-    source.files().iter().try_for_each(|file| output::never_over(out, file))?;
+    source.files().iter().chain(&args.imatrix).try_for_each(|file| output::never_over(out, file))?;
     tell(plan);
     let n_threads = args.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get));
     let options = Options { path: out.into(), n_threads, overwrite: args.overwrite };
     let work = Work::begin();
     let progress = Mutex::new(Progress::packing());
-    quantize::run(source, plan, None, &options, &|done| {
+    quantize::run(source, plan, guide, &options, &|done| {
         progress.lock().unwrap_or_else(PoisonError::into_inner).set_from(done.n_before, done.n_weights, done.n_all);
         if Work::is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;

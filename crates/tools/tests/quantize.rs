@@ -11,7 +11,8 @@ use gguf::{Element, Gguf, Writer};
 use quant::Format;
 use tempfile::TempDir;
 use tools::{
-    GgufSource,
+    GgufSource, Source as _,
+    imatrix::{Entry, Imatrix},
     quantize::{Error, Guide, Options, Plan, run},
     recipe::{Recipe, Rule},
 };
@@ -282,25 +283,13 @@ fn a_source_that_changes_is_noticed() {
     assert_eq!(names(&folder), ["model.gguf"]);
 }
 
-/// Only the first matrix of experts is known.
-struct Known;
-
-impl Guide for Known {
-    fn importance(&self, tensor: &str, matrix: usize, n_cols: usize) -> Result<Option<Vec<f32>>, String> {
-        match (tensor, matrix) {
-            ("blk.3.ffn_up_exps.weight", 0) => Ok(Some((0..n_cols).map(|i| (1 + i) as f32).collect())),
-            ("output.weight", _) => Err("it has 3 columns".into()),
-            _ => Ok(None),
-        }
-    }
-
-    fn keys(&self) -> Vec<(String, gguf::Value)> {
-        vec![("quantize.imatrix.file".into(), "known".to_string().into())]
-    }
-
-    fn identity(&self) -> Vec<u8> {
-        b"known".to_vec()
-    }
+/// Only the experts are known, and of them only the first was met.
+fn known(name: &str, n_cols: usize) -> Guide {
+    let sums = (0..3 * n_cols).map(|i| if i < n_cols { (1 + i) as f32 } else { 0.0 });
+    let entry = Entry::new(sums.collect(), vec![1, 0, 0]).unwrap_or_else(|e| panic!("{e}"));
+    let mut imatrix = Imatrix::new(512);
+    imatrix.entries.insert(name.into(), entry);
+    Guide::new(imatrix, "known.gguf")
 }
 
 #[test]
@@ -308,22 +297,25 @@ fn importance_is_that_of_each_matrix() {
     let folder = folder();
     let source = source(&folder);
     let recipe = Recipe::parse("blk.*_exps.weight Q2_K\n* copy").unwrap_or_else(|e| panic!("{e}"));
-    let made = |guide: Option<&dyn Guide>| {
+    let made = |guide: Option<&Guide>| {
         let plan = Plan::new(&source, &recipe, guide).unwrap_or_else(|e| panic!("{e}"));
         run(&source, &plan, guide, &options(&folder, 2), &go_on).unwrap_or_else(|e| panic!("{e}"));
         let made = Gguf::open(&folder.path().join("out.gguf")).unwrap_or_else(|e| panic!("{e}"));
         let tensor = made.tensor("blk.3.ffn_up_exps.weight").unwrap_or_else(|| panic!("it is gone"));
-        (made.bytes(tensor).as_ref().to_vec(), made.metadata().get("quantize.imatrix.file").is_some())
+        let key = made.metadata().str_opt("quantize.imatrix.file").unwrap_or_else(|e| panic!("{e}")).map(str::to_owned);
+        (made.bytes(tensor).as_ref().to_vec(), key)
     };
-    let ((plain, no_key), (guided, key)) = (made(None), made(Some(&Known)));
-    let n = plain.len() / 3;
-    assert!(plain[..n] != guided[..n] && plain[n..] == guided[n..]);
-    assert!(key && !no_key);
+    let experts = "blk.3.ffn_up_exps.weight";
+    let ((plain, no_key), (guided, key)) = (made(None), made(Some(&known(experts, 512))));
+    assert!(plain[..plain.len() / 3] != guided[..plain.len() / 3]);
+    assert_eq!((no_key, key.as_deref()), (None, Some("known.gguf")));
 
-    let other = Recipe::parse("* Q8_0").unwrap_or_else(|e| panic!("{e}"));
-    let plan = Plan::new(&source, &other, Some(&Known)).unwrap_or_else(|e| panic!("{e}"));
-    let ended = run(&source, &plan, Some(&Known), &options(&folder, 1), &go_on);
-    assert!(matches!(ended, Err(Error::Importance { .. })), "{ended:?}");
+    let strangers = |guide: &Guide| guide.strangers(source.weights()).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(strangers(&known("blk.9.other.weight", 512)), ["blk.9.other.weight"]);
+    assert_eq!(strangers(&known(&format!("{experts}.expert_1"), 512)), [""; 0]);
+    let refused = |guide: &Guide| Plan::new(&source, &recipe, Some(guide)).err().unwrap_or_else(|| panic!("it fits"));
+    assert!(matches!(refused(&known(experts, 500)), Error::Importance(_)));
+    assert!(matches!(refused(&known("blk.9.other.weight", 512)), Error::OtherModel { .. }));
 }
 
 #[test]

@@ -32,6 +32,10 @@ pub(crate) struct QuantizeArgs {
     #[arg(long, value_name = "PATTERN=TYPE", value_parser = rule, alias = "tensor-type")]
     pub(crate) tensor: Vec<Rule>,
 
+    /// Spend the bits where this importance matrix says that errors matter: as `imatrix` writes them, or llama.cpp, or ds4
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) imatrix: Option<PathBuf>,
+
     /// Threads that pack [default: one per processor that may be used]
     #[arg(short, long, value_name = "N", value_parser = threads, allow_negative_numbers = true)]
     pub(crate) threads: Option<usize>,
@@ -42,7 +46,7 @@ pub(crate) struct QuantizeArgs {
 
     /// Show how far the weights of this GGUF are from those of IN, tensor by tensor; writes nothing
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    #[arg(conflicts_with_all = ["out", "recipe", "tensor"])]
+    #[arg(conflicts_with_all = ["out", "recipe", "tensor", "imatrix"])]
     pub(crate) compare: Option<PathBuf>,
 
     /// Replace a file that is there
@@ -50,7 +54,7 @@ pub(crate) struct QuantizeArgs {
     pub(crate) overwrite: bool,
 
     /// List the recipes
-    #[arg(long, conflicts_with_all = ["input", "out", "recipe", "tensor", "dry_run", "compare"])]
+    #[arg(long, conflicts_with_all = ["input", "out", "recipe", "tensor", "imatrix", "dry_run", "compare"])]
     pub(crate) recipes: bool,
 
     /// For programs: what --dry-run and --compare show, as JSON

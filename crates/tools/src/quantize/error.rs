@@ -4,6 +4,8 @@ use std::{error, io, path::PathBuf};
 
 use gguf::Element;
 
+use crate::imatrix;
+
 /// Why a source is not packed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -72,12 +74,14 @@ pub enum Error {
     },
 
     /// The importance is not this model's.
-    #[error("tensor `{tensor}`: {what}")]
-    Importance {
-        /// The tensor.
-        tensor: String,
-        /// What does not fit.
-        what: String,
+    #[error(transparent)]
+    Importance(#[from] imatrix::Error),
+
+    /// Nothing that is packed is in the importance matrix.
+    #[error("{file}: knows none of the tensors that are packed")]
+    OtherModel {
+        /// The importance matrix.
+        file: String,
     },
 
     /// A file of the source was written to.

@@ -11,32 +11,17 @@
 //! its name when it is complete.
 
 mod error;
+mod guide;
 mod plan;
 mod run;
 mod state;
 
 pub use error::Error;
+pub use guide::Guide;
 pub use plan::{Plan, Planned};
 pub use run::{Done, Options, run};
 
-use gguf::Value;
 use quant::Format;
-
-/// Who says how much the columns of a matrix matter.
-pub trait Guide: Sync {
-    /// The importance of each of the `n_cols` columns of a tensor's matrix, an expert's where there are several; `None`
-    /// where nothing is known of it.
-    ///
-    /// # Errors
-    /// What does not fit this model, in words.
-    fn importance(&self, tensor: &str, matrix: usize, n_cols: usize) -> Result<Option<Vec<f32>>, String>;
-
-    /// What is written down about it.
-    fn keys(&self) -> Vec<(String, Value)>;
-
-    /// What tells it from others.
-    fn identity(&self) -> Vec<u8>;
-}
 
 /// Whether a format is so coarse that some importance is better than none: then a column's is the sum of its squares, as
 /// in ds4's quantiser.

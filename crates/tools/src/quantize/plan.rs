@@ -15,8 +15,6 @@ use crate::{
 pub struct Plan {
     /// What becomes of each tensor of the source, in its order.
     pub targets: Vec<Planned>,
-    /// Its keys.
-    pub keys: Vec<(String, Value)>,
     pub(super) layout: Layout,
 }
 
@@ -41,8 +39,9 @@ impl Plan {
     /// Plans by a recipe; rows of a matrix hold no more than this many values.
     ///
     /// # Errors
-    /// [`Error::Family`], [`Error::NoRule`], [`Error::NotWeights`], [`Error::Row`].
-    pub fn new<S: Source>(source: &S, recipe: &Recipe, guide: Option<&dyn Guide>) -> Result<Plan, Error> {
+    /// [`Error::Family`], [`Error::NoRule`], [`Error::NotWeights`], [`Error::Row`], [`Error::Importance`],
+    /// [`Error::OtherModel`].
+    pub fn new<S: Source>(source: &S, recipe: &Recipe, guide: Option<&Guide>) -> Result<Plan, Error> {
         let keys: HashMap<&str, &Value> = source.keys().iter().map(|(key, value)| (key.as_str(), value)).collect();
         let arch = match keys.get("general.architecture") {
             Some(Value::String(arch)) => arch.as_str(),
@@ -66,7 +65,9 @@ impl Plan {
                 instead_of,
                 n_bytes: layout.range(i).end - layout.range(i).start,
             });
-        Ok(Plan { targets: targets.collect(), keys, layout })
+        let targets: Vec<Planned> = targets.collect();
+        guide.map_or(Ok(()), |guide| guide.check(source.weights(), &targets))?;
+        Ok(Plan { targets, layout })
     }
 
     /// Length of the file.
@@ -112,7 +113,7 @@ fn choose(weights: &Weights, recipe: &Recipe, traits: &Traits) -> Result<(Elemen
 /// The version of ggml's block formats (`GGML_QNT_VERSION`).
 const QUANTIZATION_VERSION: u32 = 2;
 
-fn written_keys(keys: &[(String, Value)], recipe: &Recipe, guide: Option<&dyn Guide>) -> Vec<(String, Value)> {
+fn written_keys(keys: &[(String, Value)], recipe: &Recipe, guide: Option<&Guide>) -> Vec<(String, Value)> {
     let mut keys = keys.to_vec();
     keys.push(("general.quantization_version".into(), Value::U32(QUANTIZATION_VERSION)));
     keys.extend(recipe.file_type.map(|number| ("general.file_type".into(), Value::U32(number))));

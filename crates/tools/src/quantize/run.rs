@@ -54,7 +54,7 @@ pub struct Done {
 pub fn run<S: Source>(
     source: &S,
     plan: &Plan,
-    guide: Option<&dyn Guide>,
+    guide: Option<&Guide>,
     options: &Options,
     progress: &(dyn Fn(Done) -> ControlFlow<()> + Sync),
 ) -> Result<(), Error> {
@@ -97,7 +97,7 @@ struct Piece {
 struct Job<'a, S> {
     source: &'a S,
     plan: &'a Plan,
-    guide: Option<&'a dyn Guide>,
+    guide: Option<&'a Guide>,
     partial: &'a Partial,
     progress: &'a (dyn Fn(Done) -> ControlFlow<()> + Sync),
     pieces: Vec<Piece>,
@@ -131,7 +131,7 @@ impl<'a, S: Source> Job<'a, S> {
     fn new(
         source: &'a S,
         plan: &'a Plan,
-        guide: Option<&'a dyn Guide>,
+        guide: Option<&'a Guide>,
         partial: &'a Partial,
         n_complete: usize,
         progress: &'a (dyn Fn(Done) -> ControlFlow<()> + Sync),
@@ -238,8 +238,7 @@ impl<'a, S: Source> Job<'a, S> {
     /// How much the columns of a piece's matrix matter.
     fn importance(&self, piece: &Piece, format: Format, scratch: &mut Scratch) -> Result<Option<Vec<f32>>, Error> {
         let weights = &self.source.weights()[piece.tensor];
-        let known = self.guide.map_or(Ok(None), |g| g.importance(&weights.name, piece.matrix, weights.n_cols()));
-        let known = known.map_err(|what| Error::Importance { tensor: weights.name.clone(), what })?;
+        let known = self.guide.map_or(Ok(None), |g| g.importance(&weights.name, piece.matrix, weights.n_cols()))?;
         if known.is_some() || !wants_importance(format) {
             return Ok(known);
         }

@@ -1,0 +1,76 @@
+//! What a corpus showed to matter, for the tensors that are packed.
+
+use gguf::Value;
+use sha2::{Digest as _, Sha256};
+
+use super::{Error, Planned};
+use crate::{Weights, imatrix::Imatrix};
+
+/// Who says how much the columns of a matrix matter.
+pub struct Guide {
+    imatrix: Imatrix,
+    file: String,
+}
+
+impl Guide {
+    /// By a matrix from a file of this name, which is written down in what it guides.
+    pub fn new(imatrix: Imatrix, file: &str) -> Guide {
+        Guide { imatrix, file: file.into() }
+    }
+
+    /// The names of its entries that no tensor of a model has.
+    pub fn strangers<'a>(&'a self, weights: &[Weights]) -> impl Iterator<Item = &'a str> {
+        let known: Vec<String> = weights.iter().map(|w| w.name.clone()).collect();
+        let is_known = move |entry: &str| {
+            known.iter().any(|name| {
+                entry.strip_prefix(name.as_str()).is_some_and(|end| end.is_empty() || end.starts_with(".expert"))
+            })
+        };
+        self.imatrix.entries.keys().map(String::as_str).filter(move |entry| !is_known(entry))
+    }
+
+    /// The importance of each of the columns of a tensor's matrix, an expert's where there are several; `None` where
+    /// nothing is known of it.
+    ///
+    /// # Errors
+    /// [`Error::Importance`].
+    pub(super) fn importance(&self, tensor: &str, matrix: usize, n_cols: usize) -> Result<Option<Vec<f32>>, Error> {
+        Ok(self.imatrix.importance(tensor, n_cols, matrix)?.map(|known| known.columns))
+    }
+
+    /// Checks that what is known fits the tensors that are packed by it, and that there are such.
+    ///
+    /// # Errors
+    /// [`Error::Importance`], [`Error::OtherModel`].
+    pub(super) fn check(&self, weights: &[Weights], targets: &[Planned]) -> Result<(), Error> {
+        let mut any = false;
+        for (weights, _) in weights.iter().zip(targets).filter(|(_, target)| target.to.block_len() > 1) {
+            let last = weights.n_rows() / weights.n_matrix_rows() - 1;
+            any |= self.importance(&weights.name, 0, weights.n_cols())?.is_some();
+            any |= self.importance(&weights.name, last, weights.n_cols())?.is_some();
+        }
+        let asked = targets.iter().any(|target| target.to.block_len() > 1);
+        if any || !asked { Ok(()) } else { Err(Error::OtherModel { file: self.file.clone() }) }
+    }
+
+    /// What is written down about it.
+    pub(super) fn keys(&self) -> Vec<(String, Value)> {
+        let all = [
+            ("file", Value::String(self.file.clone())),
+            ("dataset", Value::String(self.imatrix.datasets.join(", "))),
+            ("entries_count", Value::U32(self.imatrix.entries.len() as u32)),
+            ("chunks_count", Value::U32(self.imatrix.chunk_count)),
+        ];
+        all.into_iter().map(|(key, value)| (format!("quantize.imatrix.{key}"), value)).collect()
+    }
+
+    /// What tells it from others.
+    pub(super) fn identity(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        for (name, entry) in &self.imatrix.entries {
+            hash.update(format!("{name}\0{:?}\0", entry.counts()));
+            entry.sums().iter().for_each(|sum| hash.update(sum.to_le_bytes()));
+        }
+        hash.finalize().into()
+    }
+}

@@ -53,6 +53,11 @@ impl Bank {
         Bank::new(n, (0..n).map(|e| (e, Expert { gate: of(gate, e), up: of(up, e), down: of(down, e) })).collect())
     }
 
+    /// Experts of the layer, wherever they are.
+    pub fn n_expert(&self) -> usize {
+        self.n_expert
+    }
+
     /// Expert `e`, if it is here.
     ///
     /// # Panics

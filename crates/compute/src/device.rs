@@ -61,6 +61,9 @@ pub trait Memory: Send + Sync {
 
     /// Keeps the memory of `t` from being swapped out, as far as the system allows that.
     fn pin(&self, _: &Tensor) {}
+
+    /// Says what the weights `t` are called, for devices that tell what they do with them.
+    fn label(&self, _: &Tensor, _name: &str) {}
 }
 
 /// Which elements of a head turn together.

@@ -14,6 +14,7 @@ pub mod reference;
 pub mod shapes;
 mod step;
 mod tensor;
+mod watch;
 
 pub use bank::{Bank, Expert};
 pub use device::{
@@ -24,3 +25,4 @@ pub use meter::{Counts, Meter};
 pub use reference::Reference;
 pub use step::{Row, Step};
 pub use tensor::{Buffer, F32, Kind, Tensor};
+pub use watch::{Seen, Watched, Watcher};

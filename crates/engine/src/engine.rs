@@ -199,8 +199,20 @@ impl Engine {
     /// # Errors
     /// What is wrong with the file, or that the device cannot hold it.
     pub fn open(options: &Options) -> Result<Engine, Error> {
+        Engine::open_through(options, |dev| dev)
+    }
+
+    /// As [`Engine::open`], on what `through` makes of the device: one that watches what is computed.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_through(
+        options: &Options,
+        through: impl FnOnce(Arc<dyn Device>) -> Arc<dyn Device>,
+    ) -> Result<Engine, Error> {
         let gguf = Gguf::open(&options.model)?;
         let (dev, isa, n_threads) = devices::open(options.threads, options.isa.as_deref())?;
+        let dev = through(dev);
         let limits = if options.measure { limits(&*dev) } else { None };
         let (model, budget) = open_model(&gguf, &*dev, options, n_threads)?;
         let tokenizer = open_tokenizer(&gguf, model.shape().n_vocab)?;

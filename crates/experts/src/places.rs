@@ -13,6 +13,8 @@ use crate::arena::PAGE;
 /// One matrix of all experts of a layer: they lie one after another, `[n_expert, rows, cols]`.
 #[derive(Clone, Debug)]
 pub struct Matrix {
+    /// The tensor that they are.
+    pub(crate) name: String,
     /// Index into the store's files.
     pub(crate) file: usize,
     pub(crate) offset: u64,
@@ -71,7 +73,14 @@ impl Places {
             let [n, rows, cols] = *info.shape else { panic!("{} is no stack of matrices", info.name) };
             assert_eq!(n, n_expert, "{}", info.name);
             let (path, range) = gguf.place(info);
-            Matrix { file: self.file(path), offset: range.start, kind, shape: [rows, cols], bytes: info.n_bytes() / n }
+            Matrix {
+                name: info.name.clone(),
+                file: self.file(path),
+                offset: range.start,
+                kind,
+                shape: [rows, cols],
+                bytes: info.n_bytes() / n,
+            }
         });
         self.layers.push(layer);
     }

@@ -309,7 +309,9 @@ impl Store {
         let extents = self.places.extents(layer, e);
         let load = |i: usize| -> Result<Tensor, ReadError> {
             let m = &self.places.layers[layer][i];
-            Ok(dev.load(m.kind, &m.shape, Arc::new(Piece { slot: slot.clone(), range: extents[i].range() }))?)
+            let w = dev.load(m.kind, &m.shape, Arc::new(Piece { slot: slot.clone(), range: extents[i].range() }))?;
+            dev.label(&w, &m.name);
+            Ok(w)
         };
         Ok(Expert { gate: load(0)?, up: load(1)?, down: load(2)? })
     }

@@ -74,12 +74,17 @@ impl<'a> Loader<'a> {
     }
 
     fn bind(&self, info: &TensorInfo, kind: Kind) -> Result<Tensor, Error> {
-        let (shape, bytes) = (&info.shape, self.gguf.bytes(info));
         self.bytes.set(self.bytes.get() + info.n_bytes() as u64);
-        if self.residency == Residency::All {
-            return Ok(self.dev.load(kind, shape, Arc::new(bytes))?);
-        }
-        let t = self.dev.alloc(kind, shape)?;
+        let t = match self.residency {
+            Residency::All => self.dev.load(kind, &info.shape, Arc::new(self.gguf.bytes(info)))?,
+            Residency::WithoutExperts => self.copy(info, kind)?,
+        };
+        self.dev.label(&t, &info.name);
+        Ok(t)
+    }
+
+    fn copy(&self, info: &TensorInfo, kind: Kind) -> Result<Tensor, Error> {
+        let (t, bytes) = (self.dev.alloc(kind, &info.shape)?, self.gguf.bytes(info));
         self.dev.write(&t, bytes.as_ref());
         self.dev.pin(&t);
         bytes.release();

@@ -80,7 +80,9 @@ impl<'a> Lab<'a> {
     /// Weights, loaded as a file's are.
     pub(super) fn weights(&mut self, format: Format, shape: &[usize]) -> Tensor {
         let bytes = data::weights(format, shape.iter().product(), &mut self.random);
-        self.dev.load(Kind::Packed(format), shape, Arc::new(bytes)).expect("memory for weights")
+        let w = self.dev.load(Kind::Packed(format), shape, Arc::new(bytes)).expect("memory for weights");
+        self.dev.label(&w, "weights");
+        w
     }
 
     /// A cache `[n_slot, n_row, width]` full of numbers in `-scale..scale`.

@@ -265,6 +265,7 @@ mod tests {
         let file = std::fs::File::create(&path).expect("created");
         file.set_len((n_expert as u64 * 3) << 20).expect("there are holes");
         let matrix = |i: u64| crate::Matrix {
+            name: String::new(),
             file: 0,
             offset: (i * n_expert as u64) << 20,
             kind: compute::F32,

@@ -92,15 +92,17 @@ pub(crate) struct Served {
     process: Child,
 }
 
-/// Builds the program, as the tests do that have it built already. Returns where it is.
+/// Builds the program as the tests of the workspace do, who have it built already: for one package alone, cargo chooses other
+/// features of what others wrote, and builds all of that again. Returns where it is.
 pub(crate) fn build(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
-    let args =
-        ["build", "--quiet", "--package", "cli", "--profile", "test", "--message-format", "json-render-diagnostics"];
+    let args = ["test", "--quiet", "--workspace", "--no-run", "--message-format", "json-render-diagnostics"];
     let built = Command::new("cargo").current_dir(root).args(args).stderr(Stdio::inherit()).output()?;
     let messages = String::from_utf8(built.stdout)?;
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let program = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back();
-    program.ok_or_else(|| format!("cargo build: {}", built.status).into())
+    let is_program = |message: &Value| message["target"]["kind"][0] == "bin" && message["profile"]["test"] == false;
+    let programs = messages.filter(|message| is_program(message) && message["target"]["name"] != "xtask");
+    let program = programs.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back();
+    program.ok_or_else(|| format!("cargo test --no-run: {}", built.status).into())
 }
 
 impl Served {

@@ -9,7 +9,7 @@ use std::{fs, sync::LazyLock};
 
 use grammar::{Source, Vocabulary};
 use models::{
-    Calls, Chat, ChatOptions, End, Hold, Part, Syntax, Template, Tool,
+    Calls, Chat, ChatOptions, End, Hold, NotKept, Part, Syntax, Template, Tool,
     deepseek_v4::{DeepSeekV4, Release},
 };
 use serde_json::{Value, json};
@@ -202,6 +202,78 @@ fn strict_tools_have_schemas_that_can_be_kept() {
         let refused = strict(parameters).unwrap_err().to_string();
         assert!(refused.starts_with("the schema of `look` cannot be kept to: ") && refused.contains(why), "{refused}");
     }
+}
+
+/// The grammar of answers that may call a tool with such a parameter `d`.
+fn with_parameter(strict: bool, d: Value, definitions: Value) -> Result<Syntax, NotKept> {
+    let parameters = json!({"type": "object", "properties": {"d": d}, "required": ["d"], "$defs": definitions});
+    let tool = Tool { strict, ..tool("look", parameters) };
+    V4.syntax(&ChatOptions { tools: vec![tool], ..ChatOptions::default() }, Hold::default())
+}
+
+#[test]
+fn references_that_lead_back_add_nothing() {
+    let back = vec![json!({"$ref": "#/$defs/a"}); 5];
+    let definitions =
+        json!({"a": {"anyOf": [{"anyOf": back}, {"type": "boolean"}, {"type": "string", "maxLength": 1}]}});
+    let syntax = with_parameter(true, json!({"$ref": "#/$defs/a"}), definitions).unwrap();
+    let texts: Vec<_> = syntax.schemas.iter().filter(|schema| schema.tool.is_some()).map(|s| s.text.as_str()).collect();
+    assert_eq!(texts, [r#"{"type":"boolean"}"#], "it refers to nothing, so that it has no definitions");
+    let d = |d: &str| v4_calls(&[v4_call("look", &format!("<*parameter name=\"d\" string={d}</*parameter>\n"))]);
+    check(&V4_WORDS, &syntax, [&[&d("\"false\">true"), &d("\"true\">é")], &[&d("\"true\">ab"), &d("\"false\">1")]]);
+}
+
+#[test]
+fn what_no_value_is_valid_by_is_loose_or_refused() {
+    let d = |d: &str| v4_calls(&[v4_call("look", &format!("<*parameter name=\"d\" string={d}</*parameter>\n"))]);
+    for nothing in [
+        json!({"enum": []}),
+        json!({"anyOf": []}),
+        json!({"$ref": "#/$defs/a"}),
+        json!({"type": "string", "minLength": 3, "maxLength": 2}),
+    ] {
+        let definitions = json!({"a": {"$ref": "#/$defs/a"}});
+        let refused = with_parameter(true, nothing.clone(), definitions.clone()).unwrap_err().to_string();
+        assert_eq!(refused, "the schema of `look` cannot be kept to: `d` has no valid value", "{nothing}");
+        let syntax = with_parameter(false, nothing, definitions).unwrap();
+        check(&V4_WORDS, &syntax, [&[&d("\"true\">a"), &d("\"false\">1")], &[]]);
+    }
+}
+
+#[test]
+fn a_text_may_be_longer_than_any_answer() {
+    let d =
+        |d: &str| v4_calls(&[v4_call("look", &format!("<*parameter name=\"d\" string=\"true\">{d}</*parameter>\n"))]);
+    for (schema, short) in [
+        (json!({"type": "string", "maxLength": 99_999_999_999_u64}), true),
+        (json!({"type": "string", "maxLength": 1_000_000}), true),
+        (json!({"type": "string", "minLength": 99_999_999_999_u64}), false),
+    ] {
+        let syntax = with_parameter(true, schema, json!({})).unwrap();
+        let (passing, failing): (&[&str], &[&str]) = (&[&d("abc")], &[]);
+        check(&V4_WORDS, &syntax, if short { [passing, failing] } else { [failing, passing] });
+    }
+}
+
+#[test]
+fn schemas_and_words_have_no_more_than_so_many_bytes_together() {
+    let properties: serde_json::Map<String, Value> =
+        (0..500).map(|i| (format!("p{i}"), json!({"type": "array", "items": {"$ref": "#/$defs/a"}}))).collect();
+    let long = json!({"type": "boolean", "description": "x".repeat(10_000)});
+    let tool = |strict| Tool {
+        strict,
+        ..tool("look", json!({"type": "object", "properties": properties, "$defs": {"a": long}}))
+    };
+    let syntax = |tool| V4.syntax(&ChatOptions { tools: vec![tool], ..ChatOptions::default() }, Hold::default());
+    assert!(syntax(tool(true)).unwrap_err().to_string().ends_with("it is more than 1 MiB"));
+    let loose = syntax(tool(false)).unwrap();
+    assert_eq!(loose.schemas.len(), 1);
+    let words: Vec<String> = (0..1000).map(|i| format!("{i:010}")).collect();
+    let properties: serde_json::Map<String, Value> =
+        (0..500).map(|i| (format!("p{i}"), json!({"enum": words}))).collect();
+    let wordy = crate::tool("look", json!({"type": "object", "properties": properties}));
+    assert_eq!(syntax(wordy).unwrap().schemas.len(), 1);
+    check(&V4_WORDS, &loose, [&[&v4_calls(&[v4_call("look", N)])], &[]]);
 }
 
 fn hermes(name: &str, arguments: &str) -> String {

@@ -12,6 +12,9 @@ use serde_json::Value;
 
 use super::{ChatOptions, Part, Tool, push_text};
 
+/// The most bytes of rules and schemas together.
+const BYTES_MAX: usize = 1 << 20;
+
 /// What is generated, as a grammar.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Syntax {
@@ -21,6 +24,8 @@ pub struct Syntax {
     pub schemas: Vec<Schema>,
     /// It is of all that is generated. Else it begins behind the reasoning.
     pub is_raw: bool,
+    /// Bytes of rules and schemas that were counted.
+    n_counted: usize,
 }
 
 /// A schema of a tool's, or a part of it.
@@ -57,12 +62,44 @@ impl Syntax {
     /// What the grammar of answers without calls is called.
     pub const ANSWER: &str = "answer";
 
+    /// How much text it is.
+    pub fn n_bytes(&self) -> usize {
+        let lark: usize = self.lark.iter().map(|part| part.as_str().len()).sum();
+        lark + self.schemas.iter().map(|schema| schema.text.len()).sum::<usize>()
+    }
+
     /// The name of a schema of `tool`'s.
     pub(crate) fn schema(&mut self, tool: Option<&Tool>, schema: &Value) -> String {
-        let name = format!("s{}", self.schemas.len());
+        let text = schema.to_string();
         let tool = tool.map(|tool| tool.name.clone());
-        self.schemas.push(Schema { name: name.clone(), tool, text: schema.to_string() });
+        let name = format!("s{}", self.schemas.len());
+        self.n_counted += text.len();
+        self.schemas.push(Schema { name: name.clone(), tool, text });
         name
+    }
+
+    /// A rule that `write` writes.
+    ///
+    /// # Errors
+    /// All rules and schemas are too much together: each schema has all that it refers to.
+    pub(crate) fn counted(&mut self, write: impl FnOnce(&mut Syntax) -> String) -> Result<String, String> {
+        let rule = write(self);
+        self.n_counted += rule.len();
+        match self.n_counted > BYTES_MAX {
+            true => Err(format!("with all that is referred to it is more than {} MiB", BYTES_MAX >> 20)),
+            false => Ok(rule),
+        }
+    }
+
+    /// How far it is.
+    pub(crate) fn mark(&self) -> (usize, usize) {
+        (self.schemas.len(), self.n_counted)
+    }
+
+    /// Forgets the schemas that have come, and what was counted, since then.
+    pub(crate) fn go_back(&mut self, (n_schemas, n_counted): (usize, usize)) {
+        self.schemas.truncate(n_schemas);
+        self.n_counted = n_counted;
     }
 
     /// The grammar, in which each of these signs is a marker. [`quoted`] texts have none of them.

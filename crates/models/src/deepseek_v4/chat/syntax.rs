@@ -4,6 +4,8 @@
 //! spell anything but ends where the model writes that token; what is no text is JSON. Parameters come in the order of the schema:
 //! those that are required, and any of the others.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 use super::DSML;
@@ -41,8 +43,10 @@ const PLAIN: [&str; 12] = [
 /// Keywords that say nothing about what a value may be.
 const NOTES: [&str; 8] =
     ["$comment", "default", "deprecated", "description", "examples", "readOnly", "title", "writeOnly"];
-/// How many references lead on from each other.
-const REFERENCES_MAX: usize = 8;
+/// The most parameters of a tool.
+const PROPERTIES_MAX: usize = 1000;
+/// The longest bound of a text that is kept: no answer is as long.
+const CHARS_MAX: u64 = 1_000_000;
 
 /// See [`Chat::syntax`](crate::Chat::syntax). `opening` is what the prompt has begun.
 pub(super) fn syntax(options: &ChatOptions, hold: Hold<'_>, opening: &[Part]) -> Result<Syntax, NotKept> {
@@ -85,22 +89,37 @@ fn start(options: &ChatOptions, hold: Hold<'_>, opening: &[Part]) -> String {
     if thinks(options) { format!("TEXT ¤ ({answer})") } else { answer }
 }
 
+/// What ends a call.
+const CALL_END: &str = "\"</\" § \"invoke>\\n\"";
+
 /// The rule `rule`: what stands between the tag of a call and the next, its own end included.
 fn arguments(rule: &str, tool: &Tool, is_loose: bool, syntax: &mut Syntax) -> Result<String, NotKept> {
-    let end = "\"</\" § \"invoke>\\n\"";
+    let before = syntax.mark();
+    match kept(rule, tool, syntax) {
+        Ok(lark) if !is_loose => return Ok(lark),
+        Err(why) if tool.strict => return Err(NotKept { tool: tool.name.clone(), why }),
+        _ => syntax.go_back(before),
+    }
+    Ok(format!("{rule}: (\"\\n\" | loose+) {CALL_END}\n"))
+}
+
+/// The same, by the tool's schema.
+///
+/// # Errors
+/// What of it this format has no grammar for.
+fn kept(rule: &str, tool: &Tool, syntax: &mut Syntax) -> Result<String, String> {
     let none = Value::Object(Map::new());
     let schema = tool.function.get("parameters").unwrap_or(&none);
-    let properties = match properties(schema) {
-        Ok(properties) if !is_loose => properties,
-        Err(why) if tool.strict => return Err(NotKept { tool: tool.name.clone(), why }),
-        _ => return Ok(format!("{rule}: (\"\\n\" | loose+) {end}\n")),
-    };
+    let properties = properties(schema)?;
     let is_required = |key: &str| schema["required"].as_array().is_some_and(|all| all.iter().any(|name| name == key));
     let required: Vec<bool> = properties.iter().map(|(key, _)| is_required(key)).collect();
-    let mut lark = format!("{rule}: ({}) {end}\n", sequence(rule, &required));
+    let mut lark = format!("{rule}: ({}) {CALL_END}\n", sequence(rule, &required));
     for (i, (key, value)) in properties.iter().enumerate() {
-        let values = values(value, schema, tool.strict, REFERENCES_MAX);
-        let values: Vec<String> = values.iter().map(|value| value.rule(tool, syntax)).collect();
+        let rule_of = |value: &Written| syntax.counted(|syntax| value.rule(tool, schema, syntax));
+        let values = Ways::of(value, schema, tool.strict).iter().map(rule_of).collect::<Result<Vec<_>, _>>()?;
+        if values.is_empty() {
+            return Err(format!("`{key}` has no valid value"));
+        }
         let head = quoted(&format!("parameter name=\"{key}\" string=\""));
         lark += &format!("{rule}p{i}: \"<\" § {head} ({}) § \"parameter>\\n\"\n", values.join(" | "));
     }
@@ -116,6 +135,9 @@ fn properties(schema: &Value) -> Result<Vec<(&String, &Value)>, String> {
     }
     let is_open = keywords.get("additionalProperties").is_none_or(|more| *more != false);
     match keywords.get("properties").and_then(Value::as_object) {
+        Some(properties) if properties.len() > PROPERTIES_MAX => {
+            Err(format!("it has more than {PROPERTIES_MAX} `properties`"))
+        }
         Some(properties) if !properties.is_empty() => Ok(properties.iter().collect()),
         _ if is_open => Err("it names no `properties`, and allows others".to_owned()),
         _ => Ok(Vec::new()),
@@ -158,61 +180,129 @@ enum Written {
 }
 
 impl Written {
-    /// What stands between the two tags, the `</` of the second included.
-    fn rule(&self, tool: &Tool, syntax: &mut Syntax) -> String {
+    /// What stands between the two tags, the `</` of the second included, for a value by a part of the schema `root` of `tool`.
+    fn rule(&self, tool: &Tool, root: &Value, syntax: &mut Syntax) -> String {
         match self {
             Written::Text(pattern) if pattern.is_empty() => "\"true\\\">\" TEXT_END".to_owned(),
             Written::Text(pattern) => format!("\"true\\\">\" /{pattern}<\\//"),
             Written::Word(word) => quoted(&format!("true\">{word}</")),
-            Written::Json(schema) => format!("\"false\\\">\" @{} \"</\"", syntax.schema(Some(tool), schema)),
+            Written::Json(schema) => {
+                let schema = syntax.schema(Some(tool), &with_definitions(schema.clone(), root));
+                format!("\"false\\\">\" @{schema} \"</\"")
+            }
         }
     }
 }
 
-/// How values may be written that are valid by `schema`, a part of `root`. What only JSON could be held to is JSON if it has to be
-/// exact, and else a text, as the format has it.
-fn values(schema: &Value, root: &Value, is_exact: bool, n_references: usize) -> Vec<Written> {
-    let Some(keywords) = schema.as_object() else {
-        return vec![Written::Text(String::new()), Written::Json(any_but_text())];
-    };
-    let speaks_of = |allowed: &[&str]| {
-        let is_allowed = |keyword: &String| NOTES.contains(&keyword.as_str()) || allowed.contains(&keyword.as_str());
-        keywords.keys().all(is_allowed)
-    };
-    let json = |schema: Value| Written::Json(with_definitions(schema, root));
-    if let Some(words) =
-        keywords.get("const").map(|word| vec![word.clone()]).or_else(|| keywords.get("enum")?.as_array().cloned())
-    {
-        let (texts, others): (Vec<Value>, Vec<Value>) = words.into_iter().partition(Value::is_string);
-        if !speaks_of(&["const", "enum", "type"]) {
-            return vec![json(schema.clone())];
+/// How values may be written that are valid by a part of a schema.
+struct Ways<'a> {
+    /// The whole schema.
+    root: &'a Value,
+    /// What only JSON could be held to is JSON; else a text, as the format has it.
+    is_exact: bool,
+    /// What is to be looked at, the next one last.
+    left: Vec<&'a Value>,
+    /// References that were followed: where one is met again, it adds nothing.
+    followed: HashSet<&'a str>,
+    found: Vec<Written>,
+}
+
+impl<'a> Ways<'a> {
+    /// Those of `schema`, a part of `root`; none if no value is valid.
+    fn of(schema: &'a Value, root: &'a Value, is_exact: bool) -> Vec<Written> {
+        let mut ways = Ways { root, is_exact, left: vec![schema], followed: HashSet::new(), found: Vec::new() };
+        while let Some(schema) = ways.left.pop() {
+            ways.add(schema);
         }
-        let texts = texts.iter().map(|text| Written::Word(text.as_str().unwrap_or_default().to_owned()));
-        return texts.chain((!others.is_empty()).then(|| json(json!({ "enum": others })))).collect();
+        ways.found
     }
-    for keyword in ["anyOf", "oneOf"] {
-        if let Some(all) = keywords.get(keyword).and_then(Value::as_array).filter(|_| speaks_of(&[keyword])) {
-            return all.iter().flat_map(|schema| values(schema, root, is_exact, n_references)).collect();
-        }
-    }
-    if let Some(to) = keywords.get("$ref").and_then(Value::as_str).filter(|_| speaks_of(&["$ref"]) && n_references > 0)
-        && let Some(to) = to.strip_prefix('#').and_then(|pointer| root.pointer(pointer))
-    {
-        return values(to, root, is_exact, n_references - 1);
-    }
-    match types(keywords.get("type")) {
-        None if speaks_of(&[]) => vec![Written::Text(String::new()), Written::Json(any_but_text())],
-        Some(types) if types.contains(&"string") => {
-            let others: Vec<&str> = types.into_iter().filter(|kind| *kind != "string").collect();
-            let text = match text(keywords) {
-                _ if is_exact && !speaks_of(&["type", "minLength", "maxLength"]) => return vec![json(schema.clone())],
-                text => Written::Text(text),
+
+    fn add(&mut self, schema: &'a Value) {
+        let Some(keywords) = schema.as_object() else { return self.any() };
+        let speaks_of = |allowed: &[&str]| {
+            let is_allowed =
+                |keyword: &String| NOTES.contains(&keyword.as_str()) || allowed.contains(&keyword.as_str());
+            keywords.keys().all(is_allowed)
+        };
+        if let Some(words) = words(keywords) {
+            return match speaks_of(&["const", "enum", "type"]) {
+                true => self.words(words),
+                false => self.found.push(Written::Json(schema.clone())),
             };
-            let mut rest = keywords.clone();
-            rest.insert("type".to_owned(), others.clone().into());
-            std::iter::once(text).chain((!others.is_empty()).then(|| json(rest.into()))).collect()
         }
-        _ => vec![json(schema.clone())],
+        for keyword in ["anyOf", "oneOf"] {
+            if let Some(all) = keywords.get(keyword).and_then(Value::as_array).filter(|_| speaks_of(&[keyword])) {
+                return self.left.extend(all.iter().rev());
+            }
+        }
+        if let Some(to) = keywords.get("$ref").and_then(Value::as_str).filter(|_| speaks_of(&["$ref"]))
+            && let Some(schema) = to.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer))
+        {
+            return self.left.extend(self.followed.insert(to).then_some(schema));
+        }
+        match types(keywords.get("type")) {
+            None if speaks_of(&[]) => self.any(),
+            Some(types) if types.contains(&"string") => match self.is_exact {
+                true if !speaks_of(&["type", "minLength", "maxLength"]) => {
+                    self.found.push(Written::Json(schema.clone()));
+                }
+                _ => self.texts(keywords, &types),
+            },
+            _ => self.found.push(Written::Json(schema.clone())),
+        }
+    }
+
+    /// Any value.
+    fn any(&mut self) {
+        self.found.extend([Written::Text(String::new()), Written::Json(any_but_text())]);
+    }
+
+    /// One of these.
+    fn words(&mut self, words: Vec<Value>) {
+        let (texts, others): (Vec<Value>, Vec<Value>) = words.into_iter().partition(Value::is_string);
+        let texts = texts.iter().map(|text| Written::Word(text.as_str().unwrap_or_default().to_owned()));
+        self.found.extend(texts);
+        self.found.extend((!others.is_empty()).then(|| Written::Json(json!({ "enum": others }))));
+    }
+
+    /// A text, or what is of another of these types.
+    fn texts(&mut self, keywords: &Map<String, Value>, types: &[&str]) {
+        self.found.extend(text(keywords).map(Written::Text));
+        let others: Vec<&str> = types.iter().copied().filter(|kind| *kind != "string").collect();
+        if !others.is_empty() {
+            let mut keywords = keywords.clone();
+            keywords.insert("type".to_owned(), others.into());
+            self.found.push(Written::Json(keywords.into()));
+        }
+    }
+}
+
+/// The values that a schema lists.
+fn words(keywords: &Map<String, Value>) -> Option<Vec<Value>> {
+    let one = keywords.get("const").map(|word| vec![word.clone()]);
+    one.or_else(|| keywords.get("enum")?.as_array().cloned())
+}
+
+/// A schema with what `root` defines, if it refers to something.
+fn with_definitions(mut schema: Value, root: &Value) -> Value {
+    if refers(&schema)
+        && let Some(keywords) = schema.as_object_mut()
+    {
+        for name in ["$defs", "definitions"] {
+            if let Some(definitions) = root.get(name) {
+                keywords.entry(name).or_insert_with(|| definitions.clone());
+            }
+        }
+    }
+    schema
+}
+
+/// Whether something in a schema may be a reference.
+fn refers(schema: &Value) -> bool {
+    match schema {
+        Value::Object(keywords) => keywords.contains_key("$ref") || keywords.values().any(refers),
+        Value::Array(all) => all.iter().any(refers),
+        _ => false,
     }
 }
 
@@ -224,28 +314,17 @@ fn types(named: Option<&Value>) -> Option<Vec<&str>> {
     }
 }
 
-/// A text of as many characters as there may be; any if nothing is said.
-fn text(keywords: &Map<String, Value>) -> String {
+/// A text of as many characters as there may be; any if nothing is said, and none if that is no number.
+fn text(keywords: &Map<String, Value>) -> Option<String> {
     let bound = |name: &str| keywords.get(name).and_then(Value::as_u64);
-    match (bound("minLength"), bound("maxLength")) {
-        (None | Some(0), None) => String::new(),
+    match (bound("minLength").unwrap_or(0), bound("maxLength").filter(|max| *max <= CHARS_MAX)) {
+        (min, Some(max)) if min > max => None,
+        (0, None) => Some(String::new()),
         (min, max) => {
             let max = max.map(|max| max.to_string()).unwrap_or_default();
-            format!("(?s:.{{{},{max}}})", min.unwrap_or(0))
+            Some(format!("(?s:.{{{},{max}}})", min.min(CHARS_MAX)))
         }
     }
-}
-
-/// A schema that may refer to what `root` defines.
-fn with_definitions(mut schema: Value, root: &Value) -> Value {
-    if let Some(keywords) = schema.as_object_mut() {
-        for name in ["$defs", "definitions"] {
-            if let Some(definitions) = root.get(name) {
-                keywords.entry(name).or_insert_with(|| definitions.clone());
-            }
-        }
-    }
-    schema
 }
 
 fn any_but_text() -> Value {

@@ -137,10 +137,11 @@ impl Socket {
         }
     }
 
-    /// Asks whether there is somebody; false if the answer does so by itself, or nothing may come before it.
+    /// Asks whether there is somebody; false if the answer does so by itself, or nothing may come before it. While a part of the last
+    /// one waits to be sent, that is so too, though the next request may have been read.
     fn ask(&self) -> bool {
         let mut shared = self.shared();
-        let may_ask = shared.may_be_asked && !shared.answers;
+        let may_ask = shared.may_be_asked && !shared.answers && !shared.is_behind;
         if may_ask {
             // Nobody else waits to write. If it cannot be asked, the answer will tell.
             let mut context = Context::from_waker(Waker::noop());
@@ -402,6 +403,19 @@ mod tests {
         assert_eq!(n_behind.load(Ordering::Relaxed), 1);
         drop(socket);
         assert_eq!(n_behind.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn nothing_comes_within_an_answer_though_the_next_request_was_read() {
+        let (mut socket, client) = half_closed(Version::HTTP_11).await;
+        let mut context = Context::from_waker(Waker::noop());
+        while Pin::new(&mut socket).poll_write(&mut context, &[0; 1 << 16]).is_ready() {}
+        socket.requested(Version::HTTP_11);
+        let before = read(&client, 1 << 18).await;
+        assert!(timeout(2 * ASK_EVERY, socket.gone()).await.is_err());
+        drop(socket);
+        let rest = read(&client, usize::MAX).await;
+        assert!(before.iter().chain(&rest).all(|byte| *byte == 0));
     }
 
     #[cfg(target_os = "linux")]

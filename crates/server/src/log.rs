@@ -165,6 +165,12 @@ impl Record {
         self.answer().n_answer += n;
     }
 
+    /// An answer has this many tokens. As it was generated, more or less were told: what was dropped, too, but not the last.
+    pub(crate) fn has(&self, n: usize, n_sampled: usize) {
+        let mut answer = self.answer();
+        answer.n_answer = (answer.n_answer + n).saturating_sub(n_sampled);
+    }
+
     /// An answer has ended.
     pub(crate) fn ended(&self, end: End) {
         let mut answer = self.answer();

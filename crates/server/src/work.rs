@@ -635,7 +635,7 @@ impl Shared {
             let is_heard = of_text.is_none_or(|tokens| say(Said::Tokens(tokens))) && say(said);
             if is_heard { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
-        job.record.sampled(answer.ids.len().saturating_sub(n_sampled.get()));
+        job.record.has(answer.ids.len(), n_sampled.get());
         if let Some(rest) = tokens.filter(|_| chat.is_none() && !matches!(answer.stop, Stop::StopString(_))) {
             rest.rest().map(|tokens| say(Said::Tokens(tokens)));
         }

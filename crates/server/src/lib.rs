@@ -243,8 +243,8 @@ impl Server {
         runtime.block_on(drain(open, &app));
         app.work.join();
         app.engine.flush();
+        runtime.shutdown_timeout(Duration::from_secs(1)); // replies that are cut off are told of
         app.teller.flush();
-        runtime.shutdown_timeout(Duration::from_secs(1));
     }
 }
 

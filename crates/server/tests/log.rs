@@ -9,10 +9,10 @@ use std::{
         Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use common::{Running, Setup, post, start};
+use common::{Running, Setup, post, start, wait_for};
 use serde_json::{Value, json};
 use server::Log;
 
@@ -29,11 +29,7 @@ fn lines_with(word: &str) -> Vec<String> {
 
 /// The one line about a request, once it is told.
 fn line_of(id: &str) -> String {
-    let start = Instant::now();
-    while lines_with(id).is_empty() {
-        assert!(start.elapsed() < Duration::from_secs(30), "nothing is told of {id}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for(&format!("nothing is told of {id}"), || !lines_with(id).is_empty());
     let lines = lines_with(id);
     assert_eq!(lines.len(), 1, "{lines:?}");
     lines[0].clone()

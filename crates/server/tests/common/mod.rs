@@ -171,12 +171,11 @@ fn joined(mut chunks: &str) -> String {
     text
 }
 
-/// Waits until something is so, but not for long. Returns how long that took.
-pub(crate) fn wait_for(what: &str, done: impl Fn() -> bool) -> Duration {
+/// Waits until something is so, but not for long.
+pub(crate) fn wait_for(what: &str, done: impl Fn() -> bool) {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < Duration::from_secs(30), "{what}");
         std::thread::sleep(Duration::from_millis(5));
     }
-    start.elapsed()
 }

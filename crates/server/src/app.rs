@@ -403,14 +403,17 @@ fn bug(app: &Arc<App>, record: Arc<Record>) -> impl FnOnce() -> Refusal + use<> 
 
 /// Queues a request that was read.
 async fn submit(app: &Arc<App>, draft: Draft) -> Result<Answers, Refusal> {
-    let draft = if draft.is_held() { compiled(app, draft).await? } else { draft };
+    let draft = match draft.to_compile() {
+        Some(n_bytes) => compiled(app, draft, n_bytes).await?,
+        None => draft,
+    };
     app.work.queue(draft)
 }
 
-/// Compiles the grammar of a request. Requests without one do not wait for it: their turns are others.
-async fn compiled(app: &Arc<App>, mut draft: Draft) -> Result<Draft, Refusal> {
+/// Compiles the grammar of a request, of so many bytes. Requests without one do not wait for it: their turns are others.
+async fn compiled(app: &Arc<App>, mut draft: Draft, n_bytes: usize) -> Result<Draft, Refusal> {
     let mut room = None;
-    hold(app, &mut room, draft.form_bytes())?;
+    hold(app, &mut room, n_bytes)?;
     let place = app.places_to_compile.clone().try_acquire_owned().map_err(|_| Refusal::compiling())?;
     let turn =
         timeout(COMPILER_PATIENCE, app.compilers.clone().acquire_owned()).await.map_err(|_| Refusal::compiling())?;

@@ -9,6 +9,7 @@
 //! dialect/     requests become an Ask, answers become replies
 //! work.rs      threads that compute answers; the line before them
 //! hold.rs      grammars for answers, and for the calls in them
+//! grammars.rs  those that were compiled lately
 //! replay.rs    what the model wrote when it called tools, to show it again
 //! likely.rs    how likely tokens were, in step with the text that they become
 //! socket.rs    whether a client is still there
@@ -34,6 +35,7 @@ mod away;
 mod dialect;
 mod error;
 mod fields;
+mod grammars;
 mod guard;
 mod hold;
 mod likely;

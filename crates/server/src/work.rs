@@ -23,11 +23,12 @@ use tokenizer::{Special, TokenId, Tokenizer};
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
 use crate::{
-    ask::{Ask, Form, Prompt},
+    ask::{Ask, Prompt},
     away::Client,
     dialect::new_id,
     error::Refusal,
-    hold::{self, Held},
+    grammars::Grammars,
+    hold::{Held, Wanted},
     likely::{Token, Tokens},
     log::{End, Record, Teller},
     metrics::Metrics,
@@ -176,25 +177,20 @@ pub(crate) struct Answers {
 /// A request that was read, and is not in the line yet.
 pub(crate) struct Draft {
     job: Job,
-    /// What the answer is to be held to, when that is compiled.
-    form: Option<Form>,
+    /// What the answer is to be held to, until that is compiled.
+    wanted: Option<Wanted>,
     answers: Answers,
 }
 
 impl Draft {
-    /// Whether there is something to compile.
-    pub(crate) fn is_held(&self) -> bool {
-        hold::is_held(self.form.as_ref(), self.job.chat.as_ref())
+    /// How much text there is to compile, if there is something.
+    pub(crate) fn to_compile(&self) -> Option<usize> {
+        self.wanted.as_ref().map(Wanted::n_bytes)
     }
 
     /// What is known of the request.
     pub(crate) fn record(&self) -> &Arc<Record> {
         &self.job.record
-    }
-
-    /// How much text the form has.
-    pub(crate) fn form_bytes(&self) -> usize {
-        self.form.as_ref().map_or(0, |form| form.rule.n_bytes())
     }
 }
 
@@ -237,6 +233,7 @@ struct Shared {
     /// Answers that are under way are to stop.
     stopping: AtomicBool,
     metrics: Arc<Metrics>,
+    grammars: Grammars,
     replays: Replays,
     teller: Arc<Teller>,
 }
@@ -295,6 +292,7 @@ impl Work {
             changed: Condvar::new(),
             stopping: AtomicBool::new(false),
             metrics,
+            grammars: Grammars::default(),
             replays: Replays::default(),
             teller,
         };
@@ -360,6 +358,9 @@ impl Work {
             Prompt::Chat(_, options) => Some(options),
             Prompt::Text(_) | Prompt::Ids(_) => None,
         };
+        let wanted = Wanted::of(&self.shared.engine, ask.form, chat.as_ref())?;
+        let held = wanted.as_ref().and_then(|wanted| self.shared.grammars.find(wanted));
+        let wanted = wanted.filter(|_| held.is_none());
         let job = Job {
             ids: ids.into(),
             parts: parts.map(Arc::from),
@@ -368,7 +369,7 @@ impl Work {
             n_max: ask.n_max.unwrap_or(usize::MAX),
             n_reasoning_max: ask.n_reasoning_max,
             stop: ask.stop,
-            held: None,
+            held,
             logit_bias: ask.logit_bias,
             logprobs: ask.logprobs,
             choice: 0,
@@ -378,16 +379,22 @@ impl Work {
             since,
             record: record.clone(),
         };
-        Ok(Draft { job, form: ask.form, answers: Answers { from, failure, n: ask.n_choices } })
+        Ok(Draft { job, wanted, answers: Answers { from, failure, n: ask.n_choices } })
     }
 
-    /// Compiles what holds the answer to its form. Takes seconds where that is hard.
+    /// Compiles what the answer is to be held to, and keeps it for others.
     ///
     /// # Errors
-    /// As [`hold::held`].
+    /// As [`Wanted::compile`].
     pub(crate) fn compile(&self, draft: &mut Draft, client: &Client<'_>) -> Result<(), Refusal> {
-        let (form, chat) = (draft.form.as_ref(), draft.job.chat.as_ref());
-        draft.job.held = hold::held(&self.shared.engine, form, chat, client)?.map(Arc::new);
+        let Some(wanted) = draft.wanted.take() else { return Ok(()) };
+        // Whoever came before may have wanted the same.
+        let held = match self.shared.grammars.find(&wanted) {
+            Some(held) => held,
+            None => Arc::new(wanted.compile(&self.shared.engine, draft.job.chat.as_ref(), client)?),
+        };
+        self.shared.grammars.keep(wanted, held.clone());
+        draft.job.held = Some(held);
         Ok(())
     }
 

@@ -253,6 +253,8 @@ fn hard_grammars_hold_up_neither_others_nor_those_whose_clients_stayed() {
         json!({"prompt": "Once", "max_tokens": 1, "structured_outputs": {"grammar": grammar}}).to_string()
     };
     let hard = post("/v1/completions", &held(&hard_grammar()), "");
+    let [known, simple] = ["start: \"b\"", "start: \"a\""].map(|grammar| post("/v1/completions", &held(grammar), ""));
+    assert_eq!(server.raw(&known).status, 200);
     let begin = |_| {
         let mut client = server.connect();
         client.write_all(&hard).expect("it is read");
@@ -268,8 +270,8 @@ fn hard_grammars_hold_up_neither_others_nor_those_whose_clients_stayed() {
     assert_eq!(server.post("/tokenize", &json!({"content": "Hello"})).status, 200);
     wait_for("four are too many", || n_answered("429") == 4);
     assert!(n_answered("") < 60, "who asks for no grammar waited for them");
+    assert_eq!(server.raw(&known).status, 200, "what was compiled before waits for nobody");
     drop(clients);
-    let simple = post("/v1/completions", &held("start: \"a\""), "");
     wait_for("nobody is before it any more", || server.raw(&simple).status == 200);
 }
 

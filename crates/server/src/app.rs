@@ -38,8 +38,9 @@ use crate::{
     metrics::Metrics,
     openapi, page,
     reply::{Choice, Kept, json, or_refusal, stream, whole, with},
+    said::Answers,
     seal::Sealer,
-    work::{Answers, Draft, Work},
+    work::{Draft, Work},
 };
 
 /// The most bytes of a request.

@@ -8,6 +8,7 @@
 //! fields.rs    what a request may say; one table a dialect
 //! dialect/     requests become an Ask, answers become replies
 //! work.rs      threads that compute answers; the line before them
+//! said.rs      what they say of them
 //! hold.rs      grammars for answers, and for the calls in them
 //! grammars.rs  those that were compiled lately
 //! replay.rs    what the model wrote when it called tools, to show it again
@@ -46,6 +47,7 @@ mod outbox;
 mod page;
 mod replay;
 mod reply;
+mod said;
 mod seal;
 mod socket;
 mod tls;

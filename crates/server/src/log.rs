@@ -21,8 +21,8 @@ use crate::{
     error::{Refusal, Why},
     outbox::{Outbox, Place},
     page,
+    said::Finish,
     trace::{Trace, Tracer},
-    work::Finish,
 };
 
 /// What is told of requests.

@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::work::Finish;
+use crate::said::Finish;
 
 type Seconds = Counter<f64, AtomicU64>;
 

@@ -28,7 +28,7 @@ use tokio::{
 use crate::{
     error::{Dialect, Refusal},
     likely::Token,
-    work::{Answers, Call, Failure, Finish, Heard, Said},
+    said::{Answers, Call, Failure, Finish, Heard, Said},
 };
 
 /// The longest silence on a stream: what is sent into a connection that was closed tells us that nobody is there.

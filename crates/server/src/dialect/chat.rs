@@ -21,7 +21,7 @@ use crate::{
     fields::{Field, Fields, Kind, acts, nothing, only},
     likely::{self, Token},
     reply::{Choice, Frames, Writer},
-    work::{Heard, Said, Usage},
+    said::{Heard, Said, Usage},
 };
 
 /// What a request may say.
@@ -451,7 +451,7 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
-    use crate::{reply::Framing, work::Call};
+    use crate::{reply::Framing, said::Call};
 
     fn wished(request: Value) -> (Option<bool>, Option<Effort>) {
         wishes(&Fields::of(&request, FIELDS).unwrap()).unwrap()

@@ -15,7 +15,7 @@ use crate::{
     fields::{Field, Fields, Kind, acts, nothing, only},
     likely::{self, Token},
     reply::{Choice, Frames, Writer},
-    work::{Heard, Said, Usage},
+    said::{Heard, Said, Usage},
 };
 
 /// What a request may say.

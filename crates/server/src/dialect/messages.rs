@@ -26,8 +26,8 @@ use crate::{
     error::{Dialect, Refusal},
     fields::{Field, Fields, Kind, acts, nothing, only},
     reply::{Choice, Frames, Writer},
+    said::{Call, Finish, Heard, Said, Usage},
     seal::Sealer,
-    work::{Call, Finish, Heard, Said, Usage},
 };
 
 /// What a request may say.

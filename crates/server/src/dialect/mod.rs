@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::work::Finish;
+use crate::said::Finish;
 
 mod budget;
 pub(crate) mod chat;

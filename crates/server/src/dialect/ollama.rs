@@ -22,7 +22,7 @@ use crate::{
     fields::{Field, Fields, Kind, acts, nothing, only},
     likely::{self, Token},
     reply::{Choice, Frames, Framing, Writer},
-    work::{Call, Finish, Heard, Said},
+    said::{Call, Finish, Heard, Said},
 };
 
 /// What a request for a chat may say.

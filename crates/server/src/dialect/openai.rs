@@ -8,7 +8,7 @@ use super::{new_id, now_s};
 use crate::{
     app::Model,
     reply::Choice,
-    work::{Finish, Usage},
+    said::{Finish, Usage},
 };
 
 /// What every reply, and every chunk of one, begins with.

@@ -30,8 +30,8 @@ use crate::{
     fields::{Field, Fields, Kind, acts, nothing, only},
     likely::{self, Token},
     reply::{Choice, Frames, Writer},
+    said::{Call, Finish, Heard, Said, Usage},
     seal::Sealer,
-    work::{Call, Finish, Heard, Said, Usage},
 };
 
 /// What may be included.

@@ -6,7 +6,7 @@ use engine::Stop;
 
 use crate::{
     reply::{Choice, Frames, Writer, whole},
-    work::{Answers, Call, Detail, Failure, Finish, Heard, Said, Timings, Usage},
+    said::{Answers, Call, Detail, Failure, Finish, Heard, Said, Timings, Usage},
 };
 
 pub(crate) fn thinks(text: &str) -> Said {

@@ -21,7 +21,7 @@ use self::{file::Writing, redact::Texts};
 use crate::{
     log::{End, Outcome, Record, ms, now},
     outbox::Outbox,
-    work::{Detail, Finish},
+    said::{Detail, Finish},
 };
 
 /// The most bytes of events that wait to be written.

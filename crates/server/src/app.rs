@@ -489,14 +489,14 @@ async fn completions_(State(app): Shared, request: Request) -> Response<Body> {
 async fn messages_(State(app): Shared, request: Request) -> Response<Body> {
     let reply = async {
         let read = asked(&app, request, |request, app| {
-            let messages::Request { ask, stream, form } = messages::read(request, &app.model)?;
-            Ok((app.read(ask)?, stream, form))
+            let messages::Request { ask, stream, telling } = messages::read(request, &app.model)?;
+            Ok((app.read(ask)?, stream, telling))
         });
-        let (draft, is_stream, form) = read.await?;
+        let (draft, is_stream, telling) = read.await?;
         let answers = submit(&app, draft).await?;
         match is_stream {
-            true => Ok(stream(answers, messages::Events::new(form))),
-            false => Ok(json(&messages::reply(&form, &one(answers).await?))),
+            true => Ok(stream(answers, messages::Events::new(telling))),
+            false => Ok(json(&messages::reply(&telling, &one(answers).await?))),
         }
     };
     or_refusal(reply.await, Dialect::Anthropic)
@@ -513,14 +513,14 @@ async fn count_message_tokens(State(app): Shared, request: Request) -> Response<
 async fn responses_(State(app): Shared, request: Request) -> Response<Body> {
     let reply = async {
         let read = asked(&app, request, |request, app| {
-            let responses::Request { ask, stream, form } = responses::read(request, &app.model)?;
-            Ok((app.read(ask)?, stream, form))
+            let responses::Request { ask, stream, telling } = responses::read(request, &app.model)?;
+            Ok((app.read(ask)?, stream, telling))
         });
-        let (draft, is_stream, form) = read.await?;
+        let (draft, is_stream, telling) = read.await?;
         let answers = submit(&app, draft).await?;
         match is_stream {
-            true => Ok(stream(answers, responses::Events::new(form))),
-            false => Ok(json(&responses::reply(&form, &one(answers).await?))),
+            true => Ok(stream(answers, responses::Events::new(telling))),
+            false => Ok(json(&responses::reply(&telling, &one(answers).await?))),
         }
     };
     or_refusal(reply.await, Dialect::OpenAi)
@@ -548,15 +548,15 @@ async fn ollama_answer(
     read: fn(&Value, &Model) -> Result<ollama::Request, Refusal>,
 ) -> Result<Response<Body>, Refusal> {
     let read = asked(app, request, move |request, app| {
-        let ollama::Request { ask, stream, form } = read(request, &app.model)?;
-        Ok((ask.map(|ask| app.read(ask)).transpose()?, stream, form))
+        let ollama::Request { ask, stream, telling } = read(request, &app.model)?;
+        Ok((ask.map(|ask| app.read(ask)).transpose()?, stream, telling))
     });
-    let (draft, is_stream, form) = read.await?;
-    let Some(draft) = draft else { return Ok(json(&ollama::loaded(&form))) };
+    let (draft, is_stream, telling) = read.await?;
+    let Some(draft) = draft else { return Ok(json(&ollama::loaded(&telling))) };
     let answers = submit(app, draft).await?;
     match is_stream {
-        true => Ok(stream(answers, ollama::Lines::new(form))),
-        false => Ok(json(&ollama::reply(&form, &one(answers).await?))),
+        true => Ok(stream(answers, ollama::Lines::new(telling))),
+        false => Ok(json(&ollama::reply(&telling, &one(answers).await?))),
     }
 }
 

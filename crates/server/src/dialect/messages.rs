@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     app::Model,
-    ask::{self, Ask},
+    ask::{Ask, Form},
     error::{Dialect, Refusal},
     fields::{Field, Fields, Kind, acts, nothing, only},
     reply::{Choice, Frames, Writer},
@@ -136,12 +136,12 @@ const TOOL: &[&[Field]] = &[&[
 pub(crate) struct Request {
     pub(crate) ask: Ask,
     pub(crate) stream: bool,
-    pub(crate) form: Form,
+    pub(crate) telling: Telling,
 }
 
 /// How the answer is to be told.
 #[derive(Clone, Debug)]
-pub(crate) struct Form {
+pub(crate) struct Telling {
     model: String,
     /// Reasoning is only in its signature, and not shown.
     sealed: bool,
@@ -157,10 +157,10 @@ pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     model.check_name(fields.str("model"))?;
     let conversation = conversation(&fields, &model.sealer)?;
     let (sealed, sealer) = (is_sealed(&fields), model.sealer.clone());
-    let form = Form { model: model.name.clone(), sealed, sealer };
+    let telling = Telling { model: model.name.clone(), sealed, sealer };
     let ask = conversation.ask(model, sampling(&fields, &model.sampling, model.seed)?)?;
     let ask = Ask { n_max: n_max(&fields), stop: stop(&fields, "stop_sequences")?, ..ask };
-    Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), form })
+    Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), telling })
 }
 
 fn conversation(fields: &Fields<'_>, sealer: &Sealer) -> Result<Conversation, Refusal> {
@@ -367,7 +367,7 @@ fn output_config<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>, Refusal>
 }
 
 /// What the answer must look like.
-fn asked_form(fields: &Fields<'_>) -> Result<Option<ask::Form>, Refusal> {
+fn asked_form(fields: &Fields<'_>) -> Result<Option<Form>, Refusal> {
     let at = |fields: &Fields<'_>, name| fields.any(name).map_or(Ok(None), |value| flat(value, &fields.path(name)));
     let config = output_config(fields)?.map_or(Ok(None), |config| at(&config, "format"))?;
     one(one(config, at(fields, "output_format")?)?, form(fields)?)
@@ -403,12 +403,12 @@ fn usage(usage: Usage) -> Value {
     })
 }
 
-fn message(form: &Form, content: Value, finish: Option<&Finish>) -> Value {
+fn message(telling: &Telling, content: Value, finish: Option<&Finish>) -> Value {
     let mut message = json!({
         "id": new_id("msg_"),
         "type": "message",
         "role": "assistant",
-        "model": form.model,
+        "model": telling.model,
         "content": content,
         "stop_reason": finish.map(stop_reason),
         "stop_sequence": finish.and_then(|finish| finish.stop_text.as_ref()),
@@ -421,11 +421,11 @@ fn message(form: &Form, content: Value, finish: Option<&Finish>) -> Value {
 }
 
 /// The answer as a whole.
-pub(crate) fn reply(form: &Form, choice: &Choice) -> Value {
+pub(crate) fn reply(telling: &Telling, choice: &Choice) -> Value {
     let mut content = Vec::new();
     if !choice.reasoning.is_empty() {
-        let shown = if form.sealed { "" } else { &choice.reasoning };
-        let signature = form.sealer.seal(&choice.reasoning);
+        let shown = if telling.sealed { "" } else { &choice.reasoning };
+        let signature = telling.sealer.seal(&choice.reasoning);
         content.push(json!({ "type": "thinking", "thinking": shown, "signature": signature }));
     }
     if !choice.text.is_empty() {
@@ -435,7 +435,7 @@ pub(crate) fn reply(form: &Form, choice: &Choice) -> Value {
         let input = input(&call.arguments);
         content.push(json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": input }));
     }
-    message(form, Value::Array(content), Some(&choice.finish))
+    message(telling, Value::Array(content), Some(&choice.finish))
 }
 
 /// Arguments as an object, which is what clients expect, whatever the model wrote.
@@ -448,7 +448,7 @@ fn input(arguments: &str) -> Value {
 
 /// Writes events.
 pub(crate) struct Events {
-    form: Form,
+    telling: Telling,
     /// The block that is open.
     block: Option<Block>,
     /// Blocks that were begun.
@@ -465,8 +465,8 @@ enum Block {
 }
 
 impl Events {
-    pub(crate) fn new(form: Form) -> Events {
-        Events { form, block: None, n_blocks: 0, call: None, failed: false }
+    pub(crate) fn new(telling: Telling) -> Events {
+        Events { telling, block: None, n_blocks: 0, call: None, failed: false }
     }
 
     fn open(&mut self, content: Value, out: &mut Frames) {
@@ -488,7 +488,7 @@ impl Events {
     fn close(&mut self, out: &mut Frames) {
         let Some(block) = self.block.take() else { return };
         if let Block::Thinking(text) = block {
-            let signature = self.form.sealer.seal(&text);
+            let signature = self.telling.sealer.seal(&text);
             self.delta(json!({ "type": "signature_delta", "signature": signature }), out);
         }
         self.stop(out);
@@ -503,7 +503,7 @@ impl Events {
         if let Some(Block::Thinking(all)) = &mut self.block {
             all.push_str(&text);
         }
-        if !self.form.sealed {
+        if !self.telling.sealed {
             self.delta(json!({ "type": "thinking_delta", "thinking": text }), out);
         }
     }
@@ -537,7 +537,7 @@ impl Events {
 impl Writer for Events {
     /// How long the prompt is, the end says: it is read only now.
     fn begin(&mut self, out: &mut Frames) {
-        let message = message(&self.form, json!([]), None);
+        let message = message(&self.telling, json!([]), None);
         out.event("message_start", &json!({ "type": "message_start", "message": message }));
         self.alive(out);
     }

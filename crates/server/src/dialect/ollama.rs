@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     app::Model,
-    ask::{self, Ask, N_TOP_MAX, Prompt, Rule},
+    ask::{Ask, Form, N_TOP_MAX, Prompt, Rule},
     error::{Dialect, Refusal},
     fields::{Field, Fields, Kind, acts, nothing, only},
     likely::{self, Token},
@@ -110,12 +110,12 @@ pub(crate) struct Request {
     /// `None` if nothing is asked, as of a server that is to load its model.
     pub(crate) ask: Option<Ask>,
     pub(crate) stream: bool,
-    pub(crate) form: Form,
+    pub(crate) telling: Telling,
 }
 
 /// How the answer is to be told.
 #[derive(Clone, Debug)]
-pub(crate) struct Form {
+pub(crate) struct Telling {
     model: String,
     /// As messages, not as texts.
     chat: bool,
@@ -169,8 +169,8 @@ fn request_of(fields: &Fields<'_>, asked: Option<Asked>, chat: bool, model: &Mod
     };
     let logprobs = logprobs(fields)?;
     let ask = ask.map(|ask| Ask { n_max, stop, logprobs, ..ask });
-    let form = Form { model: model.name.clone(), chat };
-    Ok(Request { ask, stream: fields.flag("stream").unwrap_or(true), form })
+    let telling = Telling { model: model.name.clone(), chat };
+    Ok(Request { ask, stream: fields.flag("stream").unwrap_or(true), telling })
 }
 
 /// Clients put a tag behind every name.
@@ -286,7 +286,7 @@ fn read_tool(tool: &Value, path: &str) -> Result<Tool, Refusal> {
 }
 
 /// What the answer must look like.
-fn form(fields: &Fields<'_>) -> Result<Option<ask::Form>, Refusal> {
+fn form(fields: &Fields<'_>) -> Result<Option<Form>, Refusal> {
     let asked = match fields.any("options") {
         Some(options) => form::form(&Fields::at(options, &fields.path("options"), OPTIONS)?)?,
         None => None,
@@ -294,7 +294,7 @@ fn form(fields: &Fields<'_>) -> Result<Option<ask::Form>, Refusal> {
     one(format(fields)?, asked)
 }
 
-fn format(fields: &Fields<'_>) -> Result<Option<ask::Form>, Refusal> {
+fn format(fields: &Fields<'_>) -> Result<Option<Form>, Refusal> {
     let rule = match fields.any("format") {
         None => return Ok(None),
         Some(Value::String(word)) if word.is_empty() => return Ok(None),
@@ -302,7 +302,7 @@ fn format(fields: &Fields<'_>) -> Result<Option<ask::Form>, Refusal> {
         Some(schema @ Value::Object(_)) => Rule::JsonSchema(schema.to_string()),
         Some(_) => return Err(fields.refuse("format", "must be json, or a schema")),
     };
-    Ok(Some(ask::Form { rule, field: fields.path("format") }))
+    Ok(Some(Form { rule, field: fields.path("format") }))
 }
 
 /// Whether to reason, and how hard.
@@ -318,20 +318,20 @@ fn think(fields: &Fields<'_>) -> Result<(Option<bool>, Option<Effort>), Refusal>
 }
 
 /// A part of an answer.
-fn line(form: &Form, text: &str, thinking: &str, calls: &[Value], done: bool) -> Value {
+fn line(telling: &Telling, text: &str, thinking: &str, calls: &[Value], done: bool) -> Value {
     let mut said = Map::new();
-    if form.chat {
+    if telling.chat {
         said.insert("role".into(), json!("assistant"));
     }
-    said.insert(if form.chat { "content" } else { "response" }.into(), json!(text));
+    said.insert(if telling.chat { "content" } else { "response" }.into(), json!(text));
     if !thinking.is_empty() {
         said.insert("thinking".into(), json!(thinking));
     }
     if !calls.is_empty() {
         said.insert("tool_calls".into(), json!(calls));
     }
-    let mut line = json!({ "model": form.model, "created_at": Timestamp::now().to_string() });
-    match (&mut line, form.chat) {
+    let mut line = json!({ "model": telling.model, "created_at": Timestamp::now().to_string() });
+    match (&mut line, telling.chat) {
         (Value::Object(line), false) => line.extend(said),
         (line, _) => line["message"] = Value::Object(said),
     }
@@ -367,24 +367,24 @@ fn add_logprobs(line: &mut Value, tokens: &[Token]) {
 }
 
 /// The answer as a whole.
-pub(crate) fn reply(form: &Form, choice: &Choice) -> Value {
+pub(crate) fn reply(telling: &Telling, choice: &Choice) -> Value {
     let calls: Vec<_> = choice.calls.iter().enumerate().map(|(i, c)| call(i, c)).collect();
-    let mut line = line(form, &choice.text, &choice.reasoning, &calls, true);
+    let mut line = line(telling, &choice.text, &choice.reasoning, &calls, true);
     add_logprobs(&mut line, &choice.tokens);
     finish(&mut line, &choice.finish);
     line
 }
 
 /// The reply to a request that asks nothing: the model is there.
-pub(crate) fn loaded(form: &Form) -> Value {
-    let mut line = line(form, "", "", &[], true);
+pub(crate) fn loaded(telling: &Telling) -> Value {
+    let mut line = line(telling, "", "", &[], true);
     line["done_reason"] = json!("load");
     line
 }
 
 /// Writes lines.
 pub(crate) struct Lines {
-    form: Form,
+    telling: Telling,
     /// A call as far as it was heard.
     call: Option<ToolCall>,
     /// Tokens that wait for their text.
@@ -392,8 +392,8 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    pub(crate) fn new(form: Form) -> Lines {
-        Lines { form, call: None, tokens: Vec::new() }
+    pub(crate) fn new(telling: Telling) -> Lines {
+        Lines { telling, call: None, tokens: Vec::new() }
     }
 }
 
@@ -403,10 +403,10 @@ impl Writer for Lines {
     fn said(&mut self, Heard { said, .. }: Heard, out: &mut Frames) {
         match said {
             Said::Begun | Said::Prefill(_) => {}
-            Said::Thinking(text) => out.data(&line(&self.form, "", &text, &[], false)),
+            Said::Thinking(text) => out.data(&line(&self.telling, "", &text, &[], false)),
             Said::Tokens(tokens) => self.tokens = tokens,
             Said::Text(text) => {
-                let mut line = line(&self.form, &text, "", &[], false);
+                let mut line = line(&self.telling, &text, "", &[], false);
                 add_logprobs(&mut line, &std::mem::take(&mut self.tokens));
                 out.data(&line);
             }
@@ -418,10 +418,10 @@ impl Writer for Lines {
             }
             Said::Called(index) => {
                 let calls: Vec<_> = self.call.take().iter().map(|heard| call(index, heard)).collect();
-                out.data(&line(&self.form, "", "", &calls, false));
+                out.data(&line(&self.telling, "", "", &calls, false));
             }
             Said::End(end) => {
-                let mut line = line(&self.form, "", "", &[], true);
+                let mut line = line(&self.telling, "", "", &[], true);
                 finish(&mut line, &end);
                 out.data(&line);
             }
@@ -433,7 +433,7 @@ impl Writer for Lines {
 
     /// A line that says nothing.
     fn alive(&mut self, out: &mut Frames) {
-        out.data(&line(&self.form, "", "", &[], false));
+        out.data(&line(&self.telling, "", "", &[], false));
     }
 
     fn framing(&self) -> Framing {
@@ -646,9 +646,10 @@ mod tests {
         script.extend(calls(0, "f", &["{\"a\":", "1}"]));
         script.push(ends(Stop::EndOfTurn, 1));
         for chat in [true, false] {
-            let form = Form { model: "m".into(), chat };
-            let all =
-                reply(&form, &choice(script.clone())).to_string() + "\n" + &streamed(Lines::new(form), script.clone());
+            let telling = Telling { model: "m".into(), chat };
+            let all = reply(&telling, &choice(script.clone())).to_string()
+                + "\n"
+                + &streamed(Lines::new(telling), script.clone());
             let expect = match chat {
                 true => expect![[r#"
                     {"model":"m","created_at":"TIME","message":{"role":"assistant","content":"So.","thinking":"Why","tool_calls":[{"id":"call_0","function":{"index":0,"name":"f","arguments":{"a":1}}}]},"done":true,"done_reason":"stop","total_duration":110000000,"load_duration":0,"prompt_eval_count":100,"prompt_eval_duration":40000000,"eval_count":7,"eval_duration":70000000}
@@ -675,9 +676,9 @@ mod tests {
     fn a_call_that_was_cut_short_is_not_told() {
         let mut script = vec![Said::Call(Call { index: 0, id: "call_0".into(), name: "rm".into() })];
         script.extend([Said::Arguments(0, "{\"path\":\"/".into()), ends(Stop::Length, 0)]);
-        let form = Form { model: "m".into(), chat: true };
+        let telling = Telling { model: "m".into(), chat: true };
         expect![[r#"
             {"model":"m","created_at":"TIME","message":{"role":"assistant","content":""},"done":true,"done_reason":"length","total_duration":110000000,"load_duration":0,"prompt_eval_count":100,"prompt_eval_duration":40000000,"eval_count":7,"eval_duration":70000000}
-        "#]].assert_eq(&timeless(&streamed(Lines::new(form), script)));
+        "#]].assert_eq(&timeless(&streamed(Lines::new(telling), script)));
     }
 }

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     app::Model,
-    ask::{self, Ask, N_TOP_MAX},
+    ask::{Ask, Form, N_TOP_MAX},
     error::Refusal,
     fields::{Field, Fields, Kind, acts, nothing, only},
     likely::{self, Token},
@@ -163,12 +163,12 @@ const NAMESPACE: &[&[Field]] = &[&[
 pub(crate) struct Request {
     pub(crate) ask: Ask,
     pub(crate) stream: bool,
-    pub(crate) form: Form,
+    pub(crate) telling: Telling,
 }
 
 /// How the answer is to be told.
 #[derive(Clone, Debug)]
-pub(crate) struct Form {
+pub(crate) struct Telling {
     /// What replies repeat of the request.
     head: Map<String, Value>,
     origins: Vec<Origin>,
@@ -197,13 +197,13 @@ struct Origin {
 pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
     let fields = Fields::of(request, FIELDS)?;
     model.check_name(fields.str("model"))?;
-    let (conversation, form) = read_fields(&fields, &model.name, &model.sealer)?;
+    let (conversation, telling) = read_fields(&fields, &model.name, &model.sealer)?;
     let ask = conversation.ask(model, sampling(&fields, &model.sampling, model.seed)?)?;
     let ask = Ask { n_max: n_max(&fields), logprobs: logprobs(&fields)?, ..ask };
-    Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), form })
+    Ok(Request { ask, stream: fields.flag("stream").unwrap_or(false), telling })
 }
 
-fn read_fields(fields: &Fields<'_>, model: &str, sealer: &Arc<Sealer>) -> Result<(Conversation, Form), Refusal> {
+fn read_fields(fields: &Fields<'_>, model: &str, sealer: &Arc<Sealer>) -> Result<(Conversation, Telling), Refusal> {
     let mut turns = Turns::new(sealer);
     turns.say(Role::System, fields.str("instructions").unwrap_or_default());
     match fields.needed("input")? {
@@ -221,7 +221,7 @@ fn read_fields(fields: &Fields<'_>, model: &str, sealer: &Arc<Sealer>) -> Result
     let choice = ToolChoice { one_call, ..tool_choice(fields)? };
     let choice = choice.check(&tools).map_err(|why| fields.refuse("tool_choice", why))?;
     let (sealed, sealer) = (is_sealed(fields)?, sealer.clone());
-    let telling = Form { head: head(fields, model), origins, summary, sealed, sealer };
+    let telling = Telling { head: head(fields, model), origins, summary, sealed, sealer };
     let messages = turns.into_messages();
     if messages.is_empty() {
         return Err(fields.refuse("input", "is empty"));
@@ -394,7 +394,7 @@ fn wishes(fields: &Fields<'_>) -> Result<(Option<bool>, Option<Effort>, bool), R
 }
 
 /// The form that `text` asks for.
-fn text_format(fields: &Fields<'_>) -> Result<Option<ask::Form>, Refusal> {
+fn text_format(fields: &Fields<'_>) -> Result<Option<Form>, Refusal> {
     const TEXT: &[&[Field]] = &[&[
         acts("format", Kind::Object, "What the answer must look like."),
         nothing("verbosity", "no model that runs here was trained for it"),
@@ -463,8 +463,8 @@ fn head(fields: &Fields<'_>, model: &str) -> Map<String, Value> {
 }
 
 /// A reply with these items. Only one that is complete repeats the tools, which are long.
-fn response(form: &Form, status: &str, output: &[Value], finish: Option<&Finish>) -> Value {
-    let mut response = Value::Object(form.head.clone());
+fn response(telling: &Telling, status: &str, output: &[Value], finish: Option<&Finish>) -> Value {
+    let mut response = Value::Object(telling.head.clone());
     if finish.is_none() {
         response["tools"] = json!([]);
     }
@@ -503,14 +503,14 @@ pub(crate) fn count(n_tokens: usize) -> Value {
 }
 
 /// Reasoning that is done.
-fn reasoning_item(form: &Form, id: &str, text: &str) -> Value {
+fn reasoning_item(telling: &Telling, id: &str, text: &str) -> Value {
     let mut item = json!({ "id": id, "type": "reasoning", "summary": [] });
-    match form.summary {
+    match telling.summary {
         true => item["summary"] = json!([{ "type": "summary_text", "text": text }]),
         false => item["content"] = json!([{ "type": "reasoning_text", "text": text }]),
     }
-    if form.sealed {
-        item["encrypted_content"] = json!(form.sealer.seal(text));
+    if telling.sealed {
+        item["encrypted_content"] = json!(telling.sealer.seal(text));
     }
     item
 }
@@ -524,8 +524,8 @@ fn message_item(id: &str, status: &str, content: &[Value]) -> Value {
 }
 
 /// A call as its tool was offered.
-fn call_item(form: &Form, id: &str, status: &str, call: &ToolCall) -> Value {
-    let origin = form.origins.iter().find(|origin| origin.shown == call.name);
+fn call_item(telling: &Telling, id: &str, status: &str, call: &ToolCall) -> Value {
+    let origin = telling.origins.iter().find(|origin| origin.shown == call.name);
     let mut item = json!({ "id": id, "type": "function_call", "status": status, "call_id": call.id });
     item["name"] = json!(origin.map_or(&call.name, |origin| &origin.name));
     if let Some(namespace) = origin.and_then(|origin| origin.namespace.as_ref()) {
@@ -547,23 +547,23 @@ fn custom_input(arguments: &str) -> String {
 }
 
 /// The answer as a whole.
-pub(crate) fn reply(form: &Form, choice: &Choice) -> Value {
+pub(crate) fn reply(telling: &Telling, choice: &Choice) -> Value {
     let mut output = Vec::new();
     if !choice.reasoning.is_empty() {
-        output.push(reasoning_item(form, &new_id("rs_"), &choice.reasoning));
+        output.push(reasoning_item(telling, &new_id("rs_"), &choice.reasoning));
     }
     if !choice.text.is_empty() {
         output.push(message_item(&new_id("msg_"), status(&choice.finish), &[text_part(&choice.text, &choice.tokens)]));
     }
     for call in &choice.calls {
-        output.push(call_item(form, &new_id("fc_"), "completed", call));
+        output.push(call_item(telling, &new_id("fc_"), "completed", call));
     }
-    response(form, status(&choice.finish), &output, Some(&choice.finish))
+    response(telling, status(&choice.finish), &output, Some(&choice.finish))
 }
 
 /// Writes events.
 pub(crate) struct Events {
-    form: Form,
+    telling: Telling,
     n_events: usize,
     /// Items that have begun: a call that breaks off is never done.
     n_items: usize,
@@ -587,8 +587,8 @@ enum What {
 }
 
 impl Events {
-    pub(crate) fn new(form: Form) -> Events {
-        Events { form, n_events: 0, n_items: 0, output: Vec::new(), item: None, tokens: Vec::new() }
+    pub(crate) fn new(telling: Telling) -> Events {
+        Events { telling, n_events: 0, n_items: 0, output: Vec::new(), item: None, tokens: Vec::new() }
     }
 
     fn event(&mut self, name: &str, data: Value, out: &mut Frames) {
@@ -628,7 +628,7 @@ impl Events {
         let Some(Item { id, what }) = &self.item else { return };
         match what {
             What::Reasoning(text) => {
-                let (item, text) = (reasoning_item(&self.form, id, text), text.clone());
+                let (item, text) = (reasoning_item(&self.telling, id, text), text.clone());
                 self.reasoned(&text, out);
                 self.done(item, out);
             }
@@ -645,7 +645,7 @@ impl Events {
     }
 
     fn reasoned(&mut self, text: &str, out: &mut Frames) {
-        if self.form.summary {
+        if self.telling.summary {
             let part = json!({ "type": "summary_text", "text": text });
             self.of_item("response.reasoning_summary_text.done", json!({ "summary_index": 0, "text": text }), out);
             self.of_item("response.reasoning_summary_part.done", json!({ "summary_index": 0, "part": part }), out);
@@ -662,7 +662,7 @@ impl Events {
             let id = new_id("rs_");
             let shown = json!({ "id": id, "type": "reasoning", "summary": [] });
             self.open(Item { id, what: What::Reasoning(String::new()) }, &shown, out);
-            if self.form.summary {
+            if self.telling.summary {
                 let part = json!({ "type": "summary_text", "text": "" });
                 self.of_item("response.reasoning_summary_part.added", json!({ "summary_index": 0, "part": part }), out);
             } else {
@@ -673,7 +673,7 @@ impl Events {
         if let Some(Item { what: What::Reasoning(text), .. }) = &mut self.item {
             text.push_str(more);
         }
-        if self.form.summary {
+        if self.telling.summary {
             let delta = json!({ "summary_index": 0, "delta": more });
             self.of_item("response.reasoning_summary_text.delta", delta, out);
         } else {
@@ -702,7 +702,7 @@ impl Events {
     fn call(&mut self, Call { id: call_id, name, .. }: Call, out: &mut Frames) {
         self.close("completed", out);
         let (id, call) = (new_id("fc_"), ToolCall { id: call_id, name, arguments: String::new() });
-        let shown = call_item(&self.form, &id, "in_progress", &call);
+        let shown = call_item(&self.telling, &id, "in_progress", &call);
         self.open(Item { id, what: What::Call(call) }, &shown, out);
     }
 
@@ -710,14 +710,14 @@ impl Events {
     fn arguments(&mut self, json: &str, out: &mut Frames) {
         let Some(Item { what: What::Call(call), .. }) = &mut self.item else { return };
         call.arguments.push_str(json);
-        if !self.form.origins.iter().any(|origin| origin.custom && origin.shown == call.name) {
+        if !self.telling.origins.iter().any(|origin| origin.custom && origin.shown == call.name) {
             self.of_item("response.function_call_arguments.delta", json!({ "delta": json }), out);
         }
     }
 
     fn called(&mut self, out: &mut Frames) {
         let Some(Item { id, what: What::Call(call) }) = &self.item else { return };
-        let item = call_item(&self.form, id, "completed", call);
+        let item = call_item(&self.telling, id, "completed", call);
         match item["input"].as_str() {
             Some(input) => {
                 self.of_item("response.custom_tool_call_input.delta", json!({ "delta": input }), out);
@@ -734,12 +734,12 @@ impl Events {
     fn finish(&mut self, finish: &Finish, out: &mut Frames) {
         let status = status(finish);
         self.close(status, out);
-        let response = response(&self.form, status, &self.output, Some(finish));
+        let response = response(&self.telling, status, &self.output, Some(finish));
         self.event(&format!("response.{status}"), json!({ "response": response }), out);
     }
 
     fn fail(&mut self, refusal: &Refusal, out: &mut Frames) {
-        let mut response = response(&self.form, "failed", &self.output, None);
+        let mut response = response(&self.telling, "failed", &self.output, None);
         response["error"] = json!({ "code": refusal.code, "message": refusal.message });
         self.event("response.failed", json!({ "response": response }), out);
     }
@@ -747,7 +747,7 @@ impl Events {
 
 impl Writer for Events {
     fn begin(&mut self, out: &mut Frames) {
-        let response = response(&self.form, "in_progress", &[], None);
+        let response = response(&self.telling, "in_progress", &[], None);
         self.event("response.created", json!({ "response": response }), out);
         self.alive(out);
     }
@@ -772,7 +772,7 @@ impl Writer for Events {
 
     /// An event that repeats what is known: comments do not reset every client's patience.
     fn alive(&mut self, out: &mut Frames) {
-        let response = response(&self.form, "in_progress", &[], None);
+        let response = response(&self.telling, "in_progress", &[], None);
         self.event("response.in_progress", json!({ "response": response }), out);
     }
 }

@@ -23,8 +23,8 @@ fn sealer() -> Arc<Sealer> {
     Arc::new(Sealer::new([0; 32]))
 }
 
-fn form() -> Form {
-    Form { model: "m".into(), sealed: false, sealer: sealer() }
+fn telling() -> Telling {
+    Telling { model: "m".into(), sealed: false, sealer: sealer() }
 }
 
 #[test]
@@ -239,15 +239,15 @@ fn an_answer_is_a_stream_of_blocks() {
         event: message_stop
         data: {"type":"message_stop"}
 
-    "#]].assert_eq(&streamed(Events::new(form()), script));
+    "#]].assert_eq(&streamed(Events::new(telling()), script));
 }
 
 #[test]
 fn reasoning_can_be_sealed() {
     let mut script = script();
     script.push(ends(Stop::EndOfTurn, 2));
-    let form = Form { sealed: true, ..form() };
-    expect![[r#"{"id":"msg_ID","type":"message","role":"assistant","model":"m","content":[{"type":"thinking","thinking":"","signature":"r1:6d3b74ff:0fd7f5859fbfa1635f0f20ba38084ec095deb4dc0fb4a886c59e3e0712da2749:Why"},{"type":"text","text":"So."},{"type":"tool_use","id":"call_0","name":"f","input":{"a":1}},{"type":"tool_use","id":"call_1","name":"g","input":{}}],"stop_reason":"tool_use","stop_sequence":null,"usage":{"input_tokens":40,"cache_creation_input_tokens":0,"cache_read_input_tokens":60,"output_tokens":7}}"#]].assert_eq(&without_ids(&reply(&form, &choice(script.clone())).to_string()));
+    let telling = Telling { sealed: true, ..telling() };
+    expect![[r#"{"id":"msg_ID","type":"message","role":"assistant","model":"m","content":[{"type":"thinking","thinking":"","signature":"r1:6d3b74ff:0fd7f5859fbfa1635f0f20ba38084ec095deb4dc0fb4a886c59e3e0712da2749:Why"},{"type":"text","text":"So."},{"type":"tool_use","id":"call_0","name":"f","input":{"a":1}},{"type":"tool_use","id":"call_1","name":"g","input":{}}],"stop_reason":"tool_use","stop_sequence":null,"usage":{"input_tokens":40,"cache_creation_input_tokens":0,"cache_read_input_tokens":60,"output_tokens":7}}"#]].assert_eq(&without_ids(&reply(&telling, &choice(script.clone())).to_string()));
     expect![[r#"
         event: message_start
         data: {"type":"message_start","message":{"id":"msg_ID","type":"message","role":"assistant","model":"m","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":0,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":0}}}
@@ -300,14 +300,14 @@ fn reasoning_can_be_sealed() {
         event: message_stop
         data: {"type":"message_stop"}
 
-    "#]].assert_eq(&streamed(Events::new(form), script));
+    "#]].assert_eq(&streamed(Events::new(telling), script));
 }
 
 #[test]
 fn a_call_that_was_cut_short_is_not_told() {
     let mut script = vec![says("So"), Said::Call(Call { index: 0, id: "call_0".into(), name: "rm".into() })];
     script.extend([Said::Arguments(0, "{\"path\":\"/".into()), ends(Stop::Length, 0)]);
-    expect![[r#"{"id":"msg_ID","type":"message","role":"assistant","model":"m","content":[{"type":"text","text":"So"}],"stop_reason":"max_tokens","stop_sequence":null,"usage":{"input_tokens":40,"cache_creation_input_tokens":0,"cache_read_input_tokens":60,"output_tokens":7}}"#]].assert_eq(&without_ids(&reply(&form(), &choice(script.clone())).to_string()));
+    expect![[r#"{"id":"msg_ID","type":"message","role":"assistant","model":"m","content":[{"type":"text","text":"So"}],"stop_reason":"max_tokens","stop_sequence":null,"usage":{"input_tokens":40,"cache_creation_input_tokens":0,"cache_read_input_tokens":60,"output_tokens":7}}"#]].assert_eq(&without_ids(&reply(&telling(), &choice(script.clone())).to_string()));
     expect![[r#"
         event: message_start
         data: {"type":"message_start","message":{"id":"msg_ID","type":"message","role":"assistant","model":"m","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":0,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":0}}}
@@ -330,19 +330,19 @@ fn a_call_that_was_cut_short_is_not_told() {
         event: message_stop
         data: {"type":"message_stop"}
 
-    "#]].assert_eq(&streamed(Events::new(form()), script));
+    "#]].assert_eq(&streamed(Events::new(telling()), script));
 }
 
 #[test]
 fn the_end_says_why() {
-    let reason = |stop| reply(&form(), &choice(vec![says("x"), ends(stop, 0)]))["stop_reason"].clone();
+    let reason = |stop| reply(&telling(), &choice(vec![says("x"), ends(stop, 0)]))["stop_reason"].clone();
     assert_eq!(reason(Stop::EndOfTurn), "end_turn");
     assert_eq!(reason(Stop::ContextFull), "max_tokens");
     assert_eq!(reason(Stop::StopString(0)), "stop_sequence");
     let malformed = vec![says("x"), ends_malformed()];
-    assert_eq!(reply(&form(), &choice(malformed.clone()))["finish_detail"], "malformed_tool_call");
+    assert_eq!(reply(&telling(), &choice(malformed.clone()))["finish_detail"], "malformed_tool_call");
     let told = r#""delta":{"stop_reason":"end_turn","stop_sequence":null,"finish_detail":"malformed_tool_call"}"#;
-    assert!(streamed(Events::new(form()), malformed).contains(told));
+    assert!(streamed(Events::new(telling()), malformed).contains(told));
     let failed = vec![says("x"), Said::Failed(Refusal::ending())];
     expect![[r#"
         event: message_start
@@ -360,5 +360,5 @@ fn the_end_says_why() {
         event: error
         data: {"type":"error","error":{"type":"overloaded_error","message":"the server is shutting down; try again"}}
 
-    "#]].assert_eq(&streamed(Events::new(form()), failed));
+    "#]].assert_eq(&streamed(Events::new(telling()), failed));
 }

@@ -12,8 +12,8 @@ use crate::dialect::{
 fn check(request: Value, expect: Expect) {
     let read = Fields::of(&request, FIELDS).and_then(|fields| {
         sampling(&fields, &SamplerOptions::default(), None)?;
-        let (conversation, form) = read_fields(&fields, "m", &sealer())?;
-        let Form { summary, sealed, .. } = form;
+        let (conversation, telling) = read_fields(&fields, "m", &sealer())?;
+        let Telling { summary, sealed, .. } = telling;
         let more = format!("n_max {:?}, summary {summary}, sealed {sealed}\n", n_max(&fields));
         Ok(show(&conversation) + &more)
     });
@@ -24,7 +24,7 @@ fn sealer() -> Arc<Sealer> {
     Arc::new(Sealer::new([0; 32]))
 }
 
-fn form() -> Form {
+fn telling() -> Telling {
     let function = Origin { shown: "f".into(), name: "f".into(), namespace: None, custom: false };
     let origins = vec![
         Origin { shown: "mcp__x__g".into(), name: "g".into(), namespace: Some("mcp__x".into()), custom: false },
@@ -32,7 +32,7 @@ fn form() -> Form {
         function,
     ];
     let head = Map::from_iter([("id".to_owned(), json!("resp_1"))]);
-    Form { head, origins, summary: false, sealed: false, sealer: sealer() }
+    Telling { head, origins, summary: false, sealed: false, sealer: sealer() }
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn an_answer_is_a_stream_of_items() {
     script.extend(calls(0, "mcp__x__g", &["{\"a\":", "1}"]));
     script.extend(calls(1, "apply_patch", &["{\"input\":\"***", " Begin\"}"]));
     script.push(ends(Stop::EndOfTurn, 2));
-    expect![[r#"{"id":"resp_1","status":"completed","error":null,"incomplete_details":null,"output":[{"id":"rs_ID","type":"reasoning","summary":[],"content":[{"type":"reasoning_text","text":"Why"}]},{"id":"msg_ID","type":"message","status":"completed","role":"assistant","content":[{"type":"output_text","text":"So.","annotations":[],"logprobs":[]}]},{"id":"fc_ID","type":"function_call","status":"completed","call_id":"call_0","name":"g","namespace":"mcp__x","arguments":"{\"a\":1}"},{"id":"fc_ID","type":"custom_tool_call","status":"completed","call_id":"call_1","name":"apply_patch","input":"*** Begin"}],"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":107}}"#]].assert_eq(&without_ids(&reply(&form(), &choice(script.clone())).to_string()));
+    expect![[r#"{"id":"resp_1","status":"completed","error":null,"incomplete_details":null,"output":[{"id":"rs_ID","type":"reasoning","summary":[],"content":[{"type":"reasoning_text","text":"Why"}]},{"id":"msg_ID","type":"message","status":"completed","role":"assistant","content":[{"type":"output_text","text":"So.","annotations":[],"logprobs":[]}]},{"id":"fc_ID","type":"function_call","status":"completed","call_id":"call_0","name":"g","namespace":"mcp__x","arguments":"{\"a\":1}"},{"id":"fc_ID","type":"custom_tool_call","status":"completed","call_id":"call_1","name":"apply_patch","input":"*** Begin"}],"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":107}}"#]].assert_eq(&without_ids(&reply(&telling(), &choice(script.clone())).to_string()));
     expect![[r#"
         event: response.created
         data: {"type":"response.created","sequence_number":0,"response":{"id":"resp_1","tools":[],"status":"in_progress","error":null,"incomplete_details":null,"output":[],"usage":null}}
@@ -237,14 +237,14 @@ fn an_answer_is_a_stream_of_items() {
         event: response.completed
         data: {"type":"response.completed","sequence_number":25,"response":{"id":"resp_1","status":"completed","error":null,"incomplete_details":null,"output":[{"id":"rs_ID","type":"reasoning","summary":[],"content":[{"type":"reasoning_text","text":"Why"}]},{"id":"msg_ID","type":"message","status":"completed","role":"assistant","content":[{"type":"output_text","text":"So.","annotations":[],"logprobs":[]}]},{"id":"fc_ID","type":"function_call","status":"completed","call_id":"call_0","name":"g","namespace":"mcp__x","arguments":"{\"a\":1}"},{"id":"fc_ID","type":"custom_tool_call","status":"completed","call_id":"call_1","name":"apply_patch","input":"*** Begin"}],"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":107}}}
 
-    "#]].assert_eq(&streamed(Events::new(form()), script));
+    "#]].assert_eq(&streamed(Events::new(telling()), script));
 }
 
 #[test]
 fn reasoning_is_told_as_asked() {
     let script = vec![thinks("Why"), ends(Stop::EndOfTurn, 0)];
-    let form = Form { summary: true, sealed: true, ..form() };
-    expect![[r#"{"id":"resp_1","status":"completed","error":null,"incomplete_details":null,"output":[{"id":"rs_ID","type":"reasoning","summary":[{"type":"summary_text","text":"Why"}],"encrypted_content":"r1:6d3b74ff:0fd7f5859fbfa1635f0f20ba38084ec095deb4dc0fb4a886c59e3e0712da2749:Why"}],"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":107}}"#]].assert_eq(&without_ids(&reply(&form, &choice(script.clone())).to_string()));
+    let telling = Telling { summary: true, sealed: true, ..telling() };
+    expect![[r#"{"id":"resp_1","status":"completed","error":null,"incomplete_details":null,"output":[{"id":"rs_ID","type":"reasoning","summary":[{"type":"summary_text","text":"Why"}],"encrypted_content":"r1:6d3b74ff:0fd7f5859fbfa1635f0f20ba38084ec095deb4dc0fb4a886c59e3e0712da2749:Why"}],"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":107}}"#]].assert_eq(&without_ids(&reply(&telling, &choice(script.clone())).to_string()));
     expect![[r#"
         event: response.created
         data: {"type":"response.created","sequence_number":0,"response":{"id":"resp_1","tools":[],"status":"in_progress","error":null,"incomplete_details":null,"output":[],"usage":null}}
@@ -273,7 +273,7 @@ fn reasoning_is_told_as_asked() {
         event: response.completed
         data: {"type":"response.completed","sequence_number":8,"response":{"id":"resp_1","status":"completed","error":null,"incomplete_details":null,"output":[{"id":"rs_ID","type":"reasoning","summary":[{"type":"summary_text","text":"Why"}],"encrypted_content":"r1:6d3b74ff:0fd7f5859fbfa1635f0f20ba38084ec095deb4dc0fb4a886c59e3e0712da2749:Why"}],"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":107}}}
 
-    "#]].assert_eq(&streamed(Events::new(form), script));
+    "#]].assert_eq(&streamed(Events::new(telling), script));
 }
 
 #[test]
@@ -296,13 +296,13 @@ fn a_call_that_was_cut_short_is_never_done() {
         event: response.incomplete
         data: {"type":"response.incomplete","sequence_number":4,"response":{"id":"resp_1","status":"incomplete","error":null,"incomplete_details":{"reason":"max_output_tokens"},"output":[],"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":60},"output_tokens":7,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":107}}}
 
-    "#]].assert_eq(&streamed(Events::new(form()), script));
+    "#]].assert_eq(&streamed(Events::new(telling()), script));
 }
 
 #[test]
 fn a_failure_is_the_last_event() {
     let script = vec![says("x"), Said::Failed(Refusal::ending())];
-    let stream = streamed(Events::new(form()), script);
+    let stream = streamed(Events::new(telling()), script);
     expect![[r#"
         event: response.failed
         data: {"type":"response.failed","sequence_number":5,"response":{"id":"resp_1","tools":[],"status":"failed","error":{"code":"shutting_down","message":"the server is shutting down; try again"},"incomplete_details":null,"output":[],"usage":null}}"#]].assert_eq(stream.split("\n\n").filter(|event| !event.is_empty()).last().unwrap());
@@ -314,7 +314,7 @@ fn what_comes_behind_a_call_that_broke_off_has_a_place_of_its_own() {
     let mut script = vec![Said::Call(call), Said::Arguments(0, "{\"a\": 1".into()), says("So.")];
     script.extend(calls(1, "f", &["{}"]));
     script.push(ends(Stop::EndOfTurn, 1));
-    let stream = streamed(Events::new(form()), script);
+    let stream = streamed(Events::new(telling()), script);
     let data = stream.lines().filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok());
     let added = data.filter(|event| event["type"] == "response.output_item.added");
     assert_eq!(added.map(|event| event["output_index"].clone()).collect::<Vec<_>>(), [0, 1, 2]);

@@ -31,13 +31,13 @@ use tokio::{
 use crate::{
     ask::{Ask, Prompt},
     away::away,
-    dialect::{chat, completions, messages, models as model_list, new_id, ollama, responses, tokens},
+    dialect::{self, chat, completions, messages, models as model_list, new_id, ollama, responses, tokens},
     error::{Dialect, Refusal, Why},
     guard::Access,
     log::{End, Outcome, Record, Teller},
     metrics::Metrics,
     openapi, page,
-    reply::{Choice, Kept, json, or_refusal, stream, whole, with},
+    reply::{Choice, Kept, Writer, json, or_refusal, stream, whole, with},
     said::Answers,
     seal::Sealer,
     work::{Draft, Work},
@@ -487,18 +487,7 @@ async fn completions_(State(app): Shared, request: Request) -> Response<Body> {
 }
 
 async fn messages_(State(app): Shared, request: Request) -> Response<Body> {
-    let reply = async {
-        let read = asked(&app, request, |request, app| {
-            let messages::Request { ask, stream, telling } = messages::read(request, &app.model)?;
-            Ok((app.read(ask)?, stream, telling))
-        });
-        let (draft, is_stream, telling) = read.await?;
-        let answers = submit(&app, draft).await?;
-        match is_stream {
-            true => Ok(stream(answers, messages::Events::new(telling))),
-            false => Ok(json(&messages::reply(&telling, &one(answers).await?))),
-        }
-    };
+    let reply = answer(&app, request, messages::read, messages::Events::new, messages::reply);
     or_refusal(reply.await, Dialect::Anthropic)
 }
 
@@ -511,18 +500,7 @@ async fn count_message_tokens(State(app): Shared, request: Request) -> Response<
 }
 
 async fn responses_(State(app): Shared, request: Request) -> Response<Body> {
-    let reply = async {
-        let read = asked(&app, request, |request, app| {
-            let responses::Request { ask, stream, telling } = responses::read(request, &app.model)?;
-            Ok((app.read(ask)?, stream, telling))
-        });
-        let (draft, is_stream, telling) = read.await?;
-        let answers = submit(&app, draft).await?;
-        match is_stream {
-            true => Ok(stream(answers, responses::Events::new(telling))),
-            false => Ok(json(&responses::reply(&telling, &one(answers).await?))),
-        }
-    };
+    let reply = answer(&app, request, responses::read, responses::Events::new, responses::reply);
     or_refusal(reply.await, Dialect::OpenAi)
 }
 
@@ -581,6 +559,26 @@ async fn tokenize(State(app): Shared, request: Request) -> Response<Body> {
 async fn detokenize(State(app): Shared, request: Request) -> Response<Body> {
     let told = asked(&app, request, |request, app| Ok(json(&tokens::detokenize(request, &app.engine)?)));
     or_refusal(told.await, Dialect::OpenAi)
+}
+
+/// Gives the one answer to a request, as it comes or as a whole.
+async fn answer<T: Send + 'static, W: Writer + Unpin>(
+    app: &Arc<App>,
+    request: Request,
+    read: fn(&Value, &Model) -> Result<dialect::Request<T>, Refusal>,
+    events: fn(T) -> W,
+    reply: fn(&T, &Choice) -> Value,
+) -> Result<Response<Body>, Refusal> {
+    let read = asked(app, request, move |request, app| {
+        let dialect::Request { ask, stream, telling } = read(request, &app.model)?;
+        Ok((app.read(ask)?, stream, telling))
+    });
+    let (draft, is_stream, telling) = read.await?;
+    let answers = submit(app, draft).await?;
+    match is_stream {
+        true => Ok(stream(answers, events(telling))),
+        false => Ok(json(&reply(&telling, &one(answers).await?))),
+    }
 }
 
 /// Waits for the one answer to a request.

@@ -13,6 +13,7 @@ use models::{Calls, Effort, End, Role, Tool, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::{
+    Request,
     budget::{BUDGETS, n_reasoning_max},
     content::{Conversation, EFFORTS, ToolChoice, Turns, add_paragraph, check_names, chosen, effort_of, shown},
     form::{FORMS, flat, form, one},
@@ -132,13 +133,6 @@ const TOOL: &[&[Field]] = &[&[
     acts("strict", Kind::Bool, "Calls keep to all of its schema, or the request is refused."),
 ]];
 
-/// A request that was read.
-pub(crate) struct Request {
-    pub(crate) ask: Ask,
-    pub(crate) stream: bool,
-    pub(crate) telling: Telling,
-}
-
 /// How the answer is to be told.
 #[derive(Clone, Debug)]
 pub(crate) struct Telling {
@@ -152,7 +146,7 @@ pub(crate) struct Telling {
 ///
 /// # Errors
 /// What of it we cannot do.
-pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
+pub(crate) fn read(request: &Value, model: &Model) -> Result<Request<Telling>, Refusal> {
     let fields = Fields::of(request, FIELDS)?;
     model.check_name(fields.str("model"))?;
     let conversation = conversation(&fields, &model.sealer)?;

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::said::Finish;
+use crate::{ask::Ask, said::Finish};
 
 mod budget;
 pub(crate) mod chat;
@@ -20,6 +20,14 @@ mod sampling;
 #[cfg(test)]
 mod script;
 pub(crate) mod tokens;
+
+/// A request that was read, for one answer.
+pub(crate) struct Request<T> {
+    pub(crate) ask: Ask,
+    pub(crate) stream: bool,
+    /// How the answer is to be told.
+    pub(crate) telling: T,
+}
 
 /// Seconds since 1970.
 pub(crate) fn now_s() -> u64 {

@@ -14,6 +14,7 @@ use models::{Calls, Effort, End, Role, Tool, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::{
+    Request,
     budget::{BUDGETS, SAME, n_reasoning_max},
     content::{
         Conversation, EFFORTS, ToolChoice, Turns, check_names, chosen, effort_of, named, shown, text, word_of_choice,
@@ -159,13 +160,6 @@ const NAMESPACE: &[&[Field]] = &[&[
     nothing("description", "its tools describe themselves"),
 ]];
 
-/// A request that was read.
-pub(crate) struct Request {
-    pub(crate) ask: Ask,
-    pub(crate) stream: bool,
-    pub(crate) telling: Telling,
-}
-
 /// How the answer is to be told.
 #[derive(Clone, Debug)]
 pub(crate) struct Telling {
@@ -194,7 +188,7 @@ struct Origin {
 ///
 /// # Errors
 /// What of it we cannot do.
-pub(crate) fn read(request: &Value, model: &Model) -> Result<Request, Refusal> {
+pub(crate) fn read(request: &Value, model: &Model) -> Result<Request<Telling>, Refusal> {
     let fields = Fields::of(request, FIELDS)?;
     model.check_name(fields.str("model"))?;
     let (conversation, telling) = read_fields(&fields, &model.name, &model.sealer)?;

@@ -4,9 +4,12 @@ use engine::{SamplerOptions, Stop};
 use expect_test::{Expect, expect};
 
 use super::*;
-use crate::dialect::{
-    content::show,
-    script::{calls, choice, ends, says, streamed, thinks, without_ids},
+use crate::{
+    dialect::{
+        content::show,
+        script::{calls, choice, ends, says, streamed, thinks, without_ids},
+    },
+    said::{Call, Said},
 };
 
 fn check(request: Value, expect: Expect) {

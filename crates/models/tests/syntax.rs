@@ -305,6 +305,13 @@ fn hermes_calls_have_the_arguments_of_their_tools() {
         check(words, &named, [&[&wait], &["", &look, &format!("{wait}\n{wait}")]]);
         let held = syntax(&options(), Hold { text: true, ..Hold::default() });
         check(words, &held, [&["yes", &both], &["", "maybe", &before]]);
+        // Arguments are an object, whatever a schema says.
+        let of =
+            |kind: Value| ChatOptions { tools: vec![tool("look", json!({"type": kind}))], ..ChatOptions::default() };
+        let nullable = syntax(&of(json!(["null", "object"])), Hold::default());
+        check(words, &nullable, [&[&hermes("look", "{}")], &[&hermes("look", "null")]]);
+        let text = &syntax(&of(json!("string")), Hold::default()).schemas[0].text;
+        assert!(words.1.compile(Source::JsonSchema(text)).is_err());
         let once =
             syntax(&ChatOptions { one_call: true, ..options() }, Hold { loose: &["look".into()], ..Hold::default() });
         check(words, &once, [&["text", &hermes("look", r#"{"x": [1]}"#)], &[&both]]);

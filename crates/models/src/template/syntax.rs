@@ -55,17 +55,26 @@ fn start(options: &ChatOptions, hold: Hold<'_>) -> String {
     }
 }
 
-/// The schema of a tool's arguments.
+/// The schema of a tool's arguments, which are an object. One of others has none, and no grammar.
 fn parameters(tool: &Tool) -> Value {
     match tool.function.get("parameters") {
-        Some(Value::Object(keywords)) if !keywords.contains_key("type") => {
+        Some(Value::Object(keywords)) => {
             let mut keywords = keywords.clone();
-            keywords.insert("type".to_owned(), "object".into());
+            match keywords.get("type") {
+                Some(kind) if !names_object(kind) => {
+                    return json!({ "allOf": [{ "type": kind }, { "type": "object" }] });
+                }
+                _ => keywords.insert("type".to_owned(), "object".into()),
+            };
             keywords.into()
         }
         Some(schema) => schema.clone(),
         None => any_object(),
     }
+}
+
+fn names_object(kind: &Value) -> bool {
+    kind == "object" || kind.as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "object"))
 }
 
 fn any_object() -> Value {

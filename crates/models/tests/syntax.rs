@@ -194,10 +194,26 @@ fn strict_tools_have_schemas_that_can_be_kept() {
         &strict(json!({"type": "object", "additionalProperties": false})).unwrap(),
         [&[&v4_calls(&[v4_call("look", "\n")])], &[]],
     );
+    let none = json!({"properties": {"d": {"type": "integer"}, "a": {"enum": []}, "b": false}, "required": ["d"]});
+    check(
+        &V4_WORDS,
+        &strict(none).unwrap(),
+        [&[&d("\"false\">7")], &[&d("\"true\">7"), &v4_calls(&[v4_call("look", "\n")])]],
+    );
+    let long = json!({"properties": {"d": {"type": "string", "maxLength": u64::MAX}}, "required": ["d"]});
+    check(&V4_WORDS, &strict(long).unwrap(), [&[&d("\"true\">a text")], &[&d("\"false\">7")]]);
     for (parameters, why) in [
         (json!({"minProperties": 1, "properties": {"a": {}}}), "`minProperties`"),
         (json!({"type": "object"}), "names no `properties`"),
         (json!(7), "no object"),
+        (json!({"properties": {"a": {}}, "required": ["b"]}), "`required` names \"b\", which is none"),
+        (json!({"properties": {"a": {"enum": []}}, "required": ["a"]}), "`a` can have no value"),
+        (json!({"properties": {"a": {"anyOf": [false]}}, "required": ["a"]}), "`a` can have no value"),
+        (
+            json!({"properties": {"a": {"type": "string", "minLength": 2, "maxLength": 1}}, "required": ["a"]}),
+            "`a` can have no value",
+        ),
+        (json!({"properties": {"a\" string=\"true\">": {}}}), "cannot stand in a tag"),
     ] {
         let refused = strict(parameters).unwrap_err().to_string();
         assert!(refused.starts_with("the schema of `look` cannot be kept to: ") && refused.contains(why), "{refused}");
@@ -234,7 +250,7 @@ fn what_no_value_is_valid_by_is_loose_or_refused() {
     ] {
         let definitions = json!({"a": {"$ref": "#/$defs/a"}});
         let refused = with_parameter(true, nothing.clone(), definitions.clone()).unwrap_err().to_string();
-        assert_eq!(refused, "the schema of `look` cannot be kept to: `d` has no valid value", "{nothing}");
+        assert_eq!(refused, "the schema of `look` cannot be kept to: `d` can have no value", "{nothing}");
         let syntax = with_parameter(false, nothing, definitions).unwrap();
         check(&V4_WORDS, &syntax, [&[&d("\"true\">a"), &d("\"false\">1")], &[]]);
     }

@@ -43,6 +43,8 @@ const PLAIN: [&str; 12] = [
 /// Keywords that say nothing about what a value may be.
 const NOTES: [&str; 8] =
     ["$comment", "default", "deprecated", "description", "examples", "readOnly", "title", "writeOnly"];
+/// The longest name of a parameter: longer tags are none.
+const KEY_BYTES_MAX: usize = 1000;
 /// The most parameters of a tool.
 const PROPERTIES_MAX: usize = 1000;
 /// The longest bound of a text that is kept: no answer is as long.
@@ -110,21 +112,43 @@ fn arguments(rule: &str, tool: &Tool, is_loose: bool, syntax: &mut Syntax) -> Re
 fn kept(rule: &str, tool: &Tool, syntax: &mut Syntax) -> Result<String, String> {
     let none = Value::Object(Map::new());
     let schema = tool.function.get("parameters").unwrap_or(&none);
-    let properties = properties(schema)?;
-    let is_required = |key: &str| schema["required"].as_array().is_some_and(|all| all.iter().any(|name| name == key));
-    let required: Vec<bool> = properties.iter().map(|(key, _)| is_required(key)).collect();
+    let parameters = parameters(schema, tool.strict)?;
+    let required: Vec<bool> = parameters.iter().map(|parameter| parameter.is_required).collect();
     let mut lark = format!("{rule}: ({}) {CALL_END}\n", sequence(rule, &required));
-    for (i, (key, value)) in properties.iter().enumerate() {
-        let rule_of = |value: &Written| syntax.counted(|syntax| value.rule(tool, schema, syntax));
-        let values = Ways::of(value, schema, tool.strict).iter().map(rule_of).collect::<Result<Vec<_>, _>>()?;
-        if values.is_empty() {
-            return Err(format!("`{key}` has no valid value"));
-        }
+    for (i, Parameter { key, ways, .. }) in parameters.iter().enumerate() {
+        let rule_of = |way: &Written| syntax.counted(|syntax| way.rule(tool, schema, syntax));
+        let values = ways.iter().map(rule_of).collect::<Result<Vec<_>, _>>()?;
         let head = quoted(&format!("parameter name=\"{key}\" string=\""));
         lark += &format!("{rule}p{i}: \"<\" § {head} ({}) § \"parameter>\\n\"\n", values.join(" | "));
     }
     lark += &tails(rule, &required);
     Ok(lark)
+}
+
+/// A parameter of a tool, and how its values may be written.
+struct Parameter<'a> {
+    key: &'a str,
+    ways: Vec<Written>,
+    is_required: bool,
+}
+
+/// The parameters by a schema. What is not required, and can have no value, is none.
+fn parameters(schema: &Value, is_exact: bool) -> Result<Vec<Parameter<'_>>, String> {
+    let properties = properties(schema)?;
+    let required = schema["required"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_property = |name: &&Value| properties.iter().any(|(key, _)| **name == **key);
+    if let Some(other) = required.iter().find(|name| !is_property(name)).filter(|_| is_exact) {
+        return Err(format!("`required` names {other}, which is none of its `properties`"));
+    }
+    let mut parameters = Vec::new();
+    for (key, value) in properties {
+        let (ways, is_required) = (Ways::of(value, schema, is_exact), required.iter().any(|name| name == key));
+        if is_required && ways.is_empty() {
+            return Err(format!("`{key}` can have no value"));
+        }
+        parameters.extend((!ways.is_empty()).then_some(Parameter { key, ways, is_required }));
+    }
+    Ok(parameters)
 }
 
 /// The properties of an object, which is all that its schema speaks of.
@@ -138,10 +162,18 @@ fn properties(schema: &Value) -> Result<Vec<(&String, &Value)>, String> {
         Some(properties) if properties.len() > PROPERTIES_MAX => {
             Err(format!("it has more than {PROPERTIES_MAX} `properties`"))
         }
+        Some(properties) if properties.keys().any(|key| !is_key(key)) => {
+            Err("one of its `properties` has a name that cannot stand in a tag".to_owned())
+        }
         Some(properties) if !properties.is_empty() => Ok(properties.iter().collect()),
         _ if is_open => Err("it names no `properties`, and allows others".to_owned()),
         _ => Ok(Vec::new()),
     }
+}
+
+/// Whether a parameter's tag can have this name.
+fn is_key(key: &str) -> bool {
+    key.len() <= KEY_BYTES_MAX && !key.contains("\" string=\"")
 }
 
 /// The parameters of a call in their order, of which those that are `required` come, and any of the others.
@@ -218,6 +250,9 @@ impl<'a> Ways<'a> {
     }
 
     fn add(&mut self, schema: &'a Value) {
+        if *schema == false {
+            return;
+        }
         let Some(keywords) = schema.as_object() else { return self.any() };
         let speaks_of = |allowed: &[&str]| {
             let is_allowed =
@@ -243,7 +278,7 @@ impl<'a> Ways<'a> {
         match types(keywords.get("type")) {
             None if speaks_of(&[]) => self.any(),
             Some(types) if types.contains(&"string") => match self.is_exact {
-                true if !speaks_of(&["type", "minLength", "maxLength"]) => {
+                true if !(has_whole_bounds(keywords) && speaks_of(&["type", "minLength", "maxLength"])) => {
                     self.found.push(Written::Json(schema.clone()));
                 }
                 _ => self.texts(keywords, &types),
@@ -312,6 +347,11 @@ fn types(named: Option<&Value>) -> Option<Vec<&str>> {
         Value::Array(types) => types.iter().map(Value::as_str).collect(),
         one => Some(vec![one.as_str()?]),
     }
+}
+
+/// Whether what bounds the length of a text are whole numbers.
+fn has_whole_bounds(keywords: &Map<String, Value>) -> bool {
+    ["minLength", "maxLength"].iter().all(|name| keywords.get(*name).is_none_or(Value::is_u64))
 }
 
 /// A text of as many characters as there may be; any if nothing is said, and none if that is no number.

@@ -168,4 +168,13 @@ fn a_grammar_may_be_of_all_that_is_generated() {
     let asked = json!({"messages": [{"role": "user", "content": "Hello"}], "think": true, "structured_outputs": form});
     let message = &server.post("/v1/chat/completions", &asked).json()["choices"][0]["message"];
     assert_eq!((&message["reasoning_content"], &message["content"]), (&json!("Hm."), &json!("So.")));
+    // What is asked of calls beside it would be passed over.
+    let tools = json!([{"type": "function", "function": {"name": "look"}}]);
+    for more in [json!({"tool_choice": "required"}), json!({"parallel_tool_calls": false})] {
+        let mut both = asked.clone();
+        both["tools"] = tools.clone();
+        both.as_object_mut().expect("it is one").extend(more.as_object().expect("it is one").clone());
+        let reply = server.post("/v1/chat/completions", &both);
+        assert_eq!((reply.status, reply.json()["error"]["param"].as_str()), (400, Some("structured_outputs.grammar")));
+    }
 }

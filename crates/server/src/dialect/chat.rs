@@ -533,7 +533,11 @@ mod tests {
         assert_eq!(read(other).unwrap_err(), "tool_choice: names none of the tools");
         assert_eq!(
             read(json!({"tools": [{"type": "function", "function": {}}]})).unwrap_err(),
-            "tools[0].function.name: must be the function's name: letters, digits and _ - . : /"
+            "tools[0].function.name: must be a name of 1 to 128 letters, digits and _ - . : /"
+        );
+        assert_eq!(
+            read(json!({"tools": [{"name": "look", "strict": "yes"}]})).unwrap_err(),
+            "tools[0].strict: must be true or false"
         );
         let message = json!({"role": "assistant", "content": null, "tool_calls": [
             {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}},

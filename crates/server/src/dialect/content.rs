@@ -42,6 +42,12 @@ impl Conversation {
         if let Some(form) = raw.filter(|_| n_reasoning_max.is_some_and(|n| n < usize::MAX)) {
             return Err(Refusal::field(&form.field, "is of the reasoning, too, so that no budget of it can be kept"));
         }
+        let asks =
+            one_call || callable.is_some() || matches!(call, Calls::Must(_)) || tools.iter().any(|tool| tool.strict);
+        if let Some(form) = raw.filter(|_| asks && call != Calls::Never && !tools.is_empty()) {
+            let why = "is of the calls, too, so that nothing else can be asked of them";
+            return Err(Refusal::field(&form.field, why));
+        }
         let n_reasoning_max = n_reasoning_max.or(model.n_reasoning_max).filter(|_| raw.is_none());
         let wishes = match n_reasoning_max {
             // Who always reasons has its reasoning ended at once.
@@ -285,16 +291,23 @@ pub(crate) fn effort_of(word: &str) -> Effort {
 /// The most letters of a function's name.
 const NAME_BYTES_MAX: usize = 128;
 
+/// The name of something that is at `path`: one that every format can write between marks of its own.
+pub(crate) fn name(of: &Value, path: &str) -> Result<String, Refusal> {
+    let is_sound = |c: char| c.is_ascii_alphanumeric() || "_-.:/".contains(c);
+    let name = of.get("name").and_then(Value::as_str);
+    let name = name.filter(|name| (1..=NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(is_sound));
+    let allowed = format!("must be a name of 1 to {NAME_BYTES_MAX} letters, digits and _ - . : /");
+    name.map(str::to_owned).ok_or_else(|| Refusal::field(&format!("{path}.name"), &allowed))
+}
+
 /// A function with a name.
 pub(crate) fn named(function: &Value, path: &str) -> Result<Tool, Refusal> {
-    let is_sound = |c: char| c.is_ascii_alphanumeric() || "_-.:/".contains(c);
-    let name = function.get("name").and_then(Value::as_str);
-    let name = name.filter(|name| (1..=NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(is_sound));
-    let refuse =
-        || Refusal::field(&format!("{path}.name"), "must be the function's name: letters, digits and _ - . : /");
-    let name = name.ok_or_else(refuse)?.to_owned();
+    let name = name(function, path)?;
     if function.get("parameters").is_some_and(|schema| !schema.is_object() && !schema.is_null()) {
         return Err(Refusal::field(&format!("{path}.parameters"), "must be an object"));
+    }
+    if function.get("strict").is_some_and(|strict| !strict.is_boolean() && !strict.is_null()) {
+        return Err(Refusal::field(&format!("{path}.strict"), "must be true or false"));
     }
     let function = function.as_object().expect("it has a field").clone();
     let strict = function.get("strict") == Some(&Value::Bool(true));

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::{
     Request,
     budget::{BUDGETS, n_reasoning_max},
-    content::{Conversation, EFFORTS, ToolChoice, Turns, add_paragraph, check_names, chosen, effort_of, shown},
+    content::{Conversation, EFFORTS, ToolChoice, Turns, add_paragraph, check_names, chosen, effort_of, name, shown},
     form::{FORMS, flat, form, one},
     new_id,
     sampling::{SAMPLING, n_max, sampling, stop},
@@ -314,7 +314,7 @@ fn read_tool(tool: &Value, path: &str) -> Result<Tool, Refusal> {
         return Err(Refusal::field(&format!("{path}.type"), &why));
     }
     let fields = Fields::at(tool, path, TOOL)?;
-    let name = needed(&fields, "name")?.to_owned();
+    let name = name(tool, path)?;
     let mut function = Map::from_iter([("name".to_owned(), json!(name))]);
     function.extend(fields.any("description").map(|text| ("description".to_owned(), text.clone())));
     function.insert("parameters".to_owned(), fields.needed("input_schema")?.clone());

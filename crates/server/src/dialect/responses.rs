@@ -16,7 +16,8 @@ use super::{
     Request,
     budget::{BUDGETS, SAME, n_reasoning_max},
     content::{
-        Conversation, EFFORTS, ToolChoice, Turns, check_names, chosen, effort_of, named, shown, text, word_of_choice,
+        Conversation, EFFORTS, ToolChoice, Turns, check_names, chosen, effort_of, name, named, shown, text,
+        word_of_choice,
     },
     form::{FORMS, flat, form, one},
     new_id, now_s,
@@ -257,7 +258,7 @@ fn in_namespace(namespace: Option<&str>, name: &str) -> String {
 /// What may be called, and as what it was offered.
 fn tools(fields: &Fields<'_>) -> Result<(Vec<Tool>, Vec<Origin>), Refusal> {
     let (mut tools, mut origins) = (Vec::new(), Vec::new());
-    let mut add = |tool: &Value, path: &str, namespace| -> Result<(), Refusal> {
+    let mut add = |tool: &Value, path: &str, namespace: Option<&str>| -> Result<(), Refusal> {
         let (tool, origin) = read_tool(tool, path, namespace)?;
         tools.push(tool);
         origins.push(origin);
@@ -269,9 +270,9 @@ fn tools(fields: &Fields<'_>) -> Result<(Vec<Tool>, Vec<Origin>), Refusal> {
             "function" | "custom" => add(tool, &path, None)?,
             "namespace" => {
                 let space = Fields::at(tool, &path, NAMESPACE)?;
-                let name = needed(&space, "name")?;
+                let name = name(tool, &path)?;
                 for (i, tool) in space.array("tools").unwrap_or_default().iter().enumerate() {
-                    add(tool, &space.path(&format!("tools[{i}]")), Some(name))?;
+                    add(tool, &space.path(&format!("tools[{i}]")), Some(&name))?;
                 }
             }
             kind if LEFT_OUT.contains(&kind) => {}

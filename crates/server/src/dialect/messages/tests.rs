@@ -127,6 +127,10 @@ fn what_cannot_be_done_is_refused_by_name() {
         ],
     );
     check(with("tools", json!([{"name": "f"}])), expect!["tools[0].input_schema: is missing"]);
+    check(
+        with("tools", json!([{"name": "f\">\n", "input_schema": {}}])),
+        expect!["tools[0].name: must be a name of 1 to 128 letters, digits and _ - . : /"],
+    );
     check(with("tool_choice", json!({"type": "any"})), expect!["tool_choice: there are no tools to call"]);
     check(
         with("mcp_servers", json!([{"type": "url"}])),

@@ -140,6 +140,10 @@ fn what_cannot_be_done_is_refused_by_name() {
         with("tools", json!([{"type": "code_interpreter"}])),
         expect!["tools[0]: tools of type code_interpreter cannot be called from here"],
     );
+    check(
+        with("tools", json!([{"type": "namespace", "name": "a\">\n", "tools": []}])),
+        expect!["tools[0].name: must be a name of 1 to 128 letters, digits and _ - . : /"],
+    );
     check(with("tool_choice", json!("required")), expect!["tool_choice: there are no tools to call"]);
     check(
         with("text", json!({"format": {"type": "grammar"}})),

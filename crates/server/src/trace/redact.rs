@@ -1,5 +1,5 @@
-//! Texts that are told by their sizes. What is kept of a body is a list: the names of its fields, numbers and switches in places that
-//! we know, and words that say what something is. All else is a text of somebody's, whole objects included: arguments of calls,
+//! Texts that are told by their sizes. What is kept of a body is a list: the names of its fields, numbers in places that we know,
+//! switches, and words that say what something is. All else is a text of somebody's, whole objects included: arguments of calls,
 //! schemas, and whatever a field holds that we do not know.
 
 use serde_json::{Map, Value, json};
@@ -25,6 +25,38 @@ const KNOWN: [&str; 19] = [
     "output_config",
     "cache_control",
     "chat_template_kwargs",
+];
+
+/// Fields whose number says how something is done. Others may be of somebody's: a telephone number, a pin.
+const NUMBERS: [&str; 28] = [
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "repeat_penalty",
+    "repeat_last_n",
+    "seed",
+    "n",
+    "best_of",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "n_predict",
+    "num_predict",
+    "num_ctx",
+    "thinking_budget",
+    "thinking_token_budget",
+    "thinking_budget_tokens",
+    "reasoning_budget_tokens",
+    "reasoning_budget",
+    "budget_tokens",
+    "logprobs",
+    "top_logprobs",
+    "keep_alive",
+    "index",
 ];
 
 /// Fields whose text says what something is.
@@ -71,7 +103,7 @@ impl Texts {
     /// The body of a request.
     pub(super) fn body(&self, body: Value) -> Value {
         match (self, body) {
-            (Texts::Hidden(_), Value::Object(fields)) => self.object(fields, ""),
+            (Texts::Hidden(_), Value::Object(fields)) if has_words(&fields) => self.object(fields, ""),
             (Texts::Hidden(_), body) => self.text(&body.to_string()),
             (Texts::Shown, body) => body,
         }
@@ -81,11 +113,12 @@ impl Texts {
     fn object(&self, fields: Map<String, Value>, name: &str) -> Value {
         let field = |(key, value): (String, Value)| {
             let value = match value {
-                Value::Null | Value::Bool(_) | Value::Number(_) => value,
+                Value::Null | Value::Bool(_) => value,
+                Value::Number(_) if NUMBERS.contains(&&*key) => value,
                 // Whoever takes part in a conversation may be called by name; tools are.
                 Value::String(word) if is_word(&key, &word) && (name, &*key) != ("messages", "name") => word.into(),
                 Value::String(text) => self.text(&text),
-                Value::Object(fields) if is_known(&key) => self.object(fields, &key),
+                Value::Object(fields) if is_known(&key) && has_words(&fields) => self.object(fields, &key),
                 Value::Array(items) if is_known(&key) || (name, &*key) == ("", "input") => {
                     items.into_iter().map(|item| self.item(item, &key)).collect()
                 }
@@ -99,7 +132,7 @@ impl Texts {
     /// One of the values of `name`.
     fn item(&self, item: Value, name: &str) -> Value {
         match item {
-            Value::Object(fields) => self.object(fields, name),
+            Value::Object(fields) if has_words(&fields) => self.object(fields, name),
             Value::String(text) => self.text(&text),
             item => self.text(&item.to_string()),
         }
@@ -110,9 +143,18 @@ fn is_known(key: &str) -> bool {
     KNOWN.contains(&key)
 }
 
+/// Whether the names of fields are such as fields have.
+fn has_words(fields: &Map<String, Value>) -> bool {
+    fields.keys().all(|name| is_short(name))
+}
+
 fn is_word(key: &str, word: &str) -> bool {
+    WORDS.contains(&key) && is_short(word)
+}
+
+fn is_short(word: &str) -> bool {
     let is_sign = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b);
-    WORDS.contains(&key) && word.len() <= WORD_BYTES_MAX && word.bytes().all(is_sign)
+    word.len() <= WORD_BYTES_MAX && word.bytes().all(is_sign)
 }
 
 #[cfg(test)]
@@ -175,6 +217,20 @@ mod tests {
             ]],
         );
         check(json!(["secret"]), &expect![[r#"{"n_bytes":10,"hash":"efcabd87f470f0c5"}"#]]);
+    }
+
+    #[test]
+    fn numbers_and_names_that_we_do_not_know_are_texts() {
+        let told = |body: Value| Texts::Hidden([7; 32]).body(body);
+        let pins = told(json!({"n": 2, "user": 55501, "pin": 1234, "messages": [{"content": 7, "name": null}]}));
+        let n_bytes = |value: &Value| value["n_bytes"].as_u64();
+        assert_eq!((pins["n"].as_u64(), n_bytes(&pins["user"]), n_bytes(&pins["pin"])), (Some(2), Some(5), Some(4)));
+        assert_eq!(n_bytes(&pins["messages"][0]["content"]), Some(1));
+        let names = json!({"a secret": 1, "stream": true});
+        for body in [names.clone(), json!({"messages": [names.clone()]}), json!({"text": names})] {
+            let text = told(body).to_string();
+            assert!(text.contains("n_bytes") && !text.contains("secret"), "{text}");
+        }
     }
 
     #[test]

@@ -118,7 +118,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let broken = |why: String| TlsError::Broken { path: path.into(), why };
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
-    let chain = chain.map_err(|error| broken(format!("is no PEM: {error}")))?;
+    let chain = chain.map_err(|error| broken(no_pem(&error)))?;
     if chain.is_empty() {
         return Err(broken("there is no certificate in it: it should say BEGIN CERTIFICATE".into()));
     }
@@ -149,6 +149,15 @@ fn time(time: UnixTime) -> String {
     Timestamp::from_second(time.as_secs() as i64).map_or_else(|_| "another age".into(), |time| time.to_string())
 }
 
+/// What is wrong with a file, in letters where the library has numbers.
+fn no_pem(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "is no PEM: a line with END is missing".into(),
+        pem::Error::IllegalSectionStart { .. } => "is no PEM: a line with BEGIN is broken".into(),
+        error => format!("is no PEM: {error}"),
+    }
+}
+
 /// The key in a file.
 fn signer(path: &Path, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, TlsError> {
     let broken = |why: String| TlsError::Broken { path: path.into(), why };
@@ -156,10 +165,10 @@ fn signer(path: &Path, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>,
         pem::Error::NoItemsFound => {
             broken("there is no key in it: it should say BEGIN PRIVATE KEY, and not be encrypted".into())
         }
-        error => broken(format!("is no PEM: {error}")),
+        error => broken(no_pem(&error)),
     })?;
     let signer = provider.key_provider.load_private_key(key);
-    signer.map_err(|_| broken("the key is broken, or of a kind that we cannot use: take ECDSA, Ed25519 or RSA".into()))
+    signer.map_err(|_| broken("the key is broken, or of a kind that we cannot use: take P-256, P-384, Ed25519, or RSA of 2048 bits or more".into()))
 }
 
 /// Whether what a key signs is what a certificate vouches for.

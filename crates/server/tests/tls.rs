@@ -195,6 +195,7 @@ fn what_cannot_be_served_with_is_told_in_a_line() {
     let cut = read("localhost.pem").replace("\nMII", "\nMIA");
     let broken = write("broken.pem", &cut);
     let no_pem = write("no.pem", "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n");
+    let half = write("half.pem", read("localhost.pem").split("-----END").next().expect("it begins"));
     let bad_key = write("bad.key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
     let chain = write("chain.pem", &[read("localhost.pem"), read("rsa.pem")].concat());
     let stale = write("stale.pem", &[read("localhost.pem"), read("expired.pem")].concat());
@@ -203,13 +204,14 @@ fn what_cannot_be_served_with_is_told_in_a_line() {
     assert_eq!(load(&certificate, &key), Ok(()));
     assert_eq!(load(&chain, &key), Ok(()));
     assert_eq!(load(&both, &both), Ok(()));
-    let wrong: [(&Path, &Path, &str); 11] = [
+    let wrong: [(&Path, &Path, &str); 12] = [
         (&certificate, &file("rsa.key"), "is not the key of"),
         (&file("rsa.pem"), &key, "is not the key of"),
         (&file("expired.pem"), &key, "expired: it was valid until 2020-01-03T00:00:00Z"),
         (&stale, &key, "expired"),
         (&broken, &key, "is broken"),
         (&no_pem, &key, "is no PEM"),
+        (&half, &key, "is no PEM: a line with END is missing"),
         (&key, &key, "there is no certificate in it"),
         (&certificate, &certificate, "there is no key in it"),
         (&certificate, &bad_key, "the key is broken"),

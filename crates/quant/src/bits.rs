@@ -11,7 +11,7 @@
 //! Every format with codes of 1, 2 or 4 bits stores them so, with `GROUP` 1, 16, 32 or 64.
 
 use half::f16;
-use pulp::Arch;
+use pulp::{Arch, NullaryFnOnce};
 
 /// Decodes whole blocks with `f`.
 pub(crate) fn decode_blocks<const BYTES: usize, const LEN: usize>(
@@ -36,7 +36,6 @@ pub(crate) fn encode_blocks<const BYTES: usize, const LEN: usize>(
     Arch::new().dispatch(|| values.iter().zip(blocks).for_each(|(x, b)| *b = f(x)));
 }
 
-#[expect(dead_code, reason = "the encoders that search come next")]
 /// Encodes whole blocks with `f`, given the importance of each value, or that all are alike.
 pub(crate) fn encode_weighted<const BYTES: usize, const LEN: usize>(
     x: &[f32],
@@ -44,12 +43,33 @@ pub(crate) fn encode_weighted<const BYTES: usize, const LEN: usize>(
     out: &mut [u8],
     f: impl Fn(&[f32; LEN], Option<&[f32; LEN]>) -> [u8; BYTES],
 ) {
-    let Some(importance) = importance else { return encode_blocks(x, out, |x| f(x, None)) };
-    assert_eq!(importance.len(), x.len(), "an importance for each value");
+    assert!(importance.is_none_or(|i| i.len() == x.len()), "an importance for each value");
+    let importance = importance.map(|i| i.as_chunks().0);
     let ((values, x), (blocks, out)) = (x.as_chunks(), out.as_chunks_mut());
     assert!(x.is_empty() && out.is_empty() && values.len() == blocks.len(), "not whole blocks");
-    let weights = importance.as_chunks().0;
-    Arch::new().dispatch(|| values.iter().zip(weights).zip(blocks).for_each(|((x, w), b)| *b = f(x, Some(w))));
+    Arch::new().dispatch(Weighted { values, importance, blocks, f });
+}
+
+/// The loop of [`encode_weighted`]: a closure of this size would not be inlined, and so not be compiled for the registers.
+struct Weighted<'a, const BYTES: usize, const LEN: usize, F> {
+    values: &'a [[f32; LEN]],
+    importance: Option<&'a [[f32; LEN]]>,
+    blocks: &'a mut [[u8; BYTES]],
+    f: F,
+}
+
+impl<const BYTES: usize, const LEN: usize, F> NullaryFnOnce for Weighted<'_, BYTES, LEN, F>
+where
+    F: Fn(&[f32; LEN], Option<&[f32; LEN]>) -> [u8; BYTES],
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for (i, (x, b)) in self.values.iter().zip(self.blocks).enumerate() {
+            *b = (self.f)(x, self.importance.map(|w| &w[i]));
+        }
+    }
 }
 
 /// The f16 at byte `at`.

@@ -40,6 +40,7 @@ mod q6_k;
 mod q8_0;
 mod rows;
 mod scale;
+mod search;
 mod tq1_0;
 mod tq2_0;
 

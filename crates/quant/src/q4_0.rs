@@ -9,7 +9,8 @@
 //! Error: one step, `d = max|w| / 8`, plus 8 times the rounding of `d`.
 //! Source: `block_q4_0` in ggml's `ggml-common.h`, `quantize_row_q4_0_ref` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, encode_blocks, extreme, half_at, half_bytes, half_error, inverse, pack};
+use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_at, half_bytes, half_error, inverse, pack};
+use crate::search::{Levels, half, nearest, scale, weights};
 use crate::format::{Encoder, Info};
 
 pub(crate) const INFO: Info = Info {
@@ -17,7 +18,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 32,
     block_bytes: 18,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: |x, _, b| encode_blocks(x, b, encode), error }),
+    encode: Some(Encoder { run: |x, i, b| encode_weighted(x, i, b, #[inline(always)] |x, i| encode(x, i)), error }),
 };
 
 fn decode(b: &[u8; 18], y: &mut [f32; 32]) {
@@ -30,12 +31,14 @@ fn error(x: &[f32]) -> f32 {
     d + 8.0 * half_error(d)
 }
 
-fn encode(x: &[f32; 32]) -> [u8; 18] {
-    let d = extreme(x) / -8.0;
-    let inverse = inverse(d);
-    let q = x.map(|v| ((v * inverse + 8.5) as u8).min(15));
+#[inline(always)]
+fn encode(x: &[f32; 32], importance: Option<&[f32; 32]>) -> [u8; 18] {
+    let w = weights(x, importance, 1.0);
+    let d = half(scale(x, &w, LEVELS, 2).scale);
+    let q = nearest(x, d.to_f32(), 0.0, LEVELS).map(|q| (q + 8.0) as u8);
     let mut b = [0; 18];
-    b[..2].copy_from_slice(&half_bytes(d));
+    b[..2].copy_from_slice(&d.to_le_bytes());
     b[2..].copy_from_slice(&pack::<4, 16, 16>(&q));
     b
 }
+const LEVELS: Levels = Levels { low: -8.0, high: 7.0 };

@@ -26,14 +26,13 @@ pub(crate) fn decode_blocks<const BYTES: usize, const LEN: usize>(
 
 /// Encodes whole blocks with `f`, compiled for the widest registers there are: what is inlined into it is, too. The
 /// bytes are the same for all, since nothing is fused and sums have an order of their own.
+#[inline(always)]
 pub(crate) fn encode_blocks<const BYTES: usize, const LEN: usize>(
     x: &[f32],
     out: &mut [u8],
     f: impl Fn(&[f32; LEN]) -> [u8; BYTES],
 ) {
-    let ((values, x), (blocks, out)) = (x.as_chunks(), out.as_chunks_mut());
-    assert!(x.is_empty() && out.is_empty() && values.len() == blocks.len(), "not whole blocks");
-    Arch::new().dispatch(|| values.iter().zip(blocks).for_each(|(x, b)| *b = f(x)));
+    encode_weighted(x, None, out, #[inline(always)] |x, _| f(x));
 }
 
 /// Encodes whole blocks with `f`, given the importance of each value, or that all are alike.

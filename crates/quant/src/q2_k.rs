@@ -12,11 +12,15 @@
 //! Error: decoding is exact up to two roundings to f32; files are packed elsewhere.
 //! Source: `block_q2_K` in ggml's `ggml-common.h`, `dequantize_row_q2_K` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, half_at};
-use crate::format::Info;
+use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_at, pack};
+use crate::search::{Levels, affine_block, affine_codes, weights};
+use crate::format::{Encoder, Info};
+
+const LEVELS: Levels = Levels { low: 0.0, high: 3.0 };
+const STORED: Levels = Levels { low: 0.0, high: 15.0 };
 
 pub(crate) const INFO: Info =
-    Info { id: 10, block_len: 256, block_bytes: 84, decode: |b, y| decode_blocks(b, y, decode), encode: None };
+    Info { id: 10, block_len: 256, block_bytes: 84, decode: |b, y| decode_blocks(b, y, decode), encode: Some(Encoder { run: |x, i, b| encode_weighted(x, i, b, #[inline(always)] |x, i| encode(x, i)), error }) };
 
 fn decode(b: &[u8; 84], y: &mut [f32; 256]) {
     let (d, dmin) = (half_at(b, 80), half_at(b, 82));
@@ -25,4 +29,23 @@ fn decode(b: &[u8; 84], y: &mut [f32; 256]) {
         let (scale, min) = (d * f32::from(s & 15), dmin * f32::from(s >> 4));
         *y = y.map(|q| scale * q - min);
     }
+}
+
+#[inline(always)]
+fn encode(x: &[f32; 256], importance: Option<&[f32; 256]>) -> [u8; 84] {
+    let w = weights(x, importance, if importance.is_some() { 1.0 } else { 0.05 });
+    let block = affine_block::<16, 16>(x, &w, LEVELS, STORED, 2);
+    let q = affine_codes::<16, 16>(x, &block, LEVELS);
+    let mut b = [0; 84];
+    for (g, s) in b[..16].iter_mut().enumerate() {
+        *s = block.scales[g] as u8 | (block.mins[g] as u8) << 4;
+    }
+    b[16..80].copy_from_slice(&pack::<2, 32, 64>(&q));
+    b[80..82].copy_from_slice(&block.d.to_le_bytes());
+    b[82..].copy_from_slice(&block.dmin.to_le_bytes());
+    b
+}
+
+fn error(x: &[f32]) -> f32 {
+    extreme(x).abs()
 }

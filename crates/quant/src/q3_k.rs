@@ -13,11 +13,15 @@
 //! Error: decoding is exact up to one rounding to f32; files are packed elsewhere.
 //! Source: `block_q3_K` in ggml's `ggml-common.h`, `dequantize_row_q3_K` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, half_at};
-use crate::format::Info;
+use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_at, pack};
+use crate::search::{Levels, scale_block, scale_codes, to_codes, weigh, weights};
+use crate::format::{Encoder, Info};
+
+const LEVELS: Levels = Levels { low: -4.0, high: 3.0 };
+const STORED: Levels = Levels { low: -32.0, high: 31.0 };
 
 pub(crate) const INFO: Info =
-    Info { id: 11, block_len: 256, block_bytes: 110, decode: |b, y| decode_blocks(b, y, decode), encode: None };
+    Info { id: 11, block_len: 256, block_bytes: 110, decode: |b, y| decode_blocks(b, y, decode), encode: Some(Encoder { run: |x, i, b| encode_weighted(x, i, b, #[inline(always)] |x, i| encode(x, i)), error }) };
 
 fn decode(b: &[u8; 110], y: &mut [f32; 256]) {
     let d = half_at(b, 108);
@@ -26,6 +30,25 @@ fn decode(b: &[u8; 110], y: &mut [f32; 256]) {
     for (i, y) in y.iter_mut().enumerate() {
         *y = d * scales[i / 16] * f32::from((low[i] | high[i] << 2) as i8 - 4);
     }
+}
+
+#[inline(always)]
+fn encode(x: &[f32; 256], importance: Option<&[f32; 256]>) -> [u8; 110] {
+    let w = if importance.is_some() { weights(x, importance, 2.0) } else { weigh(x, None, #[inline(always)] |square| 1.0 + square) };
+    let block = scale_block::<16, 16>(x, &w, LEVELS, STORED, 2);
+    let q = scale_codes::<16, 16>(x, &block, LEVELS);
+    let mut b = [0; 110];
+    b[..32].copy_from_slice(&pack::<1, 32, 32>(&q.map(|q| q >> 2)));
+    b[32..96].copy_from_slice(&pack::<2, 32, 64>(&q));
+    let scales = to_codes(&block.scales, STORED);
+    b[96..104].copy_from_slice(&pack::<4, 8, 8>(&scales));
+    b[104..108].copy_from_slice(&pack::<2, 4, 4>(&scales.map(|s| s >> 4)));
+    b[108..].copy_from_slice(&block.d.to_le_bytes());
+    b
+}
+
+fn error(x: &[f32]) -> f32 {
+    extreme(x).abs()
 }
 
 fn scales(b: &[u8]) -> [f32; 16] {

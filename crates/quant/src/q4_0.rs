@@ -10,7 +10,7 @@
 //! Source: `block_q4_0` in ggml's `ggml-common.h`, `quantize_row_q4_0_ref` in `ggml-quants.c`.
 
 use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_at, half_bytes, half_error, inverse, pack};
-use crate::search::{Levels, half, nearest, scale, weights};
+use crate::search::{Levels, half, nearest, scale, to_codes, weights};
 use crate::format::{Encoder, Info};
 
 pub(crate) const INFO: Info = Info {
@@ -35,7 +35,7 @@ fn error(x: &[f32]) -> f32 {
 fn encode(x: &[f32; 32], importance: Option<&[f32; 32]>) -> [u8; 18] {
     let w = weights(x, importance, 1.0);
     let d = half(scale(x, &w, LEVELS, 2).scale);
-    let q = nearest(x, d.to_f32(), 0.0, LEVELS).map(|q| (q + 8.0) as u8);
+    let q = to_codes(&nearest(x, d.to_f32(), 0.0, LEVELS), LEVELS);
     let mut b = [0; 18];
     b[..2].copy_from_slice(&d.to_le_bytes());
     b[2..].copy_from_slice(&pack::<4, 16, 16>(&q));

@@ -9,15 +9,18 @@
 //! Error: half a step, where `d = (max w - min w) / 15`, plus 15 times the rounding of `d`, plus that of `m`.
 //! Source: `block_q4_1` in ggml's `ggml-common.h`, `quantize_row_q4_1_ref` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, encode_blocks, half_at, half_bytes, half_error, inverse, pack, range};
+use crate::bits::{codes, decode_blocks, encode_weighted, half_at, half_bytes, half_error, inverse, pack, range};
+use crate::search::{Levels, affine, half, nearest, to_codes, weights};
 use crate::format::{Encoder, Info};
+
+const LEVELS: Levels = Levels { low: 0.0, high: 15.0 };
 
 pub(crate) const INFO: Info = Info {
     id: 3,
     block_len: 32,
     block_bytes: 20,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: |x, _, b| encode_blocks(x, b, encode), error }),
+    encode: Some(Encoder { run: |x, i, b| encode_weighted(x, i, b, #[inline(always)] |x, i| encode(x, i)), error }),
 };
 
 fn decode(b: &[u8; 20], y: &mut [f32; 32]) {
@@ -31,14 +34,15 @@ fn error(x: &[f32]) -> f32 {
     0.5 * d + 15.0 * half_error(d) + half_error(low)
 }
 
-fn encode(x: &[f32; 32]) -> [u8; 20] {
-    let (low, high) = range(x);
-    let d = (high - low) / 15.0;
-    let inverse = inverse(d);
-    let q = x.map(|v| (((v - low) * inverse + 0.5) as u8).min(15));
+#[inline(always)]
+fn encode(x: &[f32; 32], importance: Option<&[f32; 32]>) -> [u8; 20] {
+    let w = weights(x, importance, 1.0);
+    let fit = affine(x, &w, LEVELS, f32::INFINITY, 2);
+    let (d, m) = (half(fit.scale), half(fit.min));
+    let q = to_codes(&nearest(x, d.to_f32(), m.to_f32(), LEVELS), LEVELS);
     let mut b = [0; 20];
-    b[..2].copy_from_slice(&half_bytes(d));
-    b[2..4].copy_from_slice(&half_bytes(low));
+    b[..2].copy_from_slice(&d.to_le_bytes());
+    b[2..4].copy_from_slice(&m.to_le_bytes());
     b[4..].copy_from_slice(&pack::<4, 16, 16>(&q));
     b
 }

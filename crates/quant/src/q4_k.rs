@@ -15,15 +15,34 @@
 //! Error: decoding is exact up to two roundings to f32; files are packed elsewhere.
 //! Source: `block_q4_K` in ggml's `ggml-common.h`, `get_scale_min_k4`, `dequantize_row_q4_K` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, half_at};
-use crate::format::Info;
+use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_at, pack};
+use crate::search::{AffineBlock, Levels, affine_block, affine_codes, weights};
+use crate::format::{Encoder, Info};
+
+const LEVELS: Levels = Levels { low: 0.0, high: 15.0 };
+const STORED: Levels = Levels { low: 0.0, high: 63.0 };
 
 pub(crate) const INFO: Info =
-    Info { id: 12, block_len: 256, block_bytes: 144, decode: |b, y| decode_blocks(b, y, decode), encode: None };
+    Info { id: 12, block_len: 256, block_bytes: 144, decode: |b, y| decode_blocks(b, y, decode), encode: Some(Encoder { run: |x, i, b| encode_weighted(x, i, b, #[inline(always)] |x, i| encode(x, i)), error }) };
 
 fn decode(b: &[u8; 144], y: &mut [f32; 256]) {
     *y = codes::<4, 32, 256>(&b[16..]).map(f32::from);
     scale_groups(&b[..16], y);
+}
+
+#[inline(always)]
+fn encode(x: &[f32; 256], importance: Option<&[f32; 256]>) -> [u8; 144] {
+    let w = weights(x, importance, 2.0);
+    let block = affine_block::<8, 32>(x, &w, LEVELS, STORED, 2);
+    let q = affine_codes::<8, 32>(x, &block, LEVELS);
+    let mut b = [0; 144];
+    b[..16].copy_from_slice(&scale_bytes(&block));
+    b[16..].copy_from_slice(&pack::<4, 32, 128>(&q));
+    b
+}
+
+fn error(x: &[f32]) -> f32 {
+    extreme(x).abs()
 }
 
 /// Turns the codes in `y` into weights, by the first 16 bytes of the block.
@@ -43,4 +62,18 @@ fn scale_min(s: &[u8], g: usize) -> (u8, u8) {
     } else {
         (s[g + 4] & 15 | s[g - 4] >> 6 << 4, s[g + 4] >> 4 | s[g] >> 6 << 4)
     }
+}
+
+/// The first 16 bytes of a block.
+pub(crate) fn scale_bytes(block: &AffineBlock<8>) -> [u8; 16] {
+    let (scales, mins) = (block.scales.map(|s| s as u8), block.mins.map(|m| m as u8));
+    let mut b = [0; 16];
+    b[..2].copy_from_slice(&block.d.to_le_bytes());
+    b[2..4].copy_from_slice(&block.dmin.to_le_bytes());
+    for g in 0..4 {
+        b[4 + g] = scales[g] | scales[g + 4] >> 4 << 6;
+        b[8 + g] = mins[g] | mins[g + 4] >> 4 << 6;
+        b[12 + g] = scales[g + 4] & 15 | mins[g + 4] << 4;
+    }
+    b
 }

@@ -11,15 +11,18 @@
 //! Error: one step, `d = max|w| / 16`, plus 16 times the rounding of `d`.
 //! Source: `block_q5_0` in ggml's `ggml-common.h`, `quantize_row_q5_0_ref` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, encode_blocks, extreme, half_at, half_bytes, half_error, inverse, pack};
+use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_at, half_bytes, half_error, inverse, pack};
+use crate::search::{Levels, half, nearest, scale, to_codes, weights};
 use crate::format::{Encoder, Info};
+
+const LEVELS: Levels = Levels { low: -16.0, high: 15.0 };
 
 pub(crate) const INFO: Info = Info {
     id: 6,
     block_len: 32,
     block_bytes: 22,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: |x, _, b| encode_blocks(x, b, encode), error }),
+    encode: Some(Encoder { run: |x, i, b| encode_weighted(x, i, b, #[inline(always)] |x, i| encode(x, i)), error }),
 };
 
 fn decode(b: &[u8; 22], y: &mut [f32; 32]) {
@@ -32,12 +35,13 @@ fn error(x: &[f32]) -> f32 {
     d + 16.0 * half_error(d)
 }
 
-fn encode(x: &[f32; 32]) -> [u8; 22] {
-    let d = extreme(x) / -16.0;
-    let inverse = inverse(d);
-    let q = x.map(|v| ((v * inverse + 16.5) as u8).min(31));
+#[inline(always)]
+fn encode(x: &[f32; 32], importance: Option<&[f32; 32]>) -> [u8; 22] {
+    let w = weights(x, importance, 1.0);
+    let d = half(scale(x, &w, LEVELS, 2).scale);
+    let q = to_codes(&nearest(x, d.to_f32(), 0.0, LEVELS), LEVELS);
     let mut b = [0; 22];
-    b[..2].copy_from_slice(&half_bytes(d));
+    b[..2].copy_from_slice(&d.to_le_bytes());
     b[2..].copy_from_slice(&pack_five_bits(&q));
     b
 }

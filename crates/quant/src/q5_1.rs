@@ -11,16 +11,19 @@
 //! Error: half a step, where `d = (max w - min w) / 31`, plus 31 times the rounding of `d`, plus that of `m`.
 //! Source: `block_q5_1` in ggml's `ggml-common.h`, `quantize_row_q5_1_ref` in `ggml-quants.c`.
 
-use crate::bits::{decode_blocks, encode_blocks, half_at, half_bytes, half_error, inverse, range};
+use crate::bits::{decode_blocks, encode_weighted, half_at, half_bytes, half_error, inverse, range};
+use crate::search::{Levels, affine, half, nearest, to_codes, weights};
 use crate::format::{Encoder, Info};
 use crate::q5_0::{five_bits, pack_five_bits};
+
+const LEVELS: Levels = Levels { low: 0.0, high: 31.0 };
 
 pub(crate) const INFO: Info = Info {
     id: 7,
     block_len: 32,
     block_bytes: 24,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: |x, _, b| encode_blocks(x, b, encode), error }),
+    encode: Some(Encoder { run: |x, i, b| encode_weighted(x, i, b, #[inline(always)] |x, i| encode(x, i)), error }),
 };
 
 fn decode(b: &[u8; 24], y: &mut [f32; 32]) {
@@ -34,14 +37,15 @@ fn error(x: &[f32]) -> f32 {
     0.5 * d + 31.0 * half_error(d) + half_error(low)
 }
 
-fn encode(x: &[f32; 32]) -> [u8; 24] {
-    let (low, high) = range(x);
-    let d = (high - low) / 31.0;
-    let inverse = inverse(d);
-    let q = x.map(|v| (((v - low) * inverse + 0.5) as u8).min(31));
+#[inline(always)]
+fn encode(x: &[f32; 32], importance: Option<&[f32; 32]>) -> [u8; 24] {
+    let w = weights(x, importance, 1.0);
+    let fit = affine(x, &w, LEVELS, f32::INFINITY, 2);
+    let (d, m) = (half(fit.scale), half(fit.min));
+    let q = to_codes(&nearest(x, d.to_f32(), m.to_f32(), LEVELS), LEVELS);
     let mut b = [0; 24];
-    b[..2].copy_from_slice(&half_bytes(d));
-    b[2..4].copy_from_slice(&half_bytes(low));
+    b[..2].copy_from_slice(&d.to_le_bytes());
+    b[2..4].copy_from_slice(&m.to_le_bytes());
     b[4..].copy_from_slice(&pack_five_bits(&q));
     b
 }

@@ -11,15 +11,35 @@
 //! Error: decoding is exact up to two roundings to f32; files are packed elsewhere.
 //! Source: `block_q5_K` in ggml's `ggml-common.h`, `dequantize_row_q5_K` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks};
-use crate::format::Info;
-use crate::q4_k::scale_groups;
+use crate::bits::{codes, decode_blocks, encode_weighted, extreme, pack};
+use crate::search::{Levels, affine_block, affine_codes, weights};
+use crate::format::{Encoder, Info};
+use crate::q4_k::{scale_bytes, scale_groups};
+
+const LEVELS: Levels = Levels { low: 0.0, high: 31.0 };
+const STORED: Levels = Levels { low: 0.0, high: 63.0 };
 
 pub(crate) const INFO: Info =
-    Info { id: 13, block_len: 256, block_bytes: 176, decode: |b, y| decode_blocks(b, y, decode), encode: None };
+    Info { id: 13, block_len: 256, block_bytes: 176, decode: |b, y| decode_blocks(b, y, decode), encode: Some(Encoder { run: |x, i, b| encode_weighted(x, i, b, #[inline(always)] |x, i| encode(x, i)), error }) };
 
 fn decode(b: &[u8; 176], y: &mut [f32; 256]) {
     let (high, low) = (codes::<1, 32, 256>(&b[16..48]), codes::<4, 32, 256>(&b[48..]));
     *y = std::array::from_fn(|i| f32::from(low[i] | high[i] << 4));
     scale_groups(&b[..16], y);
+}
+
+#[inline(always)]
+fn encode(x: &[f32; 256], importance: Option<&[f32; 256]>) -> [u8; 176] {
+    let w = weights(x, importance, 2.0);
+    let block = affine_block::<8, 32>(x, &w, LEVELS, STORED, 2);
+    let q = affine_codes::<8, 32>(x, &block, LEVELS);
+    let mut b = [0; 176];
+    b[..16].copy_from_slice(&scale_bytes(&block));
+    b[16..48].copy_from_slice(&pack::<1, 32, 32>(&q.map(|q| q >> 4)));
+    b[48..].copy_from_slice(&pack::<4, 32, 128>(&q));
+    b
+}
+
+fn error(x: &[f32]) -> f32 {
+    extreme(x).abs()
 }

@@ -11,11 +11,15 @@
 //! Error: decoding is exact up to one rounding to f32; files are packed elsewhere.
 //! Source: `block_q6_K` in ggml's `ggml-common.h`, `dequantize_row_q6_K` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, half_at};
-use crate::format::Info;
+use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_at, pack};
+use crate::search::{Levels, scale_block, scale_codes, weights};
+use crate::format::{Encoder, Info};
+
+const LEVELS: Levels = Levels { low: -32.0, high: 31.0 };
+const STORED: Levels = Levels { low: -128.0, high: 127.0 };
 
 pub(crate) const INFO: Info =
-    Info { id: 14, block_len: 256, block_bytes: 210, decode: |b, y| decode_blocks(b, y, decode), encode: None };
+    Info { id: 14, block_len: 256, block_bytes: 210, decode: |b, y| decode_blocks(b, y, decode), encode: Some(Encoder { run: |x, i, b| encode_weighted(x, i, b, #[inline(always)] |x, i| encode(x, i)), error }) };
 
 fn decode(b: &[u8; 210], y: &mut [f32; 256]) {
     let d = half_at(b, 208);
@@ -24,4 +28,21 @@ fn decode(b: &[u8; 210], y: &mut [f32; 256]) {
         let scale = d * f32::from(b[192 + i / 16] as i8);
         *y = scale * f32::from((low[i] | high[i] << 4) as i8 - 32);
     }
+}
+
+#[inline(always)]
+fn encode(x: &[f32; 256], importance: Option<&[f32; 256]>) -> [u8; 210] {
+    let w = weights(x, importance, if importance.is_some() { 8.0 } else { 0.5 });
+    let block = scale_block::<16, 16>(x, &w, LEVELS, STORED, 2);
+    let q = scale_codes::<16, 16>(x, &block, LEVELS);
+    let mut b = [0; 210];
+    b[..128].copy_from_slice(&pack::<4, 64, 128>(&q));
+    b[128..192].copy_from_slice(&pack::<2, 32, 64>(&q.map(|q| q >> 4)));
+    b[192..208].copy_from_slice(&block.scales.map(|s| s as i8 as u8));
+    b[208..].copy_from_slice(&block.d.to_le_bytes());
+    b
+}
+
+fn error(x: &[f32]) -> f32 {
+    extreme(x).abs()
 }

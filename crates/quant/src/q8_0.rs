@@ -16,7 +16,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 32,
     block_bytes: 34,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: |x, _, b| encode_blocks(x, b, encode), error }),
+    encode: Some(Encoder { run: |x, _, b| encode_blocks(x, b, #[inline(always)] |x| encode(x)), error }),
 };
 
 fn decode(b: &[u8; 34], y: &mut [f32; 32]) {
@@ -31,6 +31,7 @@ fn error(x: &[f32]) -> f32 {
     0.5 * d + 127.0 * half_error(d)
 }
 
+#[inline(always)]
 fn encode(x: &[f32; 32]) -> [u8; 34] {
     let d = extreme(x).abs() / 127.0;
     let inverse = inverse(d);

@@ -22,6 +22,8 @@
 
 use half::f16;
 
+use crate::bits::inverse;
+
 /// Candidates that a search follows at once: two registers of AVX2, so that one fills the other's waits.
 const LANES: usize = 16;
 
@@ -49,11 +51,16 @@ impl Levels {
 /// A millionth of the largest importance is added to each: where a group has none, its values still count alike.
 #[inline(always)]
 pub(crate) fn weights<const N: usize>(x: &[f32; N], importance: Option<&[f32; N]>, c: f32) -> [f32; N] {
+    weigh(x, importance, |square| (c + square).sqrt())
+}
+
+#[inline(always)]
+pub(crate) fn weigh<const N: usize>(x: &[f32; N], importance: Option<&[f32; N]>, f: impl Fn(f32) -> f32) -> [f32; N] {
     let mean = lanes_sum(x, |v| v * v) / N as f32;
     let relative = if mean > 0.0 { 1.0 / mean } else { 0.0 };
     let mut w = *x;
     for w in &mut w {
-        *w = (c + *w * *w * relative).sqrt();
+        *w = f(*w * *w * relative);
     }
     if let Some(importance) = importance {
         let top = importance.iter().fold(0f32, |m, &v| if v > m { v } else { m });
@@ -139,7 +146,7 @@ const POSITIVE: [(f32, f32); LANES] = {
     let mut starts = [(1.0, 0.0); LANES];
     let mut j = 0;
     while j < LANES {
-        starts[j].1 = -0.9 + 0.12 * j as f32;
+        starts[j].1 = -0.84 + 0.12 * j as f32;
         j += 1;
     }
     starts
@@ -160,15 +167,402 @@ fn scale_sums<const N: usize>(x: &[f32; N], w: &[f32; N], inverse: &Lanes, level
     (xq, qq)
 }
 
+/// A scale and a minimum, with what an error of either costs: with the minimum fitted again `stiffness` for the scale, and
+/// `weight` for the minimum.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct AffineFit {
+    pub(crate) scale: f32,
+    pub(crate) min: f32,
+    stiffness: f32,
+    weight: f32,
+    mean_x: f32,
+    mean_q: f32,
+}
+
+/// The best scale and minimum found for `x ~ scale * q + min`; no minimum above `min_max`.
+#[inline(always)]
+pub(crate) fn affine<const N: usize>(
+    x: &[f32; N],
+    w: &[f32; N],
+    levels: Levels,
+    min_max: f32,
+    rounds: usize,
+) -> AffineFit {
+    let (low, high) = bounds(x);
+    let low = if low < min_max { low } else { min_max };
+    let (weight, mean) = mean(x, w);
+    let flat = AffineFit { min: if mean < min_max { mean } else { min_max }, weight, mean_x: mean, ..Default::default() };
+    let range = high - low;
+    let (mut inverse, mut base) = ([0.0; LANES], [0.0; LANES]);
+    for j in 0..LANES {
+        let (below, above) = AFFINE[j];
+        inverse[j] = (levels.high + below + above) / range;
+        base[j] = low + below / inverse[j];
+    }
+    let mut sums = affine_sums(x, w, mean, &inverse, &base, levels);
+    let mut fits = sums.fit(weight, mean, min_max);
+    for _ in 1..rounds {
+        for j in 0..LANES {
+            inverse[j] = 1.0 / fits.scale[j];
+        }
+        sums = affine_sums(x, w, mean, &inverse, &fits.min, levels);
+        fits = sums.fit(weight, mean, min_max);
+    }
+    let off = mean - flat.min;
+    let (mut best, mut fit) = (-off * off * weight, flat);
+    for j in 0..LANES {
+        if fits.gain[j] > best {
+            best = fits.gain[j];
+            let mean_q = sums.q[j] / weight;
+            let bend = if fits.min[j] < min_max { sums.q[j] * mean_q } else { 0.0 };
+            let stiffness = sums.qq[j] - bend;
+            fit = AffineFit { scale: fits.scale[j], min: fits.min[j], stiffness, weight, mean_x: mean, mean_q };
+        }
+    }
+    fit
+}
+
+/// Starts: by how many levels the ends of the range lie outside of the levels, below and above.
+const AFFINE: [(f32, f32); LANES] = {
+    let mut starts = [(0.0, 0.0); LANES];
+    let mut j = 0;
+    while j < LANES {
+        starts[j] = (0.35 * (j / 4) as f32 - 0.35, 0.35 * (j % 4) as f32 - 0.35);
+        j += 1;
+    }
+    starts
+};
+
+/// Sum of the weights, and the weighted mean.
+#[inline(always)]
+fn mean<const N: usize>(x: &[f32; N], w: &[f32; N]) -> (f32, f32) {
+    let (mut weights, mut products) = ([0.0; 8], [0.0; 8]);
+    for (x, w) in x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0) {
+        for j in 0..8 {
+            weights[j] += w[j];
+            products[j] += w[j] * x[j];
+        }
+    }
+    let weight: f32 = weights.iter().sum();
+    (weight, products.iter().sum::<f32>() / weight)
+}
+
+/// For each lane `sum w q`, `sum w q^2`, `sum w (x - mean) q`.
+struct AffineSums {
+    q: Lanes,
+    qq: Lanes,
+    xq: Lanes,
+}
+
+struct AffineFits {
+    scale: Lanes,
+    min: Lanes,
+    gain: Lanes,
+}
+
+#[inline(always)]
+fn affine_sums<const N: usize>(
+    x: &[f32; N],
+    w: &[f32; N],
+    mean: f32,
+    inverse: &Lanes,
+    base: &Lanes,
+    levels: Levels,
+) -> AffineSums {
+    let (mut q, mut qq, mut xq) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+    for (&x, &w) in x.iter().zip(w) {
+        let centred = x - mean;
+        for j in 0..LANES {
+            let level = levels.nearest((x - base[j]) * inverse[j]);
+            let wq = w * level;
+            q[j] += wq;
+            qq[j] += wq * level;
+            xq[j] += wq * centred;
+        }
+    }
+    AffineSums { q, qq, xq }
+}
+
+impl AffineSums {
+    /// The best scale and minimum of each lane, and by how much they lower the error.
+    #[inline(always)]
+    fn fit(&self, weight: f32, mean: f32, min_max: f32) -> AffineFits {
+        let (mut scale, mut min, mut gain) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        for j in 0..LANES {
+            let mean_q = self.q[j] / weight;
+            let spread = self.qq[j] - self.q[j] * mean_q;
+            let s = if spread > 1e-5 * self.qq[j] { self.xq[j] / spread } else { 0.0 };
+            let m = mean - s * mean_q;
+            let held = (self.xq[j] + (mean - min_max) * self.q[j]) / self.qq[j];
+            let off = mean - min_max;
+            let above = m > min_max;
+            scale[j] = if above { held } else { s };
+            min[j] = if above { min_max } else { m };
+            gain[j] = if above { held * held * self.qq[j] - off * off * weight } else { s * self.xq[j] };
+        }
+        AffineFits { scale, min, gain }
+    }
+}
+
+/// What a block of `G` groups of `N` values stores, `G * N = 256`: of group `g`, `x ~ d * scales[g] * q - dmin * mins[g]`.
+pub(crate) struct AffineBlock<const G: usize> {
+    pub(crate) d: f16,
+    pub(crate) dmin: f16,
+    pub(crate) scales: [f32; G],
+    pub(crate) mins: [f32; G],
+}
+
+/// Scales and minima of a block, whole numbers up to those of `stored`.
+#[inline(always)]
+pub(crate) fn affine_block<const G: usize, const N: usize>(
+    x: &[f32; 256],
+    w: &[f32; 256],
+    levels: Levels,
+    stored: Levels,
+    rounds: usize,
+) -> AffineBlock<G> {
+    let (groups, weights) = (x.as_chunks::<N>().0, w.as_chunks::<N>().0);
+    let mut fits = [AffineFit::default(); G];
+    for g in 0..G {
+        fits[g] = affine(&groups[g], &weights[g], levels, 0.0, rounds);
+    }
+    let mut block = store(&fits, stored);
+    for g in 0..G {
+        choose(&mut block, g, &groups[g], &weights[g], &fits[g], levels, stored);
+    }
+    refit(&mut block, groups, weights, levels);
+    for g in 0..G {
+        choose(&mut block, g, &groups[g], &weights[g], &fits[g], levels, stored);
+    }
+    block
+}
+
+/// Whole numbers near to the scales and minima of the groups, if each group bends to those of its scale.
+#[inline(always)]
+fn store<const G: usize>(fits: &[AffineFit; G], stored: Levels) -> AffineBlock<G> {
+    let (mut scales, mut stiffness, mut mins, mut weight) = ([0.0; G], [0.0; G], [0.0; G], [0.0; G]);
+    for g in 0..G {
+        (scales[g], stiffness[g], weight[g]) = (fits[g].scale, fits[g].stiffness, fits[g].weight);
+    }
+    let d = half(scale(&scales, &stiffness, stored, 2).scale);
+    let scales = nearest(&scales, d.to_f32(), 0.0, stored);
+    for g in 0..G {
+        let min = scales[g] * d.to_f32() * fits[g].mean_q - fits[g].mean_x;
+        mins[g] = if min > 0.0 { min } else { 0.0 };
+    }
+    let dmin = half(scale(&mins, &weight, stored, 2).scale);
+    AffineBlock { d, dmin, scales, mins: nearest(&mins, dmin.to_f32(), 0.0, stored) }
+}
+
+/// Gives group `g` the scale and minimum, of those near to the best ones, whose levels err least.
+#[inline(always)]
+fn choose<const G: usize, const N: usize>(
+    block: &mut AffineBlock<G>,
+    g: usize,
+    x: &[f32; N],
+    w: &[f32; N],
+    fit: &AffineFit,
+    levels: Levels,
+    stored: Levels,
+) {
+    let (d, dmin) = (block.d.to_f32(), block.dmin.to_f32());
+    let (per_d, per_dmin) = (inverse(d), inverse(dmin));
+    let first = (fit.scale * per_d).floor() - 1.0;
+    let (mut scales, mut mins) = ([0.0; LANES], [0.0; LANES]);
+    for j in 0..LANES {
+        scales[j] = stored.nearest(first + (j / 4) as f32);
+        let min = scales[j] * d * fit.mean_q - fit.mean_x;
+        mins[j] = stored.nearest((min * per_dmin).floor() - 1.0 + (j % 4) as f32);
+    }
+    let (mut step, mut per_step, mut min, mut error) = ([0.0; LANES], [0.0; LANES], [0.0; LANES], [0.0; LANES]);
+    for j in 0..LANES {
+        step[j] = scales[j] * d;
+        min[j] = mins[j] * dmin;
+        per_step[j] = if step[j] > 0.0 { 1.0 / step[j] } else { 0.0 };
+    }
+    for (&x, &w) in x.iter().zip(w) {
+        for j in 0..LANES {
+            let q = levels.nearest((x + min[j]) * per_step[j]);
+            let off = x - (q * step[j] - min[j]);
+            error[j] += w * off * off;
+        }
+    }
+    let mut best = f32::INFINITY;
+    for j in 0..LANES {
+        if error[j] < best {
+            (best, block.scales[g], block.mins[g]) = (error[j], scales[j], mins[j]);
+        }
+    }
+}
+
+/// Fits the scales of the scales and of the minima to the levels.
+#[inline(always)]
+fn refit<const G: usize, const N: usize>(
+    block: &mut AffineBlock<G>,
+    x: &[[f32; N]],
+    w: &[[f32; N]],
+    levels: Levels,
+) {
+    let (d, dmin) = (block.d.to_f32(), block.dmin.to_f32());
+    let (mut ss, mut sm, mut mm, mut sx, mut mx) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    for g in 0..G {
+        let (scale, min) = (block.scales[g], block.mins[g]);
+        let q = nearest(&x[g], d * scale, -dmin * min, levels);
+        let [weight, wq, wqq, wx, wxq] = moments(&x[g], &w[g], &q);
+        ss += scale * scale * wqq;
+        sm += scale * min * wq;
+        mm += min * min * weight;
+        sx += scale * wxq;
+        mx += min * wx;
+    }
+    let (fit_d, fit_min) = if mm > 0.0 {
+        let determinant = ss * mm - sm * sm;
+        ((sx * mm - sm * mx) / determinant, (sm * sx - ss * mx) / determinant)
+    } else {
+        (sx / ss, 0.0)
+    };
+    if fit_d > 0.0 && fit_min >= 0.0 {
+        (block.d, block.dmin) = (half(fit_d), half(fit_min));
+    }
+}
+
+/// `sum w`, `sum w q`, `sum w q^2`, `sum w x`, `sum w x q`
+#[inline(always)]
+fn moments<const N: usize>(x: &[f32; N], w: &[f32; N], q: &[f32; N]) -> [f32; 5] {
+    let mut sums = [[0.0; 8]; 5];
+    for i in (0..N).step_by(8) {
+        for j in 0..8 {
+            let (x, w, q) = (x[i + j], w[i + j], q[i + j]);
+            sums[0][j] += w;
+            sums[1][j] += w * q;
+            sums[2][j] += w * q * q;
+            sums[3][j] += w * x;
+            sums[4][j] += w * q * x;
+        }
+    }
+    sums.map(|s| s.iter().sum())
+}
+
+/// What a block of `G` groups of `N` values stores, `G * N = 256`: of group `g`, `x ~ d * scales[g] * q`.
+pub(crate) struct ScaleBlock<const G: usize> {
+    pub(crate) d: f16,
+    pub(crate) scales: [f32; G],
+}
+
+/// Scales of a block, whole numbers as `stored` says.
+#[inline(always)]
+pub(crate) fn scale_block<const G: usize, const N: usize>(
+    x: &[f32; 256],
+    w: &[f32; 256],
+    levels: Levels,
+    stored: Levels,
+    rounds: usize,
+) -> ScaleBlock<G> {
+    let (groups, weights) = (x.as_chunks::<N>().0, w.as_chunks::<N>().0);
+    let (mut scales, mut stiffness) = ([0.0; G], [0.0; G]);
+    for g in 0..G {
+        let fit = scale(&groups[g], &weights[g], levels, rounds);
+        (scales[g], stiffness[g]) = (fit.scale, fit.stiffness);
+    }
+    let mut block = ScaleBlock { d: half(scale(&scales, &stiffness, stored, 2).scale), scales };
+    let (mut xk, mut kk) = (0.0, 0.0);
+    for g in 0..G {
+        let (xq, qq) = choose_scale(&mut block, g, scales[g], &groups[g], &weights[g], levels, stored);
+        xk += xq * block.scales[g];
+        kk += qq * block.scales[g] * block.scales[g];
+    }
+    if kk > 0.0 {
+        block.d = half(xk / kk);
+    }
+    for g in 0..G {
+        choose_scale(&mut block, g, scales[g], &groups[g], &weights[g], levels, stored);
+    }
+    block
+}
+
+/// Gives group `g` the scale near to `scale`, or its negative, whose levels err least; returns their `sum w x q` and
+/// `sum w q^2`.
+#[inline(always)]
+fn choose_scale<const G: usize, const N: usize>(
+    block: &mut ScaleBlock<G>,
+    g: usize,
+    scale: f32,
+    x: &[f32; N],
+    w: &[f32; N],
+    levels: Levels,
+    stored: Levels,
+) -> (f32, f32) {
+    let d = block.d.to_f32();
+    let first = (scale * inverse(d)).floor() - 3.0;
+    let (mut scales, mut per_step) = ([0.0; LANES], [0.0; LANES]);
+    for j in 0..LANES {
+        let near = first + (j % 8) as f32;
+        scales[j] = stored.nearest(if j < 8 { near } else { -near });
+        let step = d * scales[j];
+        per_step[j] = if step != 0.0 { 1.0 / step } else { 0.0 };
+    }
+    let (xq, qq) = scale_sums(x, w, &per_step, levels);
+    let (mut best, mut sums) = (f32::NEG_INFINITY, (0.0, 0.0));
+    for j in 0..LANES {
+        let step = d * scales[j];
+        let gain = step * (2.0 * xq[j] - step * qq[j]);
+        if gain > best {
+            (best, block.scales[g], sums) = (gain, scales[j], (xq[j], qq[j]));
+        }
+    }
+    sums
+}
+
 /// The levels nearest to `x / scale`.
 #[inline(always)]
 pub(crate) fn nearest<const N: usize>(x: &[f32; N], scale: f32, min: f32, levels: Levels) -> [f32; N] {
-    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    let inverse = inverse(scale);
     let mut q = *x;
     for q in &mut q {
         *q = levels.nearest((*q - min) * inverse);
     }
     q
+}
+
+/// Levels as unsigned codes, the lowest as 0.
+#[inline(always)]
+pub(crate) fn to_codes<const N: usize>(q: &[f32; N], levels: Levels) -> [u8; N] {
+    let mut codes = [0; N];
+    for (code, q) in codes.iter_mut().zip(q) {
+        *code = (*q - levels.low) as i32 as u8;
+    }
+    codes
+}
+
+/// The codes of a block of affine groups.
+#[inline(always)]
+pub(crate) fn affine_codes<const G: usize, const N: usize>(
+    x: &[f32; 256],
+    block: &AffineBlock<G>,
+    levels: Levels,
+) -> [u8; 256] {
+    let mut codes = [0; 256];
+    let groups = x.as_chunks::<N>().0.iter().zip(codes.as_chunks_mut::<N>().0);
+    for (g, (x, codes)) in groups.enumerate() {
+        let (step, min) = (block.d.to_f32() * block.scales[g], block.dmin.to_f32() * block.mins[g]);
+        *codes = to_codes(&nearest(x, step, -min, levels), levels);
+    }
+    codes
+}
+
+/// The codes of a block of scaled groups.
+#[inline(always)]
+pub(crate) fn scale_codes<const G: usize, const N: usize>(
+    x: &[f32; 256],
+    block: &ScaleBlock<G>,
+    levels: Levels,
+) -> [u8; 256] {
+    let mut codes = [0; 256];
+    let groups = x.as_chunks::<N>().0.iter().zip(codes.as_chunks_mut::<N>().0);
+    for (g, (x, codes)) in groups.enumerate() {
+        *codes = to_codes(&nearest(x, block.d.to_f32() * block.scales[g], 0.0, levels), levels);
+    }
+    codes
 }
 
 /// `x` as a half that is finite, if `x` is a number.

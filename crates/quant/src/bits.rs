@@ -32,7 +32,13 @@ pub(crate) fn encode_blocks<const BYTES: usize, const LEN: usize>(
     out: &mut [u8],
     f: impl Fn(&[f32; LEN]) -> [u8; BYTES],
 ) {
-    encode_weighted(x, None, out, #[inline(always)] |x, _| f(x));
+    encode_weighted(
+        x,
+        None,
+        out,
+        #[inline(always)]
+        |x, _| f(x),
+    );
 }
 
 /// Encodes whole blocks with `f`, given the importance of each value, or that all are alike.

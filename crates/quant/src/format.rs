@@ -119,13 +119,14 @@ impl Format {
 
     /// The function that packs values, where there is one; it panics as [`Format::decode`] does.
     ///
-    /// It is for finite values. A NaN becomes any code; a scale beyond f16 becomes infinite, and the block NaN.
+    /// It is for finite values. A NaN becomes any code. A scale beyond f16 becomes the largest one where a search finds it;
+    /// elsewhere it becomes infinite, and the block NaN. Where all importances of a block are 0, its values count alike.
     pub fn encoder(self) -> Option<Encode> {
         self.info().encode.as_ref().map(|e| e.run)
     }
 
     /// The most that packing changes a value of the block `x`, where there is an encoder and values and scales are
-    /// finite.
+    /// finite; with an importance, the root of the mean square change, weighted by it.
     pub fn error_max(self, x: &[f32]) -> Option<f32> {
         self.info().encode.as_ref().map(|e| (e.error)(x))
     }

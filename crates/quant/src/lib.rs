@@ -7,8 +7,9 @@
 //!             rows of a KV cache, built of the roundings in `fp8` and `fp4`
 //! ```
 //!
-//! Everything here is scalar and safe, and defines what the kernels elsewhere have to compute. Any bytes can be
-//! decoded: a broken file gives wrong numbers, never a panic.
+//! Everything here is safe, and defines what the kernels elsewhere have to compute: the same on every processor, though
+//! encoders are compiled for its registers. `search` finds scales. Any bytes can be decoded: a broken file gives wrong
+//! numbers, never a panic.
 #![forbid(unsafe_code)]
 
 mod bits;

@@ -5,20 +5,33 @@
 //! byte  2..18  q    u4   w[i] = d * (q[i] - 8)     low halves: i in 0..16, high halves: i in 16..32
 //! ```
 //!
-//! The weight of largest magnitude becomes -8, so that the other end of the scale, 7, may fall short.
-//! Error: one step, `d = max|w| / 8`, plus 8 times the rounding of `d`.
+//! Objective: squared errors, weighed by `I * sqrt(mean x^2 + x^2)`.
+//! Search: `scale` in `search.rs`.
+//! Error: the root mean square, weighted so, is at most one step, `d = max|w| / 8`, plus 8 times the rounding of `d`; that of a single value `SEARCHED` times
+//! as much.
 //! Source: `block_q4_0` in ggml's `ggml-common.h`, `quantize_row_q4_0_ref` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_at, half_bytes, half_error, inverse, pack};
-use crate::search::{Levels, half, nearest, scale, to_codes, weights};
+use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_at, half_error, pack};
 use crate::format::{Encoder, Info};
+use crate::search::{Levels, SEARCHED, half, nearest, scale, to_codes, weights};
 
 pub(crate) const INFO: Info = Info {
     id: 2,
     block_len: 32,
     block_bytes: 18,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: |x, i, b| encode_weighted(x, i, b, #[inline(always)] |x, i| encode(x, i)), error }),
+    encode: Some(Encoder {
+        run: |x, i, b| {
+            encode_weighted(
+                x,
+                i,
+                b,
+                #[inline(always)]
+                |x, i| encode(x, i),
+            )
+        },
+        error,
+    }),
 };
 
 fn decode(b: &[u8; 18], y: &mut [f32; 32]) {
@@ -28,13 +41,13 @@ fn decode(b: &[u8; 18], y: &mut [f32; 32]) {
 
 fn error(x: &[f32]) -> f32 {
     let d = extreme(x).abs() / 8.0;
-    d + 8.0 * half_error(d)
+    SEARCHED * (d + 8.0 * half_error(d))
 }
 
 #[inline(always)]
 fn encode(x: &[f32; 32], importance: Option<&[f32; 32]>) -> [u8; 18] {
     let w = weights(x, importance, 1.0);
-    let d = half(scale(x, &w, LEVELS, 2).scale);
+    let d = half(scale(x, &w, LEVELS, 1).scale);
     let q = to_codes(&nearest(x, d.to_f32(), 0.0, LEVELS), LEVELS);
     let mut b = [0; 18];
     b[..2].copy_from_slice(&d.to_le_bytes());

@@ -6,12 +6,15 @@
 //! byte  4..20  q    u4   w[i] = d * q[i] + m       low halves: i in 0..16, high halves: i in 16..32
 //! ```
 //!
-//! Error: half a step, where `d = (max w - min w) / 15`, plus 15 times the rounding of `d`, plus that of `m`.
+//! Objective: squared errors, weighed by `I * sqrt(mean x^2 + x^2)`.
+//! Search: `affine` in `search.rs`.
+//! Error: the root mean square, weighted so, is at most half a step, where `d = (max w - min w) / 15`, plus 15 times the rounding of `d`, plus that of `m`; that of a single value `SEARCHED` times
+//! as much.
 //! Source: `block_q4_1` in ggml's `ggml-common.h`, `quantize_row_q4_1_ref` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, encode_weighted, half_at, half_bytes, half_error, inverse, pack, range};
-use crate::search::{Levels, affine, half, nearest, to_codes, weights};
+use crate::bits::{codes, decode_blocks, encode_weighted, half_at, half_error, pack, range};
 use crate::format::{Encoder, Info};
+use crate::search::{ENDS, LAST, Levels, SEARCHED, affine, half, nearest, to_codes, weights};
 
 const LEVELS: Levels = Levels { low: 0.0, high: 15.0 };
 
@@ -20,7 +23,18 @@ pub(crate) const INFO: Info = Info {
     block_len: 32,
     block_bytes: 20,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: |x, i, b| encode_weighted(x, i, b, #[inline(always)] |x, i| encode(x, i)), error }),
+    encode: Some(Encoder {
+        run: |x, i, b| {
+            encode_weighted(
+                x,
+                i,
+                b,
+                #[inline(always)]
+                |x, i| encode(x, i),
+            )
+        },
+        error,
+    }),
 };
 
 fn decode(b: &[u8; 20], y: &mut [f32; 32]) {
@@ -31,13 +45,13 @@ fn decode(b: &[u8; 20], y: &mut [f32; 32]) {
 fn error(x: &[f32]) -> f32 {
     let (low, high) = range(x);
     let d = (high - low) / 15.0;
-    0.5 * d + 15.0 * half_error(d) + half_error(low)
+    SEARCHED * (0.5 * d + 15.0 * half_error(d) + half_error(low))
 }
 
 #[inline(always)]
 fn encode(x: &[f32; 32], importance: Option<&[f32; 32]>) -> [u8; 20] {
     let w = weights(x, importance, 1.0);
-    let fit = affine(x, &w, LEVELS, f32::INFINITY, 2);
+    let fit = affine(x, &w, LEVELS, f32::INFINITY, &[ENDS, LAST]);
     let (d, m) = (half(fit.scale), half(fit.min));
     let q = to_codes(&nearest(x, d.to_f32(), m.to_f32(), LEVELS), LEVELS);
     let mut b = [0; 20];

@@ -7,13 +7,15 @@
 //!                        w[i] = d * (l[i] + 16 * h[i] - 16)
 //! ```
 //!
-//! The weight of largest magnitude becomes -16, so that the other end of the scale, 15, may fall short.
-//! Error: one step, `d = max|w| / 16`, plus 16 times the rounding of `d`.
+//! Objective: squared errors, weighed by `I * sqrt(mean x^2 + x^2)`.
+//! Search: `scale` in `search.rs`.
+//! Error: the root mean square, weighted so, is at most one step, `d = max|w| / 16`, plus 16 times the rounding of `d`; that of a single value `SEARCHED` times
+//! as much.
 //! Source: `block_q5_0` in ggml's `ggml-common.h`, `quantize_row_q5_0_ref` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_at, half_bytes, half_error, inverse, pack};
-use crate::search::{Levels, half, nearest, scale, to_codes, weights};
+use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_at, half_error, pack};
 use crate::format::{Encoder, Info};
+use crate::search::{Levels, SEARCHED, half, nearest, scale, to_codes, weights};
 
 const LEVELS: Levels = Levels { low: -16.0, high: 15.0 };
 
@@ -22,7 +24,18 @@ pub(crate) const INFO: Info = Info {
     block_len: 32,
     block_bytes: 22,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: |x, i, b| encode_weighted(x, i, b, #[inline(always)] |x, i| encode(x, i)), error }),
+    encode: Some(Encoder {
+        run: |x, i, b| {
+            encode_weighted(
+                x,
+                i,
+                b,
+                #[inline(always)]
+                |x, i| encode(x, i),
+            )
+        },
+        error,
+    }),
 };
 
 fn decode(b: &[u8; 22], y: &mut [f32; 32]) {
@@ -32,13 +45,13 @@ fn decode(b: &[u8; 22], y: &mut [f32; 32]) {
 
 fn error(x: &[f32]) -> f32 {
     let d = extreme(x).abs() / 16.0;
-    d + 16.0 * half_error(d)
+    SEARCHED * (d + 16.0 * half_error(d))
 }
 
 #[inline(always)]
 fn encode(x: &[f32; 32], importance: Option<&[f32; 32]>) -> [u8; 22] {
     let w = weights(x, importance, 1.0);
-    let d = half(scale(x, &w, LEVELS, 2).scale);
+    let d = half(scale(x, &w, LEVELS, 1).scale);
     let q = to_codes(&nearest(x, d.to_f32(), 0.0, LEVELS), LEVELS);
     let mut b = [0; 22];
     b[..2].copy_from_slice(&d.to_le_bytes());

@@ -8,13 +8,16 @@
 //!                        w[i] = d * (l[i] + 16 * h[i]) + m
 //! ```
 //!
-//! Error: half a step, where `d = (max w - min w) / 31`, plus 31 times the rounding of `d`, plus that of `m`.
+//! Objective: squared errors, weighed by `I * sqrt(mean x^2 + x^2)`.
+//! Search: `affine` in `search.rs`.
+//! Error: the root mean square, weighted so, is at most half a step, where `d = (max w - min w) / 31`, plus 31 times the rounding of `d`, plus that of `m`; that of a single value `SEARCHED` times
+//! as much.
 //! Source: `block_q5_1` in ggml's `ggml-common.h`, `quantize_row_q5_1_ref` in `ggml-quants.c`.
 
-use crate::bits::{decode_blocks, encode_weighted, half_at, half_bytes, half_error, inverse, range};
-use crate::search::{Levels, affine, half, nearest, to_codes, weights};
+use crate::bits::{decode_blocks, encode_weighted, half_at, half_error, range};
 use crate::format::{Encoder, Info};
 use crate::q5_0::{five_bits, pack_five_bits};
+use crate::search::{ENDS, LAST, Levels, SEARCHED, affine, half, nearest, to_codes, weights};
 
 const LEVELS: Levels = Levels { low: 0.0, high: 31.0 };
 
@@ -23,7 +26,18 @@ pub(crate) const INFO: Info = Info {
     block_len: 32,
     block_bytes: 24,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: |x, i, b| encode_weighted(x, i, b, #[inline(always)] |x, i| encode(x, i)), error }),
+    encode: Some(Encoder {
+        run: |x, i, b| {
+            encode_weighted(
+                x,
+                i,
+                b,
+                #[inline(always)]
+                |x, i| encode(x, i),
+            )
+        },
+        error,
+    }),
 };
 
 fn decode(b: &[u8; 24], y: &mut [f32; 32]) {
@@ -34,13 +48,13 @@ fn decode(b: &[u8; 24], y: &mut [f32; 32]) {
 fn error(x: &[f32]) -> f32 {
     let (low, high) = range(x);
     let d = (high - low) / 31.0;
-    0.5 * d + 31.0 * half_error(d) + half_error(low)
+    SEARCHED * (0.5 * d + 31.0 * half_error(d) + half_error(low))
 }
 
 #[inline(always)]
 fn encode(x: &[f32; 32], importance: Option<&[f32; 32]>) -> [u8; 24] {
     let w = weights(x, importance, 1.0);
-    let fit = affine(x, &w, LEVELS, f32::INFINITY, 2);
+    let fit = affine(x, &w, LEVELS, f32::INFINITY, &[ENDS, LAST]);
     let (d, m) = (half(fit.scale), half(fit.min));
     let q = to_codes(&nearest(x, d.to_f32(), m.to_f32(), LEVELS), LEVELS);
     let mut b = [0; 24];

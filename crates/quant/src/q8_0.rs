@@ -16,7 +16,17 @@ pub(crate) const INFO: Info = Info {
     block_len: 32,
     block_bytes: 34,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: |x, _, b| encode_blocks(x, b, #[inline(always)] |x| encode(x)), error }),
+    encode: Some(Encoder {
+        run: |x, _, b| {
+            encode_blocks(
+                x,
+                b,
+                #[inline(always)]
+                |x| encode(x),
+            )
+        },
+        error,
+    }),
 };
 
 fn decode(b: &[u8; 34], y: &mut [f32; 32]) {

@@ -29,6 +29,13 @@ const LANES: usize = 16;
 
 type Lanes = [f32; LANES];
 
+/// Stored scales that a group chooses among.
+const NEAR: usize = 8;
+
+/// How much more than by plain rounding a single value of 32 may err. The search starts from plain rounding, so it only
+/// lowers `sum w e^2`, where `w` is 1 to `sqrt(2)` on average: `e^2 <= 32 sqrt(2) * error^2`.
+pub(crate) const SEARCHED: f32 = 6.8;
+
 /// What codes of a group are: whole numbers from `low` to `high`.
 #[derive(Clone, Copy)]
 pub(crate) struct Levels {
@@ -51,36 +58,52 @@ impl Levels {
 /// A millionth of the largest importance is added to each: where a group has none, its values still count alike.
 #[inline(always)]
 pub(crate) fn weights<const N: usize>(x: &[f32; N], importance: Option<&[f32; N]>, c: f32) -> [f32; N] {
-    weigh(x, importance, |square| (c + square).sqrt())
-}
-
-#[inline(always)]
-pub(crate) fn weigh<const N: usize>(x: &[f32; N], importance: Option<&[f32; N]>, f: impl Fn(f32) -> f32) -> [f32; N] {
-    let mean = lanes_sum(x, |v| v * v) / N as f32;
-    let relative = if mean > 0.0 { 1.0 / mean } else { 0.0 };
+    let relative = per_mean_square(x);
     let mut w = *x;
     for w in &mut w {
-        *w = f(*w * *w * relative);
+        *w = (c + *w * *w * relative).sqrt();
     }
     if let Some(importance) = importance {
         let top = importance.iter().fold(0f32, |m, &v| if v > m { v } else { m });
-        let relative = if top > f32::MIN_POSITIVE { 1.0 / top } else { 0.0 };
-        for (w, i) in w.iter_mut().zip(importance) {
-            *w *= i * relative + 1e-6;
+        if top > f32::MIN_POSITIVE {
+            for (w, i) in w.iter_mut().zip(importance) {
+                *w *= i * (1.0 / top) + 1e-6;
+            }
         }
     }
     w
 }
 
+/// `w = c * mean x^2 + x^2` up to a factor, the mean being that of the group of 16 values.
 #[inline(always)]
-fn lanes_sum<const N: usize>(x: &[f32; N], f: impl Fn(f32) -> f32) -> f32 {
+pub(crate) fn square_weights(x: &[f32; 256], c: f32) -> [f32; 256] {
+    let relative = per_mean_square(x);
+    let mut w = *x;
+    for w in w.as_chunks_mut::<16>().0 {
+        let offset = c * mean_square(w) * relative + 1e-6;
+        for w in w {
+            *w = *w * *w * relative + offset;
+        }
+    }
+    w
+}
+
+/// `1 / mean x^2`, or 0 where that is no number.
+#[inline(always)]
+fn per_mean_square<const N: usize>(x: &[f32; N]) -> f32 {
+    let mean = mean_square(x);
+    if mean > f32::MIN_POSITIVE { 1.0 / mean } else { 0.0 }
+}
+
+#[inline(always)]
+fn mean_square<const N: usize>(x: &[f32; N]) -> f32 {
     let mut sums = [0.0; 8];
     for x in x.as_chunks::<8>().0 {
         for (sum, v) in sums.iter_mut().zip(x) {
-            *sum += f(*v);
+            *sum += v * v;
         }
     }
-    sums.iter().sum()
+    sums.iter().sum::<f32>() / N as f32
 }
 
 /// The smallest and the largest value.
@@ -104,9 +127,9 @@ pub(crate) struct Fit {
     pub(crate) stiffness: f32,
 }
 
-/// The best scale found for `x ~ scale * q`.
+/// The best scale found for `x ~ scale * q`, its starts fitted to their levels and rounded anew `refits` times.
 #[inline(always)]
-pub(crate) fn scale<const N: usize>(x: &[f32; N], w: &[f32; N], levels: Levels, rounds: usize) -> Fit {
+pub(crate) fn scale<const N: usize>(x: &[f32; N], w: &[f32; N], levels: Levels, refits: usize) -> Fit {
     let (low, high) = bounds(x);
     let top = if -low > high { low } else { high };
     let start = if levels.low < 0.0 { SIGNED } else { POSITIVE };
@@ -116,7 +139,7 @@ pub(crate) fn scale<const N: usize>(x: &[f32; N], w: &[f32; N], levels: Levels, 
         inverse[j] = (if end < 0.0 { levels.low } else { levels.high } + shift * end) / top;
     }
     let (mut xq, mut qq) = scale_sums(x, w, &inverse, levels);
-    for _ in 1..rounds {
+    for _ in 0..refits {
         for j in 0..LANES {
             inverse[j] = qq[j] / xq[j];
         }
@@ -154,10 +177,15 @@ const POSITIVE: [(f32, f32); LANES] = {
 
 /// `sum w x q` and `sum w q^2` for each scale.
 #[inline(always)]
-fn scale_sums<const N: usize>(x: &[f32; N], w: &[f32; N], inverse: &Lanes, levels: Levels) -> (Lanes, Lanes) {
-    let (mut xq, mut qq) = ([0.0; LANES], [0.0; LANES]);
+fn scale_sums<const N: usize, const L: usize>(
+    x: &[f32; N],
+    w: &[f32; N],
+    inverse: &[f32; L],
+    levels: Levels,
+) -> ([f32; L], [f32; L]) {
+    let (mut xq, mut qq) = ([0.0; L], [0.0; L]);
     for (&x, &w) in x.iter().zip(w) {
-        for j in 0..LANES {
+        for j in 0..L {
             let q = levels.nearest(x * inverse[j]);
             let wq = w * q;
             xq[j] += wq * x;
@@ -186,48 +214,61 @@ pub(crate) fn affine<const N: usize>(
     w: &[f32; N],
     levels: Levels,
     min_max: f32,
-    rounds: usize,
+    starts: &[Starts],
 ) -> AffineFit {
     let (low, high) = bounds(x);
     let low = if low < min_max { low } else { min_max };
     let (weight, mean) = mean(x, w);
-    let flat = AffineFit { min: if mean < min_max { mean } else { min_max }, weight, mean_x: mean, ..Default::default() };
-    let range = high - low;
-    let (mut inverse, mut base) = ([0.0; LANES], [0.0; LANES]);
-    for j in 0..LANES {
-        let (below, above) = AFFINE[j];
-        inverse[j] = (levels.high + below + above) / range;
-        base[j] = low + below / inverse[j];
-    }
-    let mut sums = affine_sums(x, w, mean, &inverse, &base, levels);
-    let mut fits = sums.fit(weight, mean, min_max);
-    for _ in 1..rounds {
+    let min = if mean < min_max { mean } else { min_max };
+    let mut fit = AffineFit { min, weight, mean_x: mean, ..AffineFit::default() }; // all levels 0
+    let mut best = -(mean - min) * (mean - min) * weight;
+    let tie = 1e-6 * mean * mean * weight; // so that groups of one value agree on its level
+    for starts in starts {
+        let (mut inverse, mut base) = ([0.0; LANES], [0.0; LANES]);
         for j in 0..LANES {
-            inverse[j] = 1.0 / fits.scale[j];
+            let (below, above) = starts[j];
+            inverse[j] = (levels.high + below + above) / (high - low);
+            base[j] = low - below / inverse[j];
         }
-        sums = affine_sums(x, w, mean, &inverse, &fits.min, levels);
-        fits = sums.fit(weight, mean, min_max);
-    }
-    let off = mean - flat.min;
-    let (mut best, mut fit) = (-off * off * weight, flat);
-    for j in 0..LANES {
-        if fits.gain[j] > best {
-            best = fits.gain[j];
-            let mean_q = sums.q[j] / weight;
-            let bend = if fits.min[j] < min_max { sums.q[j] * mean_q } else { 0.0 };
-            let stiffness = sums.qq[j] - bend;
-            fit = AffineFit { scale: fits.scale[j], min: fits.min[j], stiffness, weight, mean_x: mean, mean_q };
+        let first = affine_sums(x, w, mean, &inverse, &base, levels).fit(weight, mean, min_max);
+        for j in 0..LANES {
+            inverse[j] = 1.0 / first.scale[j];
+        }
+        let sums = affine_sums(x, w, mean, &inverse, &first.min, levels);
+        let fits = sums.fit(weight, mean, min_max);
+        for j in 0..LANES {
+            if fits.gain[j] - best > tie {
+                best = fits.gain[j];
+                let mean_q = sums.q[j] / weight;
+                let bend = if fits.min[j] < min_max { sums.q[j] * mean_q } else { 0.0 };
+                let (scale, min, stiffness) = (fits.scale[j], fits.min[j], sums.qq[j] - bend);
+                fit = AffineFit { scale, min, stiffness, weight, mean_x: mean, mean_q };
+            }
         }
     }
     fit
 }
 
-/// Starts: by how many levels the ends of the range lie outside of the levels, below and above.
-const AFFINE: [(f32, f32); LANES] = {
+/// By how many levels the first and the last one lie outside of the range of values, or inside if negative.
+type Starts = [(f32, f32); LANES];
+
+/// Both ends move.
+pub(crate) const ENDS: Starts = {
     let mut starts = [(0.0, 0.0); LANES];
     let mut j = 0;
     while j < LANES {
-        starts[j] = (0.35 * (j / 4) as f32 - 0.35, 0.35 * (j % 4) as f32 - 0.35);
+        starts[j] = (0.35 * (j / 4) as f32 - 0.7, 0.35 * (j % 4) as f32 - 0.7);
+        j += 1;
+    }
+    starts
+};
+
+/// The last level moves.
+pub(crate) const LAST: Starts = {
+    let mut starts = [(0.0, 0.0); LANES];
+    let mut j = 0;
+    while j < LANES {
+        starts[j].1 = 0.125 * j as f32 - 1.0;
         j += 1;
     }
     starts
@@ -319,12 +360,11 @@ pub(crate) fn affine_block<const G: usize, const N: usize>(
     w: &[f32; 256],
     levels: Levels,
     stored: Levels,
-    rounds: usize,
 ) -> AffineBlock<G> {
     let (groups, weights) = (x.as_chunks::<N>().0, w.as_chunks::<N>().0);
     let mut fits = [AffineFit::default(); G];
     for g in 0..G {
-        fits[g] = affine(&groups[g], &weights[g], levels, 0.0, rounds);
+        fits[g] = affine(&groups[g], &weights[g], levels, 0.0, &[ENDS]);
     }
     let mut block = store(&fits, stored);
     for g in 0..G {
@@ -344,13 +384,13 @@ fn store<const G: usize>(fits: &[AffineFit; G], stored: Levels) -> AffineBlock<G
     for g in 0..G {
         (scales[g], stiffness[g], weight[g]) = (fits[g].scale, fits[g].stiffness, fits[g].weight);
     }
-    let d = half(scale(&scales, &stiffness, stored, 2).scale);
+    let d = half(scale(&scales, &stiffness, stored, 1).scale);
     let scales = nearest(&scales, d.to_f32(), 0.0, stored);
     for g in 0..G {
         let min = scales[g] * d.to_f32() * fits[g].mean_q - fits[g].mean_x;
         mins[g] = if min > 0.0 { min } else { 0.0 };
     }
-    let dmin = half(scale(&mins, &weight, stored, 2).scale);
+    let dmin = half(scale(&mins, &weight, stored, 1).scale);
     AffineBlock { d, dmin, scales, mins: nearest(&mins, dmin.to_f32(), 0.0, stored) }
 }
 
@@ -397,12 +437,7 @@ fn choose<const G: usize, const N: usize>(
 
 /// Fits the scales of the scales and of the minima to the levels.
 #[inline(always)]
-fn refit<const G: usize, const N: usize>(
-    block: &mut AffineBlock<G>,
-    x: &[[f32; N]],
-    w: &[[f32; N]],
-    levels: Levels,
-) {
+fn refit<const G: usize, const N: usize>(block: &mut AffineBlock<G>, x: &[[f32; N]], w: &[[f32; N]], levels: Levels) {
     let (d, dmin) = (block.d.to_f32(), block.dmin.to_f32());
     let (mut ss, mut sm, mut mm, mut sx, mut mx) = (0.0, 0.0, 0.0, 0.0, 0.0);
     for g in 0..G {
@@ -415,11 +450,11 @@ fn refit<const G: usize, const N: usize>(
         sx += scale * wxq;
         mx += min * wx;
     }
-    let (fit_d, fit_min) = if mm > 0.0 {
-        let determinant = ss * mm - sm * sm;
+    let determinant = ss * mm - sm * sm;
+    let (fit_d, fit_min) = if determinant > 1e-3 * ss * mm {
         ((sx * mm - sm * mx) / determinant, (sm * sx - ss * mx) / determinant)
     } else {
-        (sx / ss, 0.0)
+        ((sx + sm * dmin) / ss, dmin) // they do the same, or there is one of them
     };
     if fit_d > 0.0 && fit_min >= 0.0 {
         (block.d, block.dmin) = (half(fit_d), half(fit_min));
@@ -456,23 +491,25 @@ pub(crate) fn scale_block<const G: usize, const N: usize>(
     w: &[f32; 256],
     levels: Levels,
     stored: Levels,
-    rounds: usize,
 ) -> ScaleBlock<G> {
     let (groups, weights) = (x.as_chunks::<N>().0, w.as_chunks::<N>().0);
     let (mut scales, mut stiffness) = ([0.0; G], [0.0; G]);
     for g in 0..G {
-        let fit = scale(&groups[g], &weights[g], levels, rounds);
+        let fit = scale(&groups[g], &weights[g], levels, 0);
         (scales[g], stiffness[g]) = (fit.scale, fit.stiffness);
     }
-    let mut block = ScaleBlock { d: half(scale(&scales, &stiffness, stored, 2).scale), scales };
-    let (mut xk, mut kk) = (0.0, 0.0);
+    let d = half(scale(&scales, &stiffness, stored, 1).scale);
+    let mut block = ScaleBlock { d, scales: nearest(&scales, d.to_f32(), 0.0, stored) };
+    let (mut xs, mut ss) = (0.0, 0.0);
     for g in 0..G {
-        let (xq, qq) = choose_scale(&mut block, g, scales[g], &groups[g], &weights[g], levels, stored);
-        xk += xq * block.scales[g];
-        kk += qq * block.scales[g] * block.scales[g];
+        let stored = block.scales[g];
+        let q = nearest(&groups[g], d.to_f32() * stored, 0.0, levels);
+        let [_, _, wqq, _, wxq] = moments(&groups[g], &weights[g], &q);
+        xs += stored * wxq;
+        ss += stored * stored * wqq;
     }
-    if kk > 0.0 {
-        block.d = half(xk / kk);
+    if ss > 0.0 {
+        block.d = half(xs / ss);
     }
     for g in 0..G {
         choose_scale(&mut block, g, scales[g], &groups[g], &weights[g], levels, stored);
@@ -480,8 +517,7 @@ pub(crate) fn scale_block<const G: usize, const N: usize>(
     block
 }
 
-/// Gives group `g` the scale near to `scale`, or its negative, whose levels err least; returns their `sum w x q` and
-/// `sum w q^2`.
+/// Gives group `g` the scale near to `scale` whose levels err least.
 #[inline(always)]
 fn choose_scale<const G: usize, const N: usize>(
     block: &mut ScaleBlock<G>,
@@ -491,29 +527,26 @@ fn choose_scale<const G: usize, const N: usize>(
     w: &[f32; N],
     levels: Levels,
     stored: Levels,
-) -> (f32, f32) {
+) {
     let d = block.d.to_f32();
     let first = (scale * inverse(d)).floor() - 3.0;
-    let (mut scales, mut per_step) = ([0.0; LANES], [0.0; LANES]);
-    for j in 0..LANES {
-        let near = first + (j % 8) as f32;
-        scales[j] = stored.nearest(if j < 8 { near } else { -near });
-        let step = d * scales[j];
-        per_step[j] = if step != 0.0 { 1.0 / step } else { 0.0 };
+    let (mut scales, mut per_step) = ([0.0; NEAR], [0.0; NEAR]);
+    for j in 0..NEAR {
+        scales[j] = stored.nearest(first + j as f32);
+        per_step[j] = inverse(d * scales[j]);
     }
     let (xq, qq) = scale_sums(x, w, &per_step, levels);
-    let (mut best, mut sums) = (f32::NEG_INFINITY, (0.0, 0.0));
-    for j in 0..LANES {
+    let mut best = f32::NEG_INFINITY;
+    for j in 0..NEAR {
         let step = d * scales[j];
         let gain = step * (2.0 * xq[j] - step * qq[j]);
         if gain > best {
-            (best, block.scales[g], sums) = (gain, scales[j], (xq[j], qq[j]));
+            (best, block.scales[g]) = (gain, scales[j]);
         }
     }
-    sums
 }
 
-/// The levels nearest to `x / scale`.
+/// The levels nearest to `(x - min) / scale`.
 #[inline(always)]
 pub(crate) fn nearest<const N: usize>(x: &[f32; N], scale: f32, min: f32, levels: Levels) -> [f32; N] {
     let inverse = inverse(scale);

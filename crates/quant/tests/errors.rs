@@ -9,8 +9,8 @@ use quant::{FORMATS, Format};
 const ROWS: usize = 32;
 const COLUMNS: usize = 512;
 const RATIO_MAX: f64 = 1.01;
-/// Twice the mean square of what rounding a factor to 11 bits changes, `2^-24 / 3`, of the square.
-const ROUNDING: f64 = 2e-7;
+/// Twice the square of the most that rounding a factor to 11 bits changes.
+const ROUNDING: f64 = 1.0 / (1 << 21) as f64;
 
 #[test]
 fn encoders_err_no_more_than_those_of_llama_cpp() {
@@ -21,7 +21,8 @@ fn encoders_err_no_more_than_those_of_llama_cpp() {
         let format = *FORMATS.iter().find(|f| f.name() == name).expect("a format of ours");
         let x = values(kind);
         let importance = importances(importance_kind);
-        let Some(errors) = packed(format, &x, importance.as_deref()).map(|y| errors(format, &x, &y, importance.as_deref()))
+        let Some(errors) =
+            packed(format, &x, importance.as_deref()).map(|y| errors(format, &x, &y, importance.as_deref()))
         else {
             continue;
         };
@@ -51,7 +52,8 @@ fn errors(format: Format, x: &[f32], y: &[f32], importance: Option<&[f32]>) -> [
         let (x, e) = (f64::from(*x), (f64::from(*x) - f64::from(*y)).abs());
         let w = importance.map_or(1.0, |w| f64::from(w[i]));
         plain = (plain.0 + w * e * e, plain.1 + w * x * x * ROUNDING);
-        own = (own.0 + weights[i] * e.powi(power), own.1 + weights[i] * (x * x * ROUNDING).powf(f64::from(power) / 2.0));
+        own =
+            (own.0 + weights[i] * e.powi(power), own.1 + weights[i] * (x * x * ROUNDING).powf(f64::from(power) / 2.0));
     }
     [plain, own]
 }
@@ -111,7 +113,13 @@ fn values(kind: &str) -> Vec<f32> {
             "columns" => g * if i % COLUMNS % 37 == 5 { 12.0 } else { 1.0 },
             "shifted" => g + 1.0,
             "far" => 0.125 * g + 4.0,
-            "sparse" => if i / 32 % 3 == 0 || u < 0.75 { 0.0 } else { g },
+            "sparse" => {
+                if i / 32 % 3 == 0 || u < 0.75 {
+                    0.0
+                } else {
+                    g
+                }
+            }
             "constant" => {
                 constant = if i.is_multiple_of(256) { g } else { constant };
                 constant
@@ -132,7 +140,13 @@ fn importances(kind: &str) -> Option<Vec<f32>> {
         .map(|_| (random.uniform(), random.uniform()))
         .map(|(u, v)| match kind {
             "squares" => u * u + 2f32.powi(-10),
-            "decades" => if v < 0.125 { 0.0 } else { (1.0 + v) * 2f32.powi(-((u * 20.0) as i32)) },
+            "decades" => {
+                if v < 0.125 {
+                    0.0
+                } else {
+                    (1.0 + v) * 2f32.powi(-((u * 20.0) as i32))
+                }
+            }
             _ => 1.0,
         })
         .collect();

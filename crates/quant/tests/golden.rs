@@ -1,10 +1,16 @@
-//! Every format decodes, and where the `gguf` package can encode it encodes, as that package does, bit for bit.
+//! Every format decodes, and where both only round it encodes, as the `gguf` package does, bit for bit.
 //!
 //! `testdata/quant/make.py` wrote the hashes, and describes the blocks and values that this file makes again.
 
 use quant::{FORMATS, Format};
 
 const BLOCKS: usize = 64;
+
+/// Formats whose encoder searches nothing; of the others `errors.rs` asks how much they err.
+const ROUNDED: &[Format] = {
+    use Format::*;
+    &[F32, F16, BF16, Q8_0, MXFP4, TQ1_0, TQ2_0]
+};
 
 #[test]
 fn every_format_decodes_as_the_gguf_package_does() {
@@ -22,8 +28,8 @@ fn every_format_decodes_as_the_gguf_package_does() {
 
 #[test]
 fn formats_encode_as_the_gguf_package_does() {
-    for &format in FORMATS.iter().filter(|&&f| f != Format::IQ4_NL) {
-        let Some(encode) = format.encoder() else { continue };
+    for &format in ROUNDED {
+        let encode = format.encoder().expect("an encoder");
         let mut random = random_bytes();
         check("encode", format, |batch| {
             let mut values: Vec<f32> = (0..BLOCKS * format.block_len()).map(|_| value(&mut random, batch)).collect();

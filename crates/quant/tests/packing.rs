@@ -14,9 +14,16 @@ fn values() -> impl Strategy<Value = Vec<f32>> {
     })
 }
 
-fn packed(format: Format, x: &[f32]) -> Option<Vec<f32>> {
+/// Importances of several decades, some of them 0.
+fn importances() -> impl Strategy<Value = Vec<f32>> {
+    let importance =
+        (0..8i32, 0f32..1.0).prop_map(|(decade, v)| if decade == 0 { 0.0 } else { v * 10f32.powi(-decade) });
+    prop::collection::vec(importance, 256)
+}
+
+fn packed(format: Format, x: &[f32], importance: Option<&[f32]>) -> Option<Vec<f32>> {
     let mut bytes = vec![0; format.row_bytes(x.len()).expect("whole blocks")];
-    format.encoder()?(x, None, &mut bytes);
+    format.encoder()?(x, importance, &mut bytes);
     let mut y = vec![0.0; x.len()];
     format.decode(&bytes, &mut y);
     Some(y)
@@ -26,7 +33,7 @@ proptest! {
     #[test]
     fn packing_stays_within_the_stated_error(x in values()) {
         for &format in FORMATS {
-            let Some(y) = packed(format, &x) else { continue };
+            let Some(y) = packed(format, &x, None) else { continue };
             for (x, y) in x.chunks(format.block_len()).zip(y.chunks(format.block_len())) {
                 let error_max = format.error_max(x).expect("formats with an encoder state their error");
                 for (x, y) in x.iter().zip(y) {
@@ -38,9 +45,36 @@ proptest! {
     }
 
     #[test]
-    fn any_number_can_be_packed(x in prop::collection::vec(prop::num::f32::ANY, 256)) {
+    fn importance_weighs_the_stated_error(x in values(), importance in importances()) {
         for &format in FORMATS {
-            packed(format, &x);
+            let Some(y) = packed(format, &x, Some(&importance)) else { continue };
+            let n = format.block_len();
+            for ((x, y), importance) in x.chunks(n).zip(y.chunks(n)).zip(importance.chunks(n)) {
+                let error_max = f64::from(format.error_max(x).expect("formats with an encoder state their error"));
+                let squares = x.iter().zip(y).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2));
+                let sum: f64 = squares.zip(importance).map(|(e, i)| e * f64::from(*i)).sum();
+                let weight: f64 = importance.iter().map(|i| f64::from(*i)).sum();
+                prop_assert!(sum.sqrt() <= SLACK * error_max * weight.sqrt(), "{format:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_importance_anywhere_is_as_if_none_were_given(x in values()) {
+        for format in [Format::Q4_0, Format::Q4_1, Format::Q5_0, Format::Q5_1, Format::Q4_K, Format::Q5_K] {
+            prop_assert_eq!(packed(format, &x, Some(&[0.0; 256])), packed(format, &x, None), "{:?}", format);
+        }
+    }
+
+    #[test]
+    fn any_number_can_be_packed(
+        x in prop::collection::vec(prop::num::f32::ANY, 256),
+        importance in prop::collection::vec(prop::num::f32::ANY, 256),
+    ) {
+        for &format in FORMATS {
+            packed(format, &x, None);
+            packed(format, &x, Some(&importance));
+            packed(format, &x, Some(&[0.0; 256]));
         }
     }
 
@@ -50,5 +84,14 @@ proptest! {
             let blocks = bytes.len() / format.block_bytes();
             format.decode(&bytes[..blocks * format.block_bytes()], &mut vec![0.0; blocks * format.block_len()]);
         }
+    }
+}
+
+#[test]
+fn scales_end_within_f16() {
+    let x: Vec<f32> = (0..256).map(|i| if i % 3 == 0 { -65504.0 } else { 65504.0 * (i % 7) as f32 / 6.0 }).collect();
+    for &format in FORMATS {
+        let Some(y) = packed(format, &x, None) else { continue };
+        assert!(y.iter().all(|v| v.is_finite()), "{format:?}");
     }
 }

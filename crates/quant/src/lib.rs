@@ -11,6 +11,7 @@
 //! encoders are compiled for its registers. `search` finds scales. Any bytes can be decoded: a broken file gives wrong
 //! numbers, never a panic.
 #![forbid(unsafe_code)]
+#![allow(clippy::redundant_closure, reason = "closures are inlined for sure, names of functions are not")]
 
 mod bits;
 mod codebook;

@@ -18,7 +18,7 @@
 
 use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_at, half_error, pack};
 use crate::format::{Encoder, Info};
-use crate::search::{Levels, affine_block, affine_codes, square_weights, weights};
+use crate::search::{Levels, affine_block, affine_codes, weights, weights_by};
 
 const LEVELS: Levels = Levels { low: 0.0, high: 3.0 };
 const STORED: Levels = Levels { low: 0.0, high: 15.0 };
@@ -55,7 +55,11 @@ fn decode(b: &[u8; 84], y: &mut [f32; 256]) {
 fn encode(x: &[f32; 256], importance: Option<&[f32; 256]>) -> [u8; 84] {
     let w = match importance {
         Some(_) => weights(x, importance, 1.0),
-        None => magnitudes(x),
+        None => weights_by(
+            x,
+            #[inline(always)]
+            |square| magnitude(square),
+        ),
     };
     let block = affine_block::<16, 16>(x, &w, LEVELS, STORED);
     let q = affine_codes::<16, 16>(x, &block, LEVELS);
@@ -73,12 +77,8 @@ fn error(x: &[f32]) -> f32 {
     extreme(x).abs() + 15.0 * 3.0 * half_error(0.0)
 }
 
-/// Weights of the values by their magnitude, above a fourteenth of the root mean square of the group.
+/// The magnitude in root mean squares, raised a little where it is small, but hardly where it is 0.
 #[inline(always)]
-fn magnitudes(x: &[f32; 256]) -> [f32; 256] {
-    let mut w = square_weights(x, 0.005);
-    for w in &mut w {
-        *w = w.sqrt();
-    }
-    w
+fn magnitude(square: f32) -> f32 {
+    (square * (1.0 + 0.05 / (square + 0.003)) + 0.001).sqrt()
 }

@@ -10,8 +10,8 @@
 //!                         w[i] = d * (sl[g] + 16 * sh[g] - 32) * (l[i] + 4 * h[i] - 4),  g = i / 16
 //! ```
 //!
-//! Objective: squared errors, weighed by `I * sqrt(2 mean x^2 + x^2)`; without an importance by `mean x^2 + x^2`, with the
-//! mean of the group.
+//! Objective: squared errors, weighed by `I * sqrt(2 mean x^2 + x^2)`; without an importance by
+//! `sqrt(mean x^2 + x^2) + 0.15 x^2` in units of the root mean square, between equal weights and the `x^2` of llama.cpp.
 //! Search: `scale_block` in `search.rs`.
 //! Error: decoding is exact up to one rounding to f32. Packing values that count alike changes none by more than three quarters of the largest magnitude of the block,
 //! or the root mean square weighted by the importance, plus `32 x 4` times the rounding of a scale. What is usual is in `testdata/quant/errors.txt`.
@@ -19,7 +19,7 @@
 
 use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_at, half_error, pack};
 use crate::format::{Encoder, Info};
-use crate::search::{Levels, scale_block, scale_codes, square_weights, to_codes, weights};
+use crate::search::{Levels, scale_block, scale_codes, to_codes, weights, weights_by};
 
 const LEVELS: Levels = Levels { low: -4.0, high: 3.0 };
 const STORED: Levels = Levels { low: -32.0, high: 31.0 };
@@ -54,7 +54,14 @@ fn decode(b: &[u8; 110], y: &mut [f32; 256]) {
 
 #[inline(always)]
 fn encode(x: &[f32; 256], importance: Option<&[f32; 256]>) -> [u8; 110] {
-    let w = if importance.is_some() { weights(x, importance, 2.0) } else { square_weights(x, 1.0) };
+    let w = match importance {
+        Some(_) => weights(x, importance, 2.0),
+        None => weights_by(
+            x,
+            #[inline(always)]
+            |square| between(square),
+        ),
+    };
     let block = scale_block::<16, 16>(x, &w, LEVELS, STORED);
     let q = scale_codes::<16, 16>(x, &block, LEVELS);
     let mut b = [0; 110];
@@ -65,6 +72,12 @@ fn encode(x: &[f32; 256], importance: Option<&[f32; 256]>) -> [u8; 110] {
     b[104..108].copy_from_slice(&pack::<2, 4, 4>(&scales.map(|s| s >> 4)));
     b[108..].copy_from_slice(&block.d.to_le_bytes());
     b
+}
+
+/// Weight of a value whose square is `square` mean squares.
+#[inline(always)]
+fn between(square: f32) -> f32 {
+    (1.0 + square).sqrt() + 0.15 * square
 }
 
 fn error(x: &[f32]) -> f32 {

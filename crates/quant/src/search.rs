@@ -20,6 +20,8 @@
 //! Source: alternating minimisation as in Lloyd, "Least squares quantization in PCM", 1982. What to weigh errors by, and
 //! which starts are worth trying, comes from `make_qx_quants`, `make_qkx3_quants` in ggml's `ggml-quants.c`.
 
+#![allow(clippy::needless_range_loop, reason = "the same lane of several arrays")]
+
 use half::f16;
 
 use crate::bits::inverse;
@@ -54,36 +56,31 @@ impl Levels {
 }
 
 /// `w = I * sqrt(c * mean x^2 + x^2)` up to a factor: what an error in a value costs, given its importance.
-///
-/// A millionth of the largest importance is added to each: where a group has none, its values still count alike.
 #[inline(always)]
 pub(crate) fn weights<const N: usize>(x: &[f32; N], importance: Option<&[f32; N]>, c: f32) -> [f32; N] {
-    let relative = per_mean_square(x);
-    let mut w = *x;
-    for w in &mut w {
-        *w = (c + *w * *w * relative).sqrt();
-    }
+    let mut w = weights_by(
+        x,
+        #[inline(always)]
+        |square| (c + square).sqrt(),
+    );
     if let Some(importance) = importance {
         let top = importance.iter().fold(0f32, |m, &v| if v > m { v } else { m });
         if top > f32::MIN_POSITIVE {
             for (w, i) in w.iter_mut().zip(importance) {
-                *w *= i * (1.0 / top) + 1e-6;
+                *w *= i * (1.0 / top) + 1e-6; // where a group has no importance, its values still count alike
             }
         }
     }
     w
 }
 
-/// `w = c * mean x^2 + x^2` up to a factor, the mean being that of the group of 16 values.
+/// `w = f(x^2 / mean x^2)`
 #[inline(always)]
-pub(crate) fn square_weights(x: &[f32; 256], c: f32) -> [f32; 256] {
+pub(crate) fn weights_by<const N: usize>(x: &[f32; N], f: impl Fn(f32) -> f32) -> [f32; N] {
     let relative = per_mean_square(x);
     let mut w = *x;
-    for w in w.as_chunks_mut::<16>().0 {
-        let offset = c * mean_square(w) * relative + 1e-6;
-        for w in w {
-            *w = *w * *w * relative + offset;
-        }
+    for w in &mut w {
+        *w = f(*w * *w * relative);
     }
     w
 }
@@ -91,19 +88,14 @@ pub(crate) fn square_weights(x: &[f32; 256], c: f32) -> [f32; 256] {
 /// `1 / mean x^2`, or 0 where that is no number.
 #[inline(always)]
 fn per_mean_square<const N: usize>(x: &[f32; N]) -> f32 {
-    let mean = mean_square(x);
-    if mean > f32::MIN_POSITIVE { 1.0 / mean } else { 0.0 }
-}
-
-#[inline(always)]
-fn mean_square<const N: usize>(x: &[f32; N]) -> f32 {
     let mut sums = [0.0; 8];
     for x in x.as_chunks::<8>().0 {
         for (sum, v) in sums.iter_mut().zip(x) {
             *sum += v * v;
         }
     }
-    sums.iter().sum::<f32>() / N as f32
+    let mean = sums.iter().sum::<f32>() / N as f32;
+    if mean > f32::MIN_POSITIVE { 1.0 / mean } else { 0.0 }
 }
 
 /// The smallest and the largest value.
@@ -145,14 +137,23 @@ pub(crate) fn scale<const N: usize>(x: &[f32; N], w: &[f32; N], levels: Levels, 
         }
         (xq, qq) = scale_sums(x, w, &inverse, levels);
     }
-    let (mut best, mut fit) = (0.0, Fit::default());
+    let (mut gain, mut scales) = ([0.0; LANES], [0.0; LANES]);
     for j in 0..LANES {
-        let gain = xq[j] * xq[j] / qq[j];
-        if gain > best {
-            (best, fit) = (gain, Fit { scale: xq[j] / qq[j], stiffness: qq[j] });
-        }
+        gain[j] = xq[j] * xq[j] / qq[j];
+        scales[j] = xq[j] / qq[j];
     }
-    fit
+    let j = largest(&gain);
+    if gain[j] > 0.0 { Fit { scale: scales[j], stiffness: qq[j] } } else { Fit::default() }
+}
+
+/// The lane of the largest number, the first if there are several.
+#[inline(always)]
+fn largest<const L: usize>(lanes: &[f32; L]) -> usize {
+    let (mut top, mut at) = (f32::NEG_INFINITY, 0);
+    for (j, &v) in lanes.iter().enumerate() {
+        (top, at) = if v > top { (v, j) } else { (top, at) };
+    }
+    at
 }
 
 /// Starts: which end the largest value goes to, and how far beyond.
@@ -217,12 +218,13 @@ pub(crate) fn affine<const N: usize>(
     starts: &[Starts],
 ) -> AffineFit {
     let (low, high) = bounds(x);
+    let constant = low == high;
     let low = if low < min_max { low } else { min_max };
     let (weight, mean) = mean(x, w);
     let min = if mean < min_max { mean } else { min_max };
     let mut fit = AffineFit { min, weight, mean_x: mean, ..AffineFit::default() }; // all levels 0
     let mut best = -(mean - min) * (mean - min) * weight;
-    let tie = 1e-6 * mean * mean * weight; // so that groups of one value agree on its level
+    let tie = if constant { 1e-6 * mean * mean * weight } else { 0.0 }; // so that constant groups agree on a level
     for starts in starts {
         let (mut inverse, mut base) = ([0.0; LANES], [0.0; LANES]);
         for j in 0..LANES {
@@ -414,7 +416,7 @@ fn choose<const G: usize, const N: usize>(
         let min = scales[j] * d * fit.mean_q - fit.mean_x;
         mins[j] = stored.nearest((min * per_dmin).floor() - 1.0 + (j % 4) as f32);
     }
-    let (mut step, mut per_step, mut min, mut error) = ([0.0; LANES], [0.0; LANES], [0.0; LANES], [0.0; LANES]);
+    let (mut step, mut per_step, mut min, mut gain) = ([0.0; LANES], [0.0; LANES], [0.0; LANES], [0.0; LANES]);
     for j in 0..LANES {
         step[j] = scales[j] * d;
         min[j] = mins[j] * dmin;
@@ -424,15 +426,11 @@ fn choose<const G: usize, const N: usize>(
         for j in 0..LANES {
             let q = levels.nearest((x + min[j]) * per_step[j]);
             let off = x - (q * step[j] - min[j]);
-            error[j] += w * off * off;
+            gain[j] -= w * off * off;
         }
     }
-    let mut best = f32::INFINITY;
-    for j in 0..LANES {
-        if error[j] < best {
-            (best, block.scales[g], block.mins[g]) = (error[j], scales[j], mins[j]);
-        }
-    }
+    let j = largest(&gain);
+    (block.scales[g], block.mins[g]) = (scales[j], mins[j]);
 }
 
 /// Fits the scales of the scales and of the minima to the levels.
@@ -536,14 +534,12 @@ fn choose_scale<const G: usize, const N: usize>(
         per_step[j] = inverse(d * scales[j]);
     }
     let (xq, qq) = scale_sums(x, w, &per_step, levels);
-    let mut best = f32::NEG_INFINITY;
+    let mut gain = [0.0; NEAR];
     for j in 0..NEAR {
         let step = d * scales[j];
-        let gain = step * (2.0 * xq[j] - step * qq[j]);
-        if gain > best {
-            (best, block.scales[g]) = (gain, scales[j]);
-        }
+        gain[j] = step * (2.0 * xq[j] - step * qq[j]);
     }
+    block.scales[g] = scales[largest(&gain)];
 }
 
 /// The levels nearest to `(x - min) / scale`.

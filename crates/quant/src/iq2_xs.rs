@@ -7,12 +7,17 @@
 //!                       w[8r + j] = d * (s[r / 2] + 1/2) / 4 * sign[j] * grid[k[r]][j]
 //! ```
 //!
-//! Error: decoding is exact up to one rounding to f32; files are packed elsewhere.
-//! Source: `block_iq2_xs` in ggml's `ggml-common.h`, `dequantize_row_iq2_xs` in `ggml-quants.c`.
+//! The encoder minimises `sum I sqrt(mean w^2 + w^2) error^2`, where `I` is the importance, over rows, signs and scales
+//! together: see `grid`.
+//! Error: `2.5 * max|w| + 2^-23`, the most where a value has to take the wrong sign. Measured, on blocks made to be hard.
+//! Source: `block_iq2_xs` in ggml's `ggml-common.h`, `dequantize_row_iq2_xs` and `quantize_row_iq2_xs_impl` in
+//! `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, half_at, u16_at};
+use crate::bits::{codes, decode_blocks, extreme, half_at, pack, u16_at, weighted_encoder};
 use crate::codebook::{rows, sign_byte, signed_row, words_of_8};
 use crate::format::Info;
+use crate::grid::{Eights, search};
+use crate::search::weights;
 
 /// The magnitudes of each row.
 pub static IQ2_XS_ROWS: [[u8; 8]; 512] = rows(include_bytes!("grids/iq2_xs.hex"), [8, 25, 43]);
@@ -20,8 +25,15 @@ pub static IQ2_XS_ROWS: [[u8; 8]; 512] = rows(include_bytes!("grids/iq2_xs.hex")
 /// [`IQ2_XS_ROWS`] as words, first value lowest.
 pub static IQ2_XS_GRID: [u64; 512] = words_of_8(&IQ2_XS_ROWS);
 
-pub(crate) const INFO: Info =
-    Info { id: 17, block_len: 256, block_bytes: 74, decode: |b, y| decode_blocks(b, y, decode), encode: None };
+static GRID: Eights<512, true> = Eights::new(&IQ2_XS_ROWS);
+
+pub(crate) const INFO: Info = Info {
+    id: 17,
+    block_len: 256,
+    block_bytes: 74,
+    decode: |b, y| decode_blocks(b, y, decode),
+    encode: Some(weighted_encoder!(encode, error)),
+};
 
 fn decode(b: &[u8; 74], y: &mut [f32; 256]) {
     let scales = quarter_scales(half_at(b, 0), &b[66..]);
@@ -35,4 +47,27 @@ fn decode(b: &[u8; 74], y: &mut [f32; 256]) {
 /// `d * (s + 1/2) / 4` for each half byte `s`, low halves first.
 pub(crate) fn quarter_scales(d: f32, s: &[u8]) -> [f32; 16] {
     codes::<4, 1, 16>(s).map(|s| d * (0.5 + f32::from(s)) * 0.25)
+}
+
+fn error(x: &[f32]) -> f32 {
+    2.5 * extreme(x).abs() + 2f32.powi(-23)
+}
+
+#[inline(always)]
+fn encode(x: &[f32; 256], importance: Option<&[f32; 256]>) -> [u8; 74] {
+    let mut b = [0; 74];
+    let Some(found) = search::<1, 2, _>(&GRID, x, &weights(x, importance, 1.0)) else { return b };
+    b[..2].copy_from_slice(&found.d.to_le_bytes());
+    for (r, b) in b[2..66].chunks_exact_mut(2).enumerate() {
+        let k = found.rows[r][0] | u16::from(found.signs[r] & 127) << 9;
+        b.copy_from_slice(&k.to_le_bytes());
+    }
+    b[66..].copy_from_slice(&pack_scales(&found.scales));
+    b
+}
+
+/// The four bits of each scale of the octets, of which two share one.
+pub(crate) fn pack_scales(scales: &[u8; 32]) -> [u8; 8] {
+    let halves: [u8; 16] = std::array::from_fn(|g| scales[2 * g]);
+    pack::<4, 1, 8>(&halves)
 }

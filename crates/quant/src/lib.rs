@@ -19,6 +19,7 @@ mod float;
 mod format;
 pub mod fp4;
 pub mod fp8;
+mod grid;
 mod hadamard;
 mod iq1_m;
 mod iq1_s;

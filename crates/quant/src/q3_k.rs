@@ -62,7 +62,7 @@ fn encode(x: &[f32; 256], importance: Option<&[f32; 256]>) -> [u8; 110] {
             |square| between(square),
         ),
     };
-    let block = scale_block::<16, 16>(x, &w, LEVELS, STORED);
+    let block = scale_block::<16, 16>(x, &w, LEVELS, STORED, 0);
     let q = scale_codes::<16, 16>(x, &block, LEVELS);
     let mut b = [0; 110];
     b[..32].copy_from_slice(&pack::<1, 32, 32>(&q.map(|q| q >> 2)));

@@ -52,7 +52,7 @@ fn decode(b: &[u8; 210], y: &mut [f32; 256]) {
 #[inline(always)]
 fn encode(x: &[f32; 256], importance: Option<&[f32; 256]>) -> [u8; 210] {
     let w = weights(x, importance, if importance.is_some() { 8.0 } else { 0.5 });
-    let block = scale_block::<16, 16>(x, &w, LEVELS, STORED);
+    let block = scale_block::<16, 16>(x, &w, LEVELS, STORED, 0);
     let q = scale_codes::<16, 16>(x, &block, LEVELS);
     let mut b = [0; 210];
     b[..128].copy_from_slice(&pack::<4, 64, 128>(&q));

@@ -1,4 +1,4 @@
-//! How scales are found: what the encoders of formats with even levels share.
+//! How scales are found: what the encoders of formats with one level for each code share.
 //!
 //! A group of values `x` with weights `w` becomes levels `q`, whole numbers within bounds. Given the levels, the best scale
 //! is a quotient of sums, and given the scale, the best levels are the nearest ones:
@@ -38,20 +38,39 @@ const NEAR: usize = 8;
 /// lowers `sum w e^2`, where `w` is 1 to `sqrt(2)` on average: `e^2 <= 32 sqrt(2) * error^2`.
 pub(crate) const SEARCHED: f32 = 6.8;
 
-/// What codes of a group are: whole numbers from `low` to `high`.
+/// What codes of a group stand for, in units of their scale.
+pub(crate) trait Codes: Copy {
+    /// The lowest level, the highest one, and the unit of how far around them the largest value starts.
+    fn ends(self) -> (f32, f32, f32);
+    /// The level nearest to `v`; any of them if `v` is NaN.
+    fn nearest(self, v: f32) -> f32;
+    /// The code of a level.
+    fn code(self, level: f32) -> u8;
+}
+
+/// Whole numbers from `low` to `high`.
 #[derive(Clone, Copy)]
 pub(crate) struct Levels {
     pub(crate) low: f32,
     pub(crate) high: f32,
 }
 
-impl Levels {
-    /// The level nearest to `v`; NaN becomes `low`.
+impl Codes for Levels {
+    #[inline(always)]
+    fn ends(self) -> (f32, f32, f32) {
+        (self.low, self.high, 1.0)
+    }
+
     #[inline(always)]
     fn nearest(self, v: f32) -> f32 {
         let v = v.round_ties_even();
         let v = if v > self.low { v } else { self.low };
         if v < self.high { v } else { self.high }
+    }
+
+    #[inline(always)]
+    fn code(self, level: f32) -> u8 {
+        (level - self.low) as i32 as u8
     }
 }
 
@@ -72,6 +91,20 @@ pub(crate) fn weights<const N: usize>(x: &[f32; N], importance: Option<&[f32; N]
         }
     }
     w
+}
+
+/// As [`weights`] with `c = 2`; but where no value is more important, `w = 1.3 mean x^2 + x^2`, between what makes the
+/// plain error least and what ggml's encoders then minimise, `x^2`.
+#[inline(always)]
+pub(crate) fn weights_or_squares<const N: usize>(x: &[f32; N], importance: Option<&[f32; N]>) -> [f32; N] {
+    if importance.is_some() {
+        return weights(x, importance, 2.0);
+    }
+    weights_by(
+        x,
+        #[inline(always)]
+        |square| 1.3 + square,
+    )
 }
 
 /// `w = f(x^2 / mean x^2)`
@@ -121,14 +154,15 @@ pub(crate) struct Fit {
 
 /// The best scale found for `x ~ scale * q`, its starts fitted to their levels and rounded anew `refits` times.
 #[inline(always)]
-pub(crate) fn scale<const N: usize>(x: &[f32; N], w: &[f32; N], levels: Levels, refits: usize) -> Fit {
+pub(crate) fn scale<const N: usize>(x: &[f32; N], w: &[f32; N], levels: impl Codes, refits: usize) -> Fit {
     let (low, high) = bounds(x);
     let top = if -low > high { low } else { high };
-    let start = if levels.low < 0.0 { SIGNED } else { POSITIVE };
+    let (lowest, highest, unit) = levels.ends();
+    let start = if lowest < 0.0 { SIGNED } else { POSITIVE };
     let mut inverse = [0.0; LANES];
     for j in 0..LANES {
         let (end, shift) = start[j];
-        inverse[j] = (if end < 0.0 { levels.low } else { levels.high } + shift * end) / top;
+        inverse[j] = (if end < 0.0 { lowest } else { highest } + unit * shift * end) / top;
     }
     let (mut xq, mut qq) = scale_sums(x, w, &inverse, levels);
     for _ in 0..refits {
@@ -182,7 +216,7 @@ fn scale_sums<const N: usize, const L: usize>(
     x: &[f32; N],
     w: &[f32; N],
     inverse: &[f32; L],
-    levels: Levels,
+    levels: impl Codes,
 ) -> ([f32; L], [f32; L]) {
     let (mut xq, mut qq) = ([0.0; L], [0.0; L]);
     for (&x, &w) in x.iter().zip(w) {
@@ -482,21 +516,22 @@ pub(crate) struct ScaleBlock<const G: usize> {
     pub(crate) scales: [f32; G],
 }
 
-/// Scales of a block, whole numbers as `stored` says.
+/// Scales of a block, whole numbers as `stored` says, from those that [`scale`] finds for the groups.
 #[inline(always)]
 pub(crate) fn scale_block<const G: usize, const N: usize>(
     x: &[f32; 256],
     w: &[f32; 256],
-    levels: Levels,
+    levels: impl Codes,
     stored: Levels,
+    refits: usize,
 ) -> ScaleBlock<G> {
     let (groups, weights) = (x.as_chunks::<N>().0, w.as_chunks::<N>().0);
     let (mut scales, mut stiffness) = ([0.0; G], [0.0; G]);
     for g in 0..G {
-        let fit = scale(&groups[g], &weights[g], levels, 0);
+        let fit = scale(&groups[g], &weights[g], levels, refits);
         (scales[g], stiffness[g]) = (fit.scale, fit.stiffness);
     }
-    let d = half(scale(&scales, &stiffness, stored, 1).scale);
+    let d = half_above_0(scale(&scales, &stiffness, stored, 1).scale);
     let mut block = ScaleBlock { d, scales: nearest(&scales, d.to_f32(), 0.0, stored) };
     let (mut xs, mut ss) = (0.0, 0.0);
     for g in 0..G {
@@ -507,7 +542,7 @@ pub(crate) fn scale_block<const G: usize, const N: usize>(
         ss += stored * stored * wqq;
     }
     if ss > 0.0 {
-        block.d = half(xs / ss);
+        block.d = half_above_0(xs / ss);
     }
     for g in 0..G {
         choose_scale(&mut block, g, scales[g], &groups[g], &weights[g], levels, stored);
@@ -523,7 +558,7 @@ fn choose_scale<const G: usize, const N: usize>(
     scale: f32,
     x: &[f32; N],
     w: &[f32; N],
-    levels: Levels,
+    levels: impl Codes,
     stored: Levels,
 ) {
     let d = block.d.to_f32();
@@ -544,7 +579,7 @@ fn choose_scale<const G: usize, const N: usize>(
 
 /// The levels nearest to `(x - min) / scale`.
 #[inline(always)]
-pub(crate) fn nearest<const N: usize>(x: &[f32; N], scale: f32, min: f32, levels: Levels) -> [f32; N] {
+pub(crate) fn nearest<const N: usize>(x: &[f32; N], scale: f32, min: f32, levels: impl Codes) -> [f32; N] {
     let inverse = inverse(scale);
     let mut q = *x;
     for q in &mut q {
@@ -553,12 +588,12 @@ pub(crate) fn nearest<const N: usize>(x: &[f32; N], scale: f32, min: f32, levels
     q
 }
 
-/// Levels as unsigned codes, the lowest as 0.
+/// The codes of levels.
 #[inline(always)]
-pub(crate) fn to_codes<const N: usize>(q: &[f32; N], levels: Levels) -> [u8; N] {
+pub(crate) fn to_codes<const N: usize>(q: &[f32; N], levels: impl Codes) -> [u8; N] {
     let mut codes = [0; N];
     for (code, q) in codes.iter_mut().zip(q) {
-        *code = (*q - levels.low) as i32 as u8;
+        *code = levels.code(*q);
     }
     codes
 }
@@ -584,7 +619,7 @@ pub(crate) fn affine_codes<const G: usize, const N: usize>(
 pub(crate) fn scale_codes<const G: usize, const N: usize>(
     x: &[f32; 256],
     block: &ScaleBlock<G>,
-    levels: Levels,
+    levels: impl Codes,
 ) -> [u8; 256] {
     let mut codes = [0; 256];
     let groups = x.as_chunks::<N>().0.iter().zip(codes.as_chunks_mut::<N>().0);
@@ -597,4 +632,11 @@ pub(crate) fn scale_codes<const G: usize, const N: usize>(
 /// `x` as a half that is finite, if `x` is a number.
 pub(crate) fn half(x: f32) -> f16 {
     f16::from_f32(x.clamp(-65504.0, 65504.0))
+}
+
+/// As [`half`], but 0 only where a scale of it, times codes below 2^12, would be.
+#[inline(always)]
+pub(crate) fn half_above_0(x: f32) -> f16 {
+    let least = f16::MIN_POSITIVE_SUBNORMAL.to_f32();
+    half(if x.abs() < least / 8192.0 { 0.0 } else { x.abs().max(least).copysign(x) })
 }

@@ -24,7 +24,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 FORMATS = """F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL
     IQ4_XS MXFP4 IQ1_S IQ1_M TQ1_0 TQ2_0""".split()
-SEARCHED = "Q4_0 Q4_1 Q5_0 Q5_1".split()  # ours search a scale: see errors.py
+SEARCHED = "Q4_0 Q4_1 Q5_0 Q5_1 MXFP4".split()  # ours search a scale: see errors.py
 BATCHES, BLOCKS = 16, 64
 MASK = 2**64 - 1
 

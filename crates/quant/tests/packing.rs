@@ -1,7 +1,7 @@
 //! What packing costs is what each format's file says.
 
 use proptest::prelude::*;
-use quant::{FORMATS, Format};
+use quant::{E2M1, FORMATS, Format};
 
 /// Room for the roundings of f32 that the stated errors leave out.
 const SLACK: f64 = 1.001;
@@ -76,6 +76,18 @@ proptest! {
             packed(format, &x, Some(&importance));
             packed(format, &x, Some(&[0.0; 256]));
         }
+    }
+
+    #[test]
+    fn numbers_of_fp4_checkpoints_come_back(
+        codes in prop::collection::vec(0..16usize, 32),
+        exponent in 0..=254i32,
+        importance in prop::collection::vec(0f32..9.0, 32),
+    ) {
+        let x: Vec<f32> = codes.iter().map(|&c| (f64::from(E2M1[c]) * 2f64.powi(exponent - 127)) as f32).collect();
+        prop_assume!(x.iter().all(|v| v.is_finite()));
+        prop_assert_eq!(packed(Format::MXFP4, &x, None), Some(x.clone()));
+        prop_assert_eq!(packed(Format::MXFP4, &x, Some(&importance)), Some(x));
     }
 
     #[test]

@@ -13,8 +13,8 @@
 //! `4 w a g` there, and the value that loses least is the one. Rows are compared with that loss in `p`, so that both
 //! are chosen at once.
 //!
-//! 1. Per group, the scale that is best if levels are free, of 16 (`first_scale`); then the rows at six scales around
-//!    it and around what they give. An octet keeps those six choices.
+//! 1. Per group, the scale that is best if levels are free, of 16 ([`Start`]); then the rows at six scales around it and
+//!    around what they give, and, where magnitudes are nearly alike, at two more. An octet keeps those choices.
 //! 2. Per block, several `d`: each group takes the `c` above or below its scale, and each octet the choice that is best
 //!    there; then `d` is fitted, and all choose again. The last rounds do so with `d` as it is stored.
 //!
@@ -182,7 +182,7 @@ impl Start {
     }
 }
 
-/// The choices that octets keep, by place, and the scales of their groups, in which `d / UNIT` is 1.
+/// The choices that octets keep, by place, and the scales of their groups. A place without one has the worst `p`.
 struct Choices<const R: usize> {
     p: [[f32; 32]; 8],
     q: [[f32; 32]; 8],

@@ -55,7 +55,23 @@ pub(crate) fn encode_weighted<const BYTES: usize, const LEN: usize>(
     Arch::new().dispatch(Weighted { values, importance, blocks, f });
 }
 
-/// The loop of [`encode_weighted`]: a closure of this size would not be inlined, and so not be compiled for the registers.
+/// Packs by a function of that name, which is `#[inline(always)]`: the closure is, too, as the function's name is not.
+macro_rules! weighted {
+    ($encode:ident) => {
+        |x, i, b| {
+            $crate::bits::encode_weighted(
+                x,
+                i,
+                b,
+                #[inline(always)]
+                |x, i| $encode(x, i),
+            )
+        }
+    };
+}
+pub(crate) use weighted;
+
+/// The loop of [`encode_weighted`]: a closure of this size would not be inlined, nor compiled for the registers.
 struct Weighted<'a, const BYTES: usize, const LEN: usize, F> {
     values: &'a [[f32; LEN]],
     importance: Option<&'a [[f32; LEN]]>,

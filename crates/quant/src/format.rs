@@ -119,8 +119,9 @@ impl Format {
 
     /// The function that packs values, where there is one; it panics as [`Format::decode`] does.
     ///
-    /// It is for finite values. A NaN becomes any code. A scale beyond f16 becomes the largest one where a search finds it;
-    /// elsewhere it becomes infinite, and the block NaN. Where all importances of a block are 0, its values count alike.
+    /// It is for finite values. A NaN becomes any code. A scale beyond f16 becomes the largest one where a search finds
+    /// it; elsewhere it becomes infinite, and the block NaN. Where all importances of a block are 0, its values count
+    /// alike.
     pub fn encoder(self) -> Option<Encode> {
         self.info().encode.as_ref().map(|e| e.run)
     }

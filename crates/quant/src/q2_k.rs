@@ -9,16 +9,17 @@
 //!                          w[i] = d * scale[g] * q[i] - dmin * min[g]
 //! ```
 //!
-//! Objective: squared errors, weighed by `I * sqrt(mean x^2 + x^2)`; without an importance by the magnitude of the values, as
-//! llama.cpp weighs absolute errors.
+//! Objective: squared errors, weighed by `I * sqrt(mean x^2 + x^2)`; without an importance by the
+//! magnitude of the values, as llama.cpp weighs absolute errors.
 //! Search: `affine_block` in `search.rs`.
-//! Error: decoding is exact up to two roundings to f32. Packing values that count alike changes none by more than the largest magnitude of the block,
-//! or the root mean square weighted by the importance, plus `15 x 3` times the rounding of a scale. What is usual is in `testdata/quant/errors.txt`.
+//! Error: decoding is exact up to two roundings to f32. Packing values that count alike changes none by more than the
+//! largest magnitude of the block, or the root mean square weighted by the importance, plus `15 x 3` times the
+//! rounding of a scale. What is usual is in `testdata/quant/errors.txt`.
 //! Source: `block_q2_K` in ggml's `ggml-common.h`, `dequantize_row_q2_K` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_at, half_error, pack};
+use crate::bits::{codes, decode_blocks, extreme, half_at, half_error, pack, weighted};
 use crate::format::{Encoder, Info};
-use crate::search::{Levels, affine_block, affine_codes, weights, weights_by};
+use crate::search::{ENDS, Levels, affine_block, affine_codes, weights, weights_by};
 
 const LEVELS: Levels = Levels { low: 0.0, high: 3.0 };
 const STORED: Levels = Levels { low: 0.0, high: 15.0 };
@@ -28,18 +29,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 84,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder {
-        run: |x, i, b| {
-            encode_weighted(
-                x,
-                i,
-                b,
-                #[inline(always)]
-                |x, i| encode(x, i),
-            )
-        },
-        error,
-    }),
+    encode: Some(Encoder { run: weighted!(encode), error }),
 };
 
 fn decode(b: &[u8; 84], y: &mut [f32; 256]) {
@@ -61,7 +51,7 @@ fn encode(x: &[f32; 256], importance: Option<&[f32; 256]>) -> [u8; 84] {
             |square| magnitude(square),
         ),
     };
-    let block = affine_block::<16, 16>(x, &w, LEVELS, STORED);
+    let block = affine_block::<16, 16>(x, &w, LEVELS, STORED, &[ENDS]);
     let q = affine_codes::<16, 16>(x, &block, LEVELS);
     let mut b = [0; 84];
     for (g, s) in b[..16].iter_mut().enumerate() {
@@ -77,8 +67,8 @@ fn error(x: &[f32]) -> f32 {
     extreme(x).abs() + 15.0 * 3.0 * half_error(0.0)
 }
 
-/// The magnitude in root mean squares, raised a little where it is small, but hardly where it is 0.
+/// About the magnitude, of a value whose square is `square` mean squares: a little more, but hardly anything for 0.
 #[inline(always)]
 fn magnitude(square: f32) -> f32 {
-    (square * (1.0 + 0.05 / (square + 0.003)) + 0.001).sqrt()
+    (square + if square > 0.0 { 0.05 } else { 0.001 }).sqrt()
 }

@@ -11,13 +11,14 @@
 //! ```
 //!
 //! Objective: squared errors, weighed by `I * sqrt(2 mean x^2 + x^2)`; without an importance by
-//! `sqrt(mean x^2 + x^2) + 0.15 x^2` in units of the root mean square, between equal weights and the `x^2` of llama.cpp.
+//! `sqrt(mean x^2 + x^2) + 0.15 x^2` in units of the root mean square, between equal weights and llama.cpp's `x^2`.
 //! Search: `scale_block` in `search.rs`.
-//! Error: decoding is exact up to one rounding to f32. Packing values that count alike changes none by more than three quarters of the largest magnitude of the block,
-//! or the root mean square weighted by the importance, plus `32 x 4` times the rounding of a scale. What is usual is in `testdata/quant/errors.txt`.
+//! Error: decoding is exact up to one rounding to f32. Packing values that count alike changes none by more than
+//! three quarters of the largest magnitude of the block, or the root mean square weighted by the importance, plus `32
+//! x 4` times the rounding of a scale. What is usual is in `testdata/quant/errors.txt`.
 //! Source: `block_q3_K` in ggml's `ggml-common.h`, `dequantize_row_q3_K` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_at, half_error, pack};
+use crate::bits::{codes, decode_blocks, extreme, half_at, half_error, pack, weighted};
 use crate::format::{Encoder, Info};
 use crate::search::{Levels, scale_block, scale_codes, to_codes, weights, weights_by};
 
@@ -29,18 +30,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 110,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder {
-        run: |x, i, b| {
-            encode_weighted(
-                x,
-                i,
-                b,
-                #[inline(always)]
-                |x, i| encode(x, i),
-            )
-        },
-        error,
-    }),
+    encode: Some(Encoder { run: weighted!(encode), error }),
 };
 
 fn decode(b: &[u8; 110], y: &mut [f32; 256]) {

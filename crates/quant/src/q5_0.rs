@@ -9,11 +9,11 @@
 //!
 //! Objective: squared errors, weighed by `I * sqrt(mean x^2 + x^2)`.
 //! Search: `scale` in `search.rs`.
-//! Error: the root mean square, weighted so, is at most one step, `d = max|w| / 16`, plus 16 times the rounding of `d`; that of a single value `SEARCHED` times
-//! as much.
+//! Error: the root mean square, weighted so, is at most one step, `d = max|w| / 16`, plus 16 times the rounding of
+//! `d`; that of a single value `SEARCHED` times as much.
 //! Source: `block_q5_0` in ggml's `ggml-common.h`, `quantize_row_q5_0_ref` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_at, half_error, pack};
+use crate::bits::{codes, decode_blocks, extreme, half_at, half_error, pack, weighted};
 use crate::format::{Encoder, Info};
 use crate::search::{Levels, SEARCHED, half, nearest, scale, to_codes, weights};
 
@@ -24,18 +24,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 32,
     block_bytes: 22,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder {
-        run: |x, i, b| {
-            encode_weighted(
-                x,
-                i,
-                b,
-                #[inline(always)]
-                |x, i| encode(x, i),
-            )
-        },
-        error,
-    }),
+    encode: Some(Encoder { run: weighted!(encode), error }),
 };
 
 fn decode(b: &[u8; 22], y: &mut [f32; 32]) {

@@ -10,14 +10,15 @@
 //!
 //! Objective: squared errors, weighed by `I * sqrt(2 mean x^2 + x^2)`.
 //! Search: `affine_block` in `search.rs`.
-//! Error: decoding is exact up to two roundings to f32. Packing values that count alike changes none by more than a quarter of the largest magnitude of the block,
-//! or the root mean square weighted by the importance, plus `63 x 31` times the rounding of a scale. What is usual is in `testdata/quant/errors.txt`.
+//! Error: decoding is exact up to two roundings to f32. Packing values that count alike changes none by more than a
+//! quarter of the largest magnitude of the block, or the root mean square weighted by the importance, plus `63 x 31`
+//! times the rounding of a scale. What is usual is in `testdata/quant/errors.txt`.
 //! Source: `block_q5_K` in ggml's `ggml-common.h`, `dequantize_row_q5_K` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_error, pack};
+use crate::bits::{codes, decode_blocks, extreme, half_error, pack, weighted};
 use crate::format::{Encoder, Info};
 use crate::q4_k::{scale_bytes, scale_groups};
-use crate::search::{Levels, affine_block, affine_codes, weights};
+use crate::search::{ENDS, Levels, affine_block, affine_codes, weights};
 
 const LEVELS: Levels = Levels { low: 0.0, high: 31.0 };
 const STORED: Levels = Levels { low: 0.0, high: 63.0 };
@@ -27,18 +28,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 176,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder {
-        run: |x, i, b| {
-            encode_weighted(
-                x,
-                i,
-                b,
-                #[inline(always)]
-                |x, i| encode(x, i),
-            )
-        },
-        error,
-    }),
+    encode: Some(Encoder { run: weighted!(encode), error }),
 };
 
 fn decode(b: &[u8; 176], y: &mut [f32; 256]) {
@@ -50,7 +40,7 @@ fn decode(b: &[u8; 176], y: &mut [f32; 256]) {
 #[inline(always)]
 fn encode(x: &[f32; 256], importance: Option<&[f32; 256]>) -> [u8; 176] {
     let w = weights(x, importance, 2.0);
-    let block = affine_block::<8, 32>(x, &w, LEVELS, STORED);
+    let block = affine_block::<8, 32>(x, &w, LEVELS, STORED, &[ENDS]);
     let q = affine_codes::<8, 32>(x, &block, LEVELS);
     let mut b = [0; 176];
     b[..16].copy_from_slice(&scale_bytes(&block));

@@ -10,11 +10,12 @@
 //!
 //! Objective: squared errors, weighed by almost `I` alone.
 //! Search: `scale_block` in `search.rs`.
-//! Error: decoding is exact up to one rounding to f32. Packing values that count alike changes none by more than a quarter of the largest magnitude of the block,
-//! or the root mean square weighted by the importance, plus `128 x 32` times the rounding of a scale. What is usual is in `testdata/quant/errors.txt`.
+//! Error: decoding is exact up to one rounding to f32. Packing values that count alike changes none by more than a
+//! quarter of the largest magnitude of the block, or the root mean square weighted by the importance, plus `128 x 32`
+//! times the rounding of a scale. What is usual is in `testdata/quant/errors.txt`.
 //! Source: `block_q6_K` in ggml's `ggml-common.h`, `dequantize_row_q6_K` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, encode_weighted, extreme, half_at, half_error, pack};
+use crate::bits::{codes, decode_blocks, extreme, half_at, half_error, pack, weighted};
 use crate::format::{Encoder, Info};
 use crate::search::{Levels, scale_block, scale_codes, weights};
 
@@ -26,18 +27,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 210,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder {
-        run: |x, i, b| {
-            encode_weighted(
-                x,
-                i,
-                b,
-                #[inline(always)]
-                |x, i| encode(x, i),
-            )
-        },
-        error,
-    }),
+    encode: Some(Encoder { run: weighted!(encode), error }),
 };
 
 fn decode(b: &[u8; 210], y: &mut [f32; 256]) {

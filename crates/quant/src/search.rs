@@ -1,10 +1,11 @@
 //! How scales are found: what the encoders of formats with one level for each code share.
 //!
-//! A group of values `x` with weights `w` becomes levels `q`, whole numbers within bounds. Given the levels, the best scale
-//! is a quotient of sums, and given the scale, the best levels are the nearest ones:
+//! A group of values `x` with weights `w` becomes levels `q`, whole numbers within bounds. Given the levels, the best
+//! scale is a quotient of sums, and given the scale, the best levels are the nearest ones:
 //!
 //! ```text
-//! x ~ s q        error  E = sum w (x - s q)^2        s = sum w x q / sum w q^2      E = sum w x^2 - (sum w x q)^2 / sum w q^2
+//! x ~ s q        sum w (x - s q)^2   is least at    s = sum w x q / sum w q^2,
+//!                where it is   sum w x^2 - gain,    gain = (sum w x q)^2 / sum w q^2
 //! x ~ s q + m    with the weighted means taken off x and q the same, and  m = mean x - s mean q
 //! ```
 //!
@@ -17,8 +18,8 @@
 //! scales is then fitted to the levels, and the groups choose again.
 //!
 //! Weights are relative: the largest of a block is near 1, so that neither sums nor their squares overflow.
-//! Source: alternating minimisation as in Lloyd, "Least squares quantization in PCM", 1982. What to weigh errors by, and
-//! which starts are worth trying, comes from `make_qx_quants`, `make_qkx3_quants` in ggml's `ggml-quants.c`.
+//! Source: alternating minimisation as in Lloyd, "Least squares quantization in PCM", 1982. What to weigh errors by,
+//! and which starts are worth trying, comes from `make_qx_quants`, `make_qkx3_quants` in ggml's `ggml-quants.c`.
 
 #![allow(clippy::needless_range_loop, reason = "the same lane of several arrays")]
 
@@ -230,8 +231,8 @@ fn scale_sums<const N: usize, const L: usize>(
     (xq, qq)
 }
 
-/// A scale and a minimum, with what an error of either costs: with the minimum fitted again `stiffness` for the scale, and
-/// `weight` for the minimum.
+/// A scale and a minimum, with what an error of either costs: with the minimum fitted again `stiffness` for the scale,
+/// and `weight` for the minimum.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct AffineFit {
     pub(crate) scale: f32,
@@ -381,7 +382,8 @@ impl AffineSums {
     }
 }
 
-/// What a block of `G` groups of `N` values stores, `G * N = 256`: of group `g`, `x ~ d * scales[g] * q - dmin * mins[g]`.
+/// What a block of `G` groups of `N` values stores, `G * N = 256`: of group `g`,
+/// `x ~ d * scales[g] * q - dmin * mins[g]`.
 pub(crate) struct AffineBlock<const G: usize> {
     pub(crate) d: f16,
     pub(crate) dmin: f16,
@@ -396,11 +398,12 @@ pub(crate) fn affine_block<const G: usize, const N: usize>(
     w: &[f32; 256],
     levels: Levels,
     stored: Levels,
+    starts: &[Starts],
 ) -> AffineBlock<G> {
     let (groups, weights) = (x.as_chunks::<N>().0, w.as_chunks::<N>().0);
     let mut fits = [AffineFit::default(); G];
     for g in 0..G {
-        fits[g] = affine(&groups[g], &weights[g], levels, 0.0, &[ENDS]);
+        fits[g] = affine(&groups[g], &weights[g], levels, 0.0, starts);
     }
     let mut block = store(&fits, stored);
     for g in 0..G {

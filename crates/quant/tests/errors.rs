@@ -1,8 +1,8 @@
 //! No encoder errs more than that of llama.cpp, by its own measure or by ours, with an importance or without.
 //!
-//! `testdata/quant/errors.py` wrote what llama.cpp's encoders err, and describes the values, importances and measures that
-//! this file makes again. Where a block has a few distinct values its error is that of rounding a scale to f16, which is
-//! luck: errors below [`ROUNDING`] of the values' own squares count as none.
+//! `testdata/quant/errors.py` wrote what llama.cpp's encoders err, and describes the values, importances and measures
+//! that this file makes again. Where a block has a few distinct values its error is that of rounding a scale to f16,
+//! which is luck: errors below [`ROUNDING`] of the values' own squares count as none.
 
 use quant::{FORMATS, Format};
 

@@ -93,26 +93,6 @@ where
     }
 }
 
-/// The [`Encoder`](crate::format::Encoder) whose blocks are those of the functions `$encode`, of values and importance,
-/// and `$error`. Closures like the one here are inlined into the loop, and with them `$encode`; a function would not be.
-macro_rules! weighted_encoder {
-    ($encode:path, $error:path) => {
-        crate::format::Encoder {
-            run: |x, importance, out| {
-                crate::bits::encode_weighted(
-                    x,
-                    importance,
-                    out,
-                    #[inline(always)]
-                    |x, importance| $encode(x, importance),
-                )
-            },
-            error: $error,
-        }
-    };
-}
-pub(crate) use weighted_encoder;
-
 /// The f16 at byte `at`.
 pub(crate) fn half_at(b: &[u8], at: usize) -> f32 {
     f16::from_bits(u16_at(b, at)).to_f32()

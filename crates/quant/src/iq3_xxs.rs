@@ -15,9 +15,9 @@
 
 use std::sync::LazyLock;
 
-use crate::bits::{decode_blocks, extreme, half_at, u32_at, weighted_encoder};
+use crate::bits::{decode_blocks, extreme, half_at, u32_at, weighted};
 use crate::codebook::{rows, sign_byte, signed_row, words_of_4};
-use crate::format::Info;
+use crate::format::{Encoder, Info};
 use crate::grid::{Fours, search};
 use crate::iq2_xxs::scale_and_signs;
 use crate::search::weights_or_squares;
@@ -35,7 +35,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 98,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(weighted_encoder!(encode, error)),
+    encode: Some(Encoder { run: weighted!(encode), error }),
 };
 
 fn decode(b: &[u8; 98], y: &mut [f32; 256]) {

@@ -14,8 +14,8 @@
 //! Source: OCP Microscaling Formats 1.0; `block_mxfp4` in ggml's `ggml-common.h`, `ggml_e8m0_to_fp32_half` in
 //! `ggml-impl.h`, `quantize_row_mxfp4_ref` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, extreme, pack, weighted_encoder};
-use crate::format::Info;
+use crate::bits::{codes, decode_blocks, extreme, pack, weighted};
+use crate::format::{Encoder, Info};
 use crate::search::weights;
 use crate::{fp4, scale};
 
@@ -24,7 +24,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 32,
     block_bytes: 17,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(weighted_encoder!(encode, error)),
+    encode: Some(Encoder { run: weighted!(encode), error }),
 };
 
 fn decode(b: &[u8; 17], y: &mut [f32; 32]) {

@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn every_fp4_number_is_the_same_in_mxfp4_for_every_scale_but_nan() {
-        let codes: [u8; 16] = std::array::from_fn(|j| (2 * j % 16) as u8 | ((2 * j + 1) % 16 << 4) as u8);
+        let codes: [u8; 16] = std::array::from_fn(|j| (2 * j % 16) as u8 | (((2 * j + 1) % 16) << 4) as u8);
         for e in 0..255 {
             let mut found = [0.0; 32];
             Format::MXFP4.decode(&mxfp4(&codes, e), &mut found);

@@ -354,3 +354,144 @@ impl Device for Watched {
         let _ = self.remember(self.show_experts(x, bank, experts, weights, limit));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Reference,
+        conformance::{Promise, Random, check},
+    };
+
+    /// Remembers what it is shown: weights, expert, rows, columns and factors.
+    #[derive(Default)]
+    struct All(Mutex<Vec<(String, Option<(usize, usize)>, Vec<f32>, usize, Vec<f32>)>>);
+
+    impl Watcher for All {
+        fn wants(&self, weight: &str) -> bool {
+            weight != "unwanted"
+        }
+
+        fn see(&self, seen: Seen<'_>) {
+            let factors = seen.factors.map_or(Vec::new(), <[f32]>::to_vec);
+            lock(&self.0).push((seen.weights.join(" "), seen.expert, seen.rows.to_vec(), seen.cols, factors));
+        }
+    }
+
+    struct Bench {
+        dev: Watched,
+        all: Arc<All>,
+        random: Random,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let all = Arc::new(All::default());
+            Bench { dev: Watched::new(Arc::new(Reference), all.clone()), all, random: Random::new(1, "watched") }
+        }
+
+        fn tensor(&mut self, name: &str, shape: &[usize]) -> Tensor {
+            let t = self.dev.alloc(F32, shape).expect("the host has memory");
+            let values: Vec<f32> = (0..t.rows() * t.cols()).map(|_| self.random.unit()).collect();
+            reference::put(&self.dev, &t, &values);
+            if !name.is_empty() {
+                self.dev.label(&t, name);
+            }
+            t
+        }
+
+        fn values(&self, t: &Tensor) -> Vec<f32> {
+            reference::f32s(&self.dev, t)
+        }
+
+        fn seen(&self) -> Vec<(String, Option<(usize, usize)>, Vec<f32>, usize, Vec<f32>)> {
+            std::mem::take(&mut *lock(&self.all.0))
+        }
+    }
+
+    #[test]
+    fn a_watched_device_conforms() {
+        let dev = Watched::new(Arc::new(Reference), Arc::new(All::default()));
+        let failures = check(&[&dev], Promise::Bits, 1);
+        assert!(failures.is_empty(), "{}", failures[0]);
+    }
+
+    #[test]
+    fn rows_are_shown_with_all_weights_that_meet_them() {
+        let mut b = Bench::new();
+        let x = b.tensor("", &[3, 8]);
+        let [w, v, not] = ["w", "v", "unwanted"].map(|name| b.tensor(name, &[4, 8]));
+        let narrow = b.tensor("narrow", &[4, 4]);
+        let [y, z, act] = [(); 3].map(|()| b.tensor("", &[3, 4]));
+        let rows = b.values(&x);
+        b.dev.matmul(&y, &w, &x);
+        b.dev.matmuls(&[(&y, &w), (&z, &not)], &x);
+        b.dev.gated(&act, [(&y, &w), (&z, &v)], &x, None);
+        b.dev.matmul_grouped(&y, &narrow, &x, 2);
+        b.dev.matmul(&y, &not, &x);
+        b.dev.matmul(&y.slice(1..2), &w, &x.slice(1..2));
+        let shown = |weights: &str, rows: &[f32], cols| (weights.to_owned(), None, rows.to_vec(), cols, vec![]);
+        let expected = [
+            shown("w", &rows, 8),
+            shown("w", &rows, 8),
+            shown("w v", &rows, 8),
+            shown("narrow", &rows, 4),
+            shown("w", &rows[8..16], 8),
+        ];
+        assert_eq!(b.seen(), expected);
+    }
+
+    #[test]
+    fn experts_are_shown_the_rows_that_chose_them_and_what_comes_of_these() {
+        let mut b = Bench::new();
+        let (n_expert, n_embd, n_ff) = (4, 8, 5);
+        let [gate, up] = ["gate", "up"].map(|name| b.tensor(name, &[n_expert, n_ff, n_embd]));
+        let down = b.tensor("down", &[n_expert, n_embd, n_ff]);
+        let bank = Bank::resident(&gate, &up, &down);
+        let (x, y, weights) = (b.tensor("", &[3, n_embd]), b.tensor("", &[3, n_embd]), b.tensor("", &[3, 2]));
+        let experts = b.dev.alloc(Kind::I32, &[3, 2]).expect("the host has memory");
+        let chosen = [0, 3, 1, 3, 0, 1];
+        b.dev.write(&experts, &chosen.iter().flat_map(|e: &i32| e.to_le_bytes()).collect::<Vec<u8>>());
+        // One after another, as from the SSD; nobody chose expert 2.
+        for part in [0..2, 2..4] {
+            let part = part.map(|e| (e, bank.get(e).expect("it is resident").clone())).collect();
+            b.dev.moe(&y, &x, &Bank::new(n_expert, part), &experts, &weights, Some(1.5));
+        }
+        let (rows, factors) = (b.values(&x), b.values(&weights));
+        let mut expected = vec![];
+        for e in [0, 1, 3] {
+            let places: Vec<usize> = (0..6).filter(|&i| chosen[i] == e as i32).collect();
+            let [mut into, mut acts] = [vec![], vec![]];
+            for t in places.iter().map(|i| i / 2) {
+                let row = &rows[t * n_embd..][..n_embd];
+                let expert = bank.get(e).expect("it is resident");
+                let [gate, up] = [&expert.gate, &expert.up].map(|w| {
+                    let product =
+                        |w: &[f32]| w.iter().zip(row).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>();
+                    b.values(w).chunks(n_embd).map(|w| product(w) as f32).collect::<Vec<f32>>()
+                });
+                into.extend_from_slice(row);
+                acts.extend(gate.iter().zip(&up).map(|(&g, &u)| reference::row::swiglu(g, u, Some(1.5))));
+            }
+            let of = Some((e, n_expert));
+            expected.push(("gate up".to_owned(), of, into, n_embd, vec![]));
+            expected.push(("down".to_owned(), of, acts, n_ff, places.iter().map(|&i| factors[i]).collect()));
+        }
+        assert_eq!(b.seen(), expected);
+    }
+
+    #[test]
+    fn a_name_goes_with_its_memory() {
+        let mut b = Bench::new();
+        let (x, y) = (b.tensor("", &[1, 8]), b.tensor("", &[1, 4]));
+        for i in 0..200 {
+            let w = b.tensor(&format!("w{i}"), &[4, 8]);
+            b.dev.matmul(&y, &w, &x);
+        }
+        assert_eq!(b.seen().last().map(|seen| seen.0.clone()), Some("w199".into()));
+        assert!(lock(&b.dev.names).known.len() < 140, "names of what is gone are forgotten");
+        let other = b.tensor("", &[4, 8]);
+        b.dev.matmul(&y, &other, &x);
+        assert_eq!(b.seen(), []);
+    }
+}

@@ -199,16 +199,25 @@ impl Engine {
     /// # Errors
     /// What is wrong with the file, or that the device cannot hold it.
     pub fn open(options: &Options) -> Result<Engine, Error> {
-        Engine::open_through(options, |dev| dev)
+        Engine::open_on(options, |dev| dev, Routing::default())
     }
 
-    /// As [`Engine::open`], on what `through` makes of the device: one that watches what is computed.
+    /// As [`Engine::open`], on what `through` makes of the device: one that watches what is computed. Nothing is, then, but
+    /// what the model asks for: choices of experts are not guessed.
     ///
     /// # Errors
     /// As [`Engine::open`].
     pub fn open_through(
         options: &Options,
         through: impl FnOnce(Arc<dyn Device>) -> Arc<dyn Device>,
+    ) -> Result<Engine, Error> {
+        Engine::open_on(options, through, Routing { never_guesses: true, ..Routing::default() })
+    }
+
+    fn open_on(
+        options: &Options,
+        through: impl FnOnce(Arc<dyn Device>) -> Arc<dyn Device>,
+        routing: Routing,
     ) -> Result<Engine, Error> {
         let gguf = Gguf::open(&options.model)?;
         let (dev, isa, n_threads) = devices::open(options.threads, options.isa.as_deref())?;
@@ -225,7 +234,7 @@ impl Engine {
             gguf,
             dev,
             model,
-            routing: Routing::default(),
+            routing,
             keeper: None,
             pieces: None,
             isa,

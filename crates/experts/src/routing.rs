@@ -15,6 +15,8 @@ pub struct Routing {
     pub trace: Option<Arc<Mutex<Option<Writer>>>>,
     /// Makes the choices in the place of routers.
     pub script: Option<Arc<Script>>,
+    /// Whether nothing is computed to guess at choices, for whoever watches what is computed.
+    pub never_guesses: bool,
 }
 
 impl Routing {
@@ -53,7 +55,9 @@ impl Routing {
         let Some(store) = &self.store else { return false };
         match foresight {
             Foresight::Certain => n_rows == 1,
-            Foresight::Guess => self.script.as_ref().is_none_or(|s| s.guesses()) && store.guesses(n_rows),
+            Foresight::Guess => {
+                !self.never_guesses && self.script.as_ref().is_none_or(|s| s.guesses()) && store.guesses(n_rows)
+            }
         }
     }
 

@@ -243,7 +243,7 @@ fn a_script_chooses_in_the_place_of_routers_and_is_written_down() {
     let writer = Writer::create(file.try_clone().expect("the same"), HEAD).expect("written");
     let writer = Arc::new(Mutex::new(Some(writer)));
     let store = Some(Arc::new(model.store(9)));
-    let routing = Routing { store, trace: Some(writer.clone()), script: script(&trace, None) };
+    let routing = Routing { store, trace: Some(writer.clone()), script: script(&trace, None), never_guesses: false };
     for l in trace.batches.iter().flat_map(|batch| &batch.layers) {
         let chosen = chosen(l.n_rows);
         let ask = routing.meet(&Reference, l.layer, &chosen).expect("host memory").expect("there is a store");
@@ -262,7 +262,8 @@ fn what_a_script_will_choose_can_be_read_before() {
     let trace = trace(HEAD, Choice::Uniform, [3, 0], 1);
     for (foresight, n_right) in [(Foresight::Certain, None), (Foresight::Guess, Some(100))] {
         let store = Arc::new(model().store(2 * N_USED));
-        let routing = Routing { store: Some(store.clone()), trace: None, script: script(&trace, n_right) };
+        let routing =
+            Routing { store: Some(store.clone()), trace: None, script: script(&trace, n_right), never_guesses: false };
         assert!(routing.looks_ahead(1, foresight) && !routing.looks_ahead(2, foresight));
         assert_eq!(routing.looks_ahead(1, Foresight::Guess), n_right.is_some());
         let chosen = chosen(1);

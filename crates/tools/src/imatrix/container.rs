@@ -120,8 +120,8 @@ impl Imatrix {
         for (name, entry) in &self.entries {
             let (sums, counts) = (entry.sums(), entry.counts());
             let shape = [counts.len(), sums.len() / counts.len()];
-            file.tensor_with(&format!("{name}{SUMS}"), &shape, F32, |out| put(out, sums.iter().copied()));
-            file.tensor_with(&format!("{name}{COUNTS}"), &[shape[0], 1], F32, |out| {
+            file.tensor_with(&format!("{name}{SUMS}"), &shape, F32, move |out| put(out, sums.iter().copied()));
+            file.tensor_with(&format!("{name}{COUNTS}"), &[shape[0], 1], F32, move |out| {
                 put(out, counts.iter().map(|&count| count as f32))
             });
         }

@@ -25,10 +25,12 @@ const NAME_BYTES_MAX: u64 = 256;
 /// The longest name of a text.
 const DATASET_BYTES_MAX: u64 = 1 << 16;
 
+const I32_MAX: u64 = i32::MAX as u64;
+
 /// Reads a file of this format.
 pub(super) fn read(path: &Path) -> Result<Imatrix, Error> {
     let mut fields = Fields::open(path)?;
-    let n = fields.number("number of entries", 1..=fields.left() / ENTRY_BYTES_MIN)?;
+    let n = fields.number("number of entries", 1, |left| left / ENTRY_BYTES_MIN)?;
     let mut read = Imatrix::new(CHUNK_SIZE);
     for i in 0..n {
         let (name, entry) = entry(&mut fields, i)?;
@@ -37,10 +39,10 @@ pub(super) fn read(path: &Path) -> Result<Imatrix, Error> {
         }
     }
     if fields.left() > 0 {
-        read.chunk_count = fields.number("number of chunks", 0..=i32::MAX as u64)? as u32;
+        read.chunk_count = fields.number("number of chunks", 0, |_| I32_MAX)? as u32;
     }
     if fields.left() > 0 {
-        let len = fields.number("length of the text's name", 0..=fields.left().min(DATASET_BYTES_MAX))?;
+        let len = fields.number("length of the text's name", 0, |left| left.min(DATASET_BYTES_MAX))?;
         let name = String::from_utf8_lossy(&fields.take(len, "name of the text")?).into_owned();
         read.datasets.extend((len > 0).then_some(name));
     }
@@ -52,13 +54,13 @@ pub(super) fn read(path: &Path) -> Result<Imatrix, Error> {
 
 fn entry(fields: &mut Fields, i: u64) -> Result<(String, Entry), Error> {
     let field = format!("name of entry {i}");
-    let len = fields.number(&format!("length of the {field}"), 1..=NAME_BYTES_MAX)?;
+    let len = fields.number(&format!("length of the {field}"), 1, |_| NAME_BYTES_MAX)?;
     let offset = fields.offset;
     let name = fields.take(len, &field)?;
     let name = str::from_utf8(&name).ok().filter(|name| name.chars().all(|c| c.escape_debug().len() == 1));
     let name = name.ok_or_else(|| fields.invalid(offset, &field, "something else", "printable UTF-8"))?.to_owned();
-    let n_call = fields.number(&format!("ncall of entry `{name}`"), 1..=i32::MAX as u64)?;
-    let n_val = fields.number(&format!("nval of entry `{name}`"), 1..=fields.left() / 4)?;
+    let n_call = fields.number(&format!("ncall of entry `{name}`"), 1, |_| I32_MAX)?;
+    let n_val = fields.number(&format!("nval of entry `{name}`"), 1, |left| left / 4)?;
     let bytes = fields.take(4 * n_val, &format!("values of entry `{name}`"))?;
     let (values, _) = bytes.as_chunks::<4>();
     // A power of two, so nothing is rounded.
@@ -99,12 +101,14 @@ impl<'a> Fields<'a> {
         Ok(bytes)
     }
 
-    fn number(&mut self, field: &str, allowed: std::ops::RangeInclusive<u64>) -> Result<u64, Error> {
+    /// A number from `least` on; `most` is told how many bytes are left behind it.
+    fn number(&mut self, field: &str, least: u64, most: impl FnOnce(u64) -> u64) -> Result<u64, Error> {
         let offset = self.offset;
         let bytes = self.take(4, field)?;
         let found = i32::from_le_bytes(bytes.try_into().expect("four were taken"));
-        let fits = u64::try_from(found).ok().filter(|x| allowed.contains(x));
-        fits.ok_or_else(|| self.invalid(offset, field, found, format!("{} to {}", allowed.start(), allowed.end())))
+        let most = most(self.left());
+        let fits = u64::try_from(found).ok().filter(|found| (least..=most).contains(found));
+        fits.ok_or_else(|| self.invalid(offset, field, found, format!("{least} to {most}")))
     }
 
     fn invalid(&self, offset: u64, field: &str, found: impl ToString, allowed: impl Into<String>) -> Error {

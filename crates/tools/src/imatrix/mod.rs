@@ -94,6 +94,9 @@ impl Imatrix {
     /// # Errors
     /// If a tensor has other lengths there, or rows of `down` count in another way. Some entries may be added then.
     pub fn merge(&mut self, other: Imatrix) -> Result<(), Error> {
+        if self.is_empty() {
+            self.chunk_size = other.chunk_size;
+        }
         self.down = match (self.is_empty(), other.is_empty()) {
             (true, _) => other.down.or(self.down),
             (_, true) => self.down,

@@ -15,12 +15,14 @@ use models::{Chat, ChatOptions, EFFORTS, Effort, WishError, effort_named, grant}
 
 use crate::{bench::Sweep, error::Error, folders, routes::Budgets, terminal};
 
+mod imatrix;
 mod kept;
 mod kv;
 mod quantize;
 mod serve;
 
 pub(crate) use self::{
+    imatrix::{Format, ImatrixArgs},
     kept::{KeptArgs, StoreArgs},
     kv::{KvArgs, KvCommand, KvRm},
     quantize::QuantizeArgs,
@@ -74,6 +76,8 @@ pub(crate) enum Command {
     Routes(RoutesArgs),
     /// Pack the weights of a model into fewer bits, by a recipe.
     Quantize(QuantizeArgs),
+    /// Collect what a quantizer should know: how large the inputs of each matrix are, by column.
+    Imatrix(Box<ImatrixArgs>),
     /// Look after a folder of what conversations computed.
     Kv(KvArgs),
     /// Print a completion script for a shell.

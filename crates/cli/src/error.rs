@@ -9,7 +9,7 @@ use std::{fmt::Write as _, io, path::PathBuf, process::ExitCode};
 
 use models::WishError;
 use server::TlsError;
-use tools::{hf, quantize};
+use tools::{hf, imatrix::corpus::CorpusError, quantize};
 
 use crate::{terminal, units};
 
@@ -99,6 +99,14 @@ pub(crate) enum Error {
     /// A model is not packed.
     #[error(transparent)]
     Quantize(quantize::Error),
+
+    /// A file of importance, or several together.
+    #[error(transparent)]
+    Imatrix(#[from] tools::imatrix::Error),
+
+    /// A corpus is none.
+    #[error("{}: {source}", path.display())]
+    Corpus { path: PathBuf, source: CorpusError },
 
     /// Two files are not of one model.
     #[error("{}: {what}", path.display())]
@@ -255,6 +263,8 @@ impl Error {
             Error::Quantize(quantize::Error::Source(e)) => source_hint(&**e),
             Error::Quantize(quantize::Error::Importance(e)) => e.hint(),
             Error::Quantize(e) => quantize_hint(e).into(),
+            Error::Imatrix(e) => e.hint(),
+            Error::Corpus { source, .. } => corpus_hint(source),
             Error::Different { .. } => "compare with a file that was made from the same model".into(),
             Error::Kv(e) => e.hint().unwrap_or_default().into(),
             Error::BrokenPieces { .. } => {
@@ -429,6 +439,15 @@ fn quantize_hint(error: &quantize::Error) -> &'static str {
         Busy { .. } => "wait for it, or choose another name",
         Space { .. } => "make room, and give the same command again",
         Source(_) | Importance(_) | Write { .. } | Interrupted => "",
+    }
+}
+
+fn corpus_hint(error: &CorpusError) -> String {
+    match error {
+        CorpusError::TooShort { .. } => "give a longer text, or shorter chunks with --ctx".into(),
+        CorpusError::Empty => "give a file with a prompt in each line".into(),
+        CorpusError::Line { .. } => "ds4 imatrix --help says what a line may be".into(),
+        CorpusError::Engine(e) => engine_hint(e),
     }
 }
 

@@ -16,6 +16,7 @@ mod dialogue;
 mod error;
 mod folders;
 mod ids;
+mod imatrix;
 mod inspect;
 mod interrupt;
 mod kept;
@@ -83,6 +84,7 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::Ssd(args)) => ssd::run(&args),
         Some(Command::Routes(args)) => routes::run(&args),
         Some(Command::Quantize(args)) => quantize::run(&args),
+        Some(Command::Imatrix(args)) => imatrix::run(&args),
         Some(Command::Kv(args)) => kept::run(&args.command),
         Some(Command::Completions(args)) => completions(args.shell),
     }

@@ -20,10 +20,22 @@ pub(crate) fn spare<const N: usize>(args: &ModelArgs, others: [Option<&Path>; N]
 /// # Errors
 /// The engine's, and [`Error::Write`].
 pub(crate) fn open(args: &ModelArgs, options: &Options) -> Result<Engine, Error> {
+    open_with(args, options, Engine::open)
+}
+
+/// The same, in another way.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_with(
+    args: &ModelArgs,
+    options: &Options,
+    open: impl FnOnce(&Options) -> Result<Engine, engine::Error>,
+) -> Result<Engine, Error> {
     args.route_trace.as_deref().map_or(Ok(()), output::check_name)?;
     let in_the_way = options.cache_dir.as_deref().and_then(folders::in_the_way);
     let cache_dir = options.cache_dir.clone().filter(|_| in_the_way.is_none());
-    let mut engine = Engine::open(&Options { cache_dir, ..options.clone() })?;
+    let mut engine = open(&Options { cache_dir, ..options.clone() })?;
     if let Some(path) = &args.route_trace {
         engine.files().try_for_each(|part| output::never_over(path, part))?;
         engine.check_routes()?;

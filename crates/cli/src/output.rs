@@ -110,6 +110,11 @@ impl NewFile {
         written.map_err(|source| self.fails(source))
     }
 
+    /// Appends what `fill` writes.
+    pub(crate) fn fill(&mut self, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
+        fill(&mut self.out).map_err(|source| self.fails(source))
+    }
+
     /// Appends words.
     pub(crate) fn text(&mut self, words: &str) -> Result<(), Error> {
         self.out.write_all(words.as_bytes()).map_err(|source| self.fails(source))

@@ -32,6 +32,11 @@ impl Progress {
         Progress::new("measuring {bar:31} {pos} of {len} runs")
     }
 
+    /// Reading a corpus, in tokens.
+    pub(crate) fn collecting() -> Progress {
+        Progress::new("reading  {bar:32} {pos} of {len} tokens, {per_sec}, {eta} to go")
+    }
+
     /// Packing weights.
     pub(crate) fn packing() -> Progress {
         Progress::new("packing  {bar:32} {percent} % of {human_len} weights, {per_sec}, {eta} to go")

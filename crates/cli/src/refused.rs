@@ -13,12 +13,11 @@ const MACHINES: &str = "it runs on one machine";
 const SERVER: &str = "the server has other means";
 const STEERING: &str = "activations are not steered yet";
 const IMAGES: &str = "models read text only";
-const QUANTIZER: &str = "there is no quantizer yet";
 const AGENT: &str = "there is no coding agent yet";
 const PACE: &str = "it always computes at full speed, by exact kernels, in the folder it was started in";
 
 /// Flags and commands by reason. A name that ends in `-` stands for all flags that begin like it.
-const REFUSED: [(&str, &[&str]); 14] = [
+const REFUSED: [(&str, &[&str]); 13] = [
     (STREAMING, &["--ssd-streaming-full-layers", "--ssd-streaming-preload-experts", "--expert-profile"]),
     (MEMORY, &["--simulate-used-memory"]),
     (KV_MODELS, &["--kv-cache-reject-different-quant"]),
@@ -33,7 +32,6 @@ const REFUSED: [(&str, &[&str]); 14] = [
     (SERVER, &["--mixed-prefill-quantum"]),
     (STEERING, &["--dir-steering-"]),
     (IMAGES, &["--vision", "--ui-logo"]),
-    (QUANTIZER, &["--imatrix-", "quantize", "imatrix"]),
     (AGENT, &["agent", "--non-interactive", "--edit-upto", "--tool-memory-max-ids"]),
     (PACE, &["--power", "--quality", "--warm-weights", "--chdir"]),
 ];
@@ -41,8 +39,11 @@ const REFUSED: [(&str, &[&str]); 14] = [
 /// How a benchmark's growing context is asked for.
 const SWEEP: &str = "ds4 bench --sweep START..MAX:STEP lets a context grow, -n says how many tokens are decoded";
 
+/// How importance is collected.
+const IMATRIX: &str = "ds4 imatrix -m FILE -f TEXT --out FILE collects importance";
+
 /// What this version does in another way, and how.
-const ELSEWHERE: [(&str, &str); 22] = [
+const ELSEWHERE: [(&str, &str); 27] = [
     ("--server", "ds4 serve is the server"),
     ("--batched-session", "--sessions says how many conversations are answered at the same time"),
     ("--inspect", "ds4 inspect FILE looks inside a model"),
@@ -58,6 +59,11 @@ const ELSEWHERE: [(&str, &str); 22] = [
     ("--step-incr", SWEEP),
     ("--step-mul", SWEEP),
     ("--gen-tokens", SWEEP),
+    ("--imatrix-dataset", IMATRIX),
+    ("--imatrix-out", IMATRIX),
+    ("--imatrix-max-prompts", "ds4 imatrix has --max-prompts"),
+    ("--imatrix-max-tokens", "ds4 imatrix has --max-tokens"),
+    ("--imatrix-min-expert-samples", "ds4 imatrix --show FILE tells which experts were rarely met"),
     ("pull", "download a GGUF file yourself and pass it with -m"),
     ("list", "models are files: pass one with -m"),
     ("rm", "models are files: delete them as such"),

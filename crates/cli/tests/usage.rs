@@ -27,6 +27,9 @@ fn help_is_short_with_one_dash() {
               bench        Measure prefill and decode in tokens per second
               ssd          Show what was read from the SSD and written to it, day by day
               routes       Tell which experts a cache would have kept, by several rules
+              quantize     Pack the weights of a model into fewer bits, by a recipe
+              imatrix      Collect what a quantizer should know: how large the inputs of each matrix are, by
+                           column
               kv           Look after a folder of what conversations computed
               completions  Print a completion script for a shell
 

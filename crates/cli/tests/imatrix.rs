@@ -1,0 +1,254 @@
+//! `imatrix`: collected, merged, shown and refused.
+
+mod common;
+
+use std::fs;
+
+use common::{Ran, run, scratch, testdata};
+use expect_test::{Expect, expect};
+
+const LLAMA: &str = "llama/micro.gguf";
+const MIXTURE: &str = "deepseek_v4/micro-flash.gguf";
+
+fn path(name: &str) -> String {
+    scratch().join(name).to_str().unwrap().to_owned()
+}
+
+fn written(name: &str, text: &str) -> String {
+    fs::write(path(name), text).unwrap();
+    path(name)
+}
+
+fn text() -> String {
+    "Whoever quantises a matrix spends its bits where the inputs are large. ".repeat(20)
+}
+
+/// Collects from `corpus` to a file of this name.
+fn collected(model: &str, corpus: &str, name: &str, more: &[&str]) -> String {
+    let (model, out) = (testdata(model).to_str().unwrap().to_owned(), path(name));
+    let ran = run(&[&["imatrix", "-m", &model, "-f", corpus, "--out", &out, "--ctx", "32", "-t", "1"], more].concat());
+    assert_eq!((ran.status, ran.out_str()), (Some(0), ""), "{}", ran.err);
+    out
+}
+
+fn shown(file: &str, more: &[&str]) -> Ran {
+    let ran = run(&[&["imatrix", "--show", file], more].concat());
+    assert_eq!((ran.status, &*ran.err), (Some(0), ""));
+    ran
+}
+
+fn counts(file: &str) -> Vec<(String, Vec<u64>)> {
+    let json: serde_json::Value = serde_json::from_slice(&shown(file, &["--json"]).out).unwrap();
+    let counts = |t: &serde_json::Value| t["counts"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect();
+    let tensors = json["tensors"].as_array().unwrap().iter();
+    tensors.map(|t| (t["name"].as_str().unwrap().to_owned(), counts(t))).collect()
+}
+
+fn refused(args: &[&str], expect: Expect) {
+    let ran = run(args);
+    assert_eq!(ran.status, Some(2), "{}", ran.err);
+    let show = ran.show().replace(scratch().to_str().unwrap(), "FOLDER");
+    expect.assert_eq(&show.replace(testdata("").to_str().unwrap(), "DATA/"));
+}
+
+#[test]
+fn what_a_text_shows_is_shown() {
+    let corpus = written("shown.txt", &text());
+    let file = collected(LLAMA, &corpus, "shown.gguf", &["--max-prompts", "2"]);
+    let show = shown(&file, &[]).show().replace(scratch().to_str().unwrap(), "FOLDER");
+    expect![[r#"
+        file    FOLDER/shown.gguf
+        corpus  FOLDER/shown.txt, 2 chunks of 32 tokens
+        down    weighted
+
+        tensor                    columns  experts  rows
+        blk.0.attn_k.weight       96       1        64
+        blk.0.attn_output.weight  96       1        64
+        blk.0.attn_q.weight       96       1        64
+        blk.0.attn_v.weight       96       1        64
+        blk.0.ffn_down.weight     256      1        64
+        blk.0.ffn_gate.weight     96       1        64
+        blk.0.ffn_up.weight       96       1        64
+        blk.1.attn_k.weight       96       1        64
+        blk.1.attn_output.weight  96       1        64
+        blk.1.attn_q.weight       96       1        64
+        blk.1.attn_v.weight       96       1        64
+        blk.1.ffn_down.weight     256      1        64
+        blk.1.ffn_gate.weight     96       1        64
+        blk.1.ffn_up.weight       96       1        64
+        blk.2.attn_k.weight       96       1        64
+        blk.2.attn_output.weight  96       1        64
+        blk.2.attn_q.weight       96       1        64
+        blk.2.attn_v.weight       96       1        64
+        blk.2.ffn_down.weight     256      1        64
+        blk.2.ffn_gate.weight     96       1        64
+        blk.2.ffn_up.weight       96       1        64
+        blk.3.attn_k.weight       96       1        64
+        blk.3.attn_output.weight  96       1        64
+        blk.3.attn_q.weight       96       1        64
+        blk.3.attn_v.weight       96       1        64
+        blk.3.ffn_down.weight     256      1        64
+        blk.3.ffn_gate.weight     96       1        64
+        blk.3.ffn_up.weight       96       1        64
+        blk.4.attn_k.weight       96       1        64
+        blk.4.attn_output.weight  96       1        64
+        blk.4.attn_q.weight       96       1        64
+        blk.4.attn_v.weight       96       1        64
+        blk.4.ffn_down.weight     256      1        64
+        blk.4.ffn_gate.weight     96       1        64
+        blk.4.ffn_up.weight       96       1        64
+        exit 0
+    "#]]
+    .assert_eq(&show);
+}
+
+#[test]
+fn experts_that_were_rarely_met_are_listed() {
+    let corpus = written("mixture.txt", &text());
+    let file = collected(MIXTURE, &corpus, "mixture.gguf", &["--max-prompts", "1"]);
+    let show = shown(&file, &[]).show();
+    let layers = show.split_once("\nlayer ").unwrap().1;
+    expect![[r#"
+         never met  rarely  rows of an expert         worst
+        blk.0  0          0       4 to 11, 8.0 in the mean
+        blk.1  0          0       1 to 24, 8.0 in the mean
+        blk.2  1          0       0 to 14, 8.0 in the mean  3
+        blk.3  0          0       3 to 17, 8.0 in the mean
+        blk.4  0          0       2 to 18, 8.0 in the mean
+        blk.5  0          0       2 to 16, 8.0 in the mean
+        exit 0
+    "#]]
+    .assert_eq(layers);
+}
+
+#[test]
+fn parts_go_on_where_others_ended_and_merge_in_either_format() {
+    let corpus = written("parts.txt", &text());
+    let whole = collected(MIXTURE, &corpus, "whole.gguf", &["--max-prompts", "4", "--save-every", "1"]);
+    let first = collected(MIXTURE, &corpus, "first.gguf", &["--max-tokens", "64"]);
+    let second = collected(MIXTURE, &corpus, "second.gguf", &["--skip", "2", "--max-prompts", "2"]);
+    let on = collected(MIXTURE, &corpus, "on.gguf", &["--in", &first, "--skip", "2", "--max-prompts", "2"]);
+    assert_eq!(counts(&on), counts(&whole));
+    let merged = path("merged.gguf");
+    let ran = run(&["imatrix", "--in", &first, "--in", &second, "--out", &merged]);
+    assert_eq!((ran.status, &*ran.err), (Some(0), ""));
+    assert_eq!(fs::read(&merged).unwrap(), fs::read(&on).unwrap());
+    let [legacy, back] = [path("merged.dat"), path("back.gguf")];
+    for (from, to) in [(&merged, &legacy), (&legacy, &back)] {
+        assert_eq!(run(&["imatrix", "--in", from, "--out", to]).status, Some(0));
+    }
+    assert_ne!(&fs::read(&legacy).unwrap()[..4], b"GGUF");
+    assert_eq!(counts(&back).len(), counts(&whole).len());
+}
+
+#[test]
+fn prompts_come_in_lines() {
+    let lines = r#"{"rendered": "<｜User｜>Hi<｜Assistant｜></think>", "id": "passed over"}
+
+{"messages": [{"role": "user", "content": "Hi"}]}
+{"text": "Hi"}
+"#;
+    let corpus = written("prompts.jsonl", lines);
+    let file = collected(MIXTURE, &corpus, "prompts.gguf", &[]);
+    let json: serde_json::Value = serde_json::from_slice(&shown(&file, &["--json"]).out).unwrap();
+    assert_eq!(json["down"], "weighted");
+    let few = collected(MIXTURE, &corpus, "few.gguf", &["--max-prompts", "1", "--down", "alike"]);
+    let rows = |file: &str| counts(file).iter().find(|(name, _)| name == "blk.0.attn_kv.weight").unwrap().1[0];
+    assert!(rows(&few) < rows(&file) && rows(&few) > 2, "{} of {}", rows(&few), rows(&file));
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let (model, wider) = (testdata(LLAMA), testdata("llama/micro-llama3.gguf"));
+    let [model, wider] = [&model, &wider].map(|model| model.to_str().unwrap());
+    let (corpus, short) = (written("refused.txt", &text()), written("short.txt", "short"));
+    let lines = written("lines.jsonl", "{\"text\": \"fine\"}\n{\"prompt\": 1}\n");
+    let file = collected(LLAMA, &corpus, "refused.gguf", &["--max-prompts", "1"]);
+    refused(
+        &["imatrix", "--show", model],
+        expect![[r#"
+        error: DATA/llama/micro.gguf: a GGUF of type "model", not an importance matrix
+        help: give the file that was made for this model, `.gguf` or `.dat`
+        exit 2
+    "#]],
+    );
+    refused(
+        &["imatrix", "--show", &short],
+        expect![[r#"
+        error: FOLDER/short.txt: number of entries at byte 0 is 1919903859; allowed: 1 to 0
+        help: the file is damaged; make it again
+        exit 2
+    "#]],
+    );
+    refused(
+        &["imatrix", "--out", &file],
+        expect![[r#"
+        error: the following required arguments were not provided: <--file <TEXT>|--in <FILE>|--show <FILE>>
+        help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        exit 2
+    "#]],
+    );
+    refused(
+        &["imatrix", "-f", &corpus, "--out", &file],
+        expect![[r#"
+        error: the following required arguments were not provided: --model <FILE>
+        help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        exit 2
+    "#]],
+    );
+    refused(
+        &["imatrix", "-m", model, "-f", &corpus],
+        expect![[r#"
+        error: the following required arguments were not provided: --out <FILE>
+        help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
+        exit 2
+    "#]],
+    );
+    let collect = ["imatrix", "-m", model, "--out", &path("never.gguf"), "-f"];
+    refused(
+        &[&collect[..], &[&short]].concat(),
+        expect![[r#"
+        error: FOLDER/short.txt: 5 tokens, which is less than one chunk of 512
+        help: give a longer text, or shorter chunks with --ctx
+        exit 2
+    "#]],
+    );
+    refused(
+        &[&collect[..], &[&lines]].concat(),
+        expect![[r#"
+        error: FOLDER/lines.jsonl: line 2: has neither `rendered` nor `messages` nor `text`
+        help: ds4 imatrix --help says what a line may be
+        exit 2
+    "#]],
+    );
+    refused(
+        &[&collect[..], &[&corpus, "--skip", "999"]].concat(),
+        expect![[r#"
+        error: none of 2 chunks is left to read
+        help: give a smaller --skip, or a larger --max-tokens
+        exit 2
+    "#]],
+    );
+    refused(
+        &[&collect[..], &[&corpus, "--in", &file, "--down", "alike"]].concat(),
+        expect![[r#"
+        error: rows of experts' `down` matrices are weighted by the router in one file, and not in the other
+        help: merge files that were collected in the same way
+        exit 2
+    "#]],
+    );
+    let over = ["imatrix", "-m", model, "-f", &corpus, "--out", &corpus];
+    refused(
+        &over,
+        expect![[r#"
+        error: FOLDER/refused.txt: the result would overwrite what it is made from
+        help: choose another name for the result
+        exit 2
+    "#]],
+    );
+    let other = ["imatrix", "-m", wider, "-f", &corpus, "--in", &file, "--out", &path("never.gguf"), "--ctx", "32"];
+    let other = run(&other);
+    assert_eq!(other.status, Some(2), "{}", other.err);
+    assert!(other.err.contains("do not go with"), "{}", other.err);
+    assert!(!scratch().join("never.gguf").exists());
+}

@@ -56,8 +56,8 @@ impl Runner {
         Ok(done?)
     }
 
-    /// Runs rows through all layers and gives `each` the logits of every one: its number, where they are, its place there,
-    /// and its position.
+    /// Runs rows through all layers and gives `each` the logits of those that are `wanted`: the row's number, where they are, its
+    /// place there, and its position.
     ///
     /// # Errors
     /// As [`Self::run`] and [`Self::logits`], or what `each` returns.
@@ -65,12 +65,13 @@ impl Runner {
         &mut self,
         engine: &Inner,
         rows: &[Row],
+        wanted: Range<usize>,
         each: &mut dyn FnMut(usize, &Logits, usize, usize) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let step = self.place(engine, rows);
         self.run(engine, &step, 0..engine.model.shape().n_layer)?;
-        for first in (0..rows.len()).step_by(N_LOGITS_MAX) {
-            let end = (first + N_LOGITS_MAX).min(rows.len());
+        for first in wanted.clone().step_by(N_LOGITS_MAX) {
+            let end = (first + N_LOGITS_MAX).min(wanted.end);
             let logits = self.logits(engine, first..end)?;
             (first..end).try_for_each(|k| each(k, &logits, k - first, rows[k].pos as usize))?;
         }

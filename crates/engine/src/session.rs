@@ -204,19 +204,35 @@ impl Session {
         n_chunk: usize,
         each: &mut dyn FnMut(&[f32]) -> ControlFlow<()>,
     ) -> Result<(), Error> {
+        self.score_from(0, ids, n_chunk, each)
+    }
+
+    /// As [`Session::score`], with the logits after `ids[first]` as the first ones that are computed.
+    ///
+    /// # Errors
+    /// As [`Session::sync`].
+    pub fn score_from(
+        &mut self,
+        mut first: usize,
+        ids: &[TokenId],
+        n_chunk: usize,
+        each: &mut dyn FnMut(&[f32]) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
         self.check(ids, self.tokens.len())?;
         self.restore()?;
         for chunk in ids.chunks(n_chunk.clamp(1, self.engine.n_batch.min(self.n_ctx))) {
-            if self.score_chunk(chunk, each)?.is_break() {
+            if self.score_chunk(first.min(chunk.len()), chunk, each)?.is_break() {
                 self.logits.clear(); // they may be those of an earlier token than the last
                 return Ok(());
             }
+            first = first.saturating_sub(chunk.len());
         }
         Ok(())
     }
 
     fn score_chunk(
         &mut self,
+        first: usize,
         ids: &[TokenId],
         each: &mut dyn FnMut(&[f32]) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Error> {
@@ -224,7 +240,7 @@ impl Session {
         self.wrote(ids.len());
         let (mut flow, mut own) = (ControlFlow::Continue(()), std::mem::take(&mut self.logits));
         turns.prefill(self.slot, |runner| {
-            runner.forward(&engine, &rows, &mut |_, logits, i, pos| {
+            runner.forward(&engine, &rows, first..rows.len(), &mut |_, logits, i, pos| {
                 if flow.is_continue() {
                     logits.copy(&engine, i, pos, &mut own)?;
                     flow = each(&own);

@@ -213,7 +213,8 @@ impl Turns {
             Decoded::Logits(found) => *logits = found,
             Decoded::Failed(e) => return Err(e),
             Decoded::Again => self.alone(row.slot, |runner| {
-                runner.forward(&self.engine, &[row], &mut |_, found, i, pos| found.copy(&self.engine, i, pos, logits))
+                let mut copy = |_, found: &Logits, i, pos| found.copy(&self.engine, i, pos, logits);
+                runner.forward(&self.engine, &[row], 0..1, &mut copy)
             })?,
         }
         Ok(())
@@ -226,7 +227,7 @@ impl Turns {
         let rows: Vec<Row> = wanted.iter().map(|w| w.row).collect();
         let mut answers = Answers { turns: self, rows: &rows, decoded: Vec::new() };
         let mut each = |k: usize, found: &Logits, i: usize, pos| found.copy(engine, i, pos, &mut wanted[k].logits);
-        let done = borrowed.runner().forward(engine, &rows, &mut each);
+        let done = borrowed.runner().forward(engine, &rows, 0..rows.len(), &mut each);
         self.line().batch(&rows, began.elapsed());
         answers.decoded = match done {
             Ok(()) => wanted.into_iter().map(|w| Decoded::Logits(w.logits)).collect(),

@@ -149,6 +149,29 @@ fn scoring_that_breaks_off_leaves_no_wrong_logits() {
     assert!(logits(&engine, &ids[..20], 20).ends_with(session.logits()));
 }
 
+#[test]
+fn scoring_from_a_token_on_computes_the_same_rows() {
+    for name in MODELS {
+        let (ids, engine) = (&tokens(name)[..40], engine(name, KvType::Native, 2));
+        let all = logits(&engine, ids, 512);
+        let n_vocab = all.len() / ids.len();
+        for (first, n_chunk) in [(0, 40), (20, 40), (20, 7), (39, 16), (40, 9)] {
+            let mut session = engine.session(ids.len()).unwrap_or_else(|e| panic!("{e}"));
+            let mut found = Vec::new();
+            let mut keep = |row: &[f32]| {
+                found.extend_from_slice(row);
+                ControlFlow::Continue(())
+            };
+            session.score_from(first, ids, n_chunk, &mut keep).unwrap_or_else(|e| panic!("{e}"));
+            assert!(found == all[first * n_vocab..], "{name}, from {first} by {n_chunk}");
+            assert_eq!(session.tokens(), ids);
+            // Where the last token's are not computed, none are known.
+            let last = if first < ids.len() { &all[all.len() - n_vocab..] } else { &[] };
+            assert!(session.logits() == last, "{name}, from {first} by {n_chunk}");
+        }
+    }
+}
+
 const MODELS: [&str; 6] = [
     "deepseek_v4/micro-flash",
     "deepseek_v4/micro-pro",

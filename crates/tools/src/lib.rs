@@ -9,6 +9,7 @@
 mod compare;
 pub mod hf;
 pub mod imatrix;
+pub mod perplexity;
 pub mod quantize;
 pub mod recipe;
 mod source;

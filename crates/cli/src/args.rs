@@ -18,6 +18,7 @@ use crate::{bench::Sweep, error::Error, folders, routes::Budgets, terminal};
 mod imatrix;
 mod kept;
 mod kv;
+mod perplexity;
 mod quantize;
 mod serve;
 
@@ -25,6 +26,7 @@ pub(crate) use self::{
     imatrix::{Format, ImatrixArgs},
     kept::{KeptArgs, StoreArgs},
     kv::{KvArgs, KvCommand, KvRm},
+    perplexity::PerplexityArgs,
     quantize::QuantizeArgs,
     serve::ServeArgs,
 };
@@ -68,6 +70,8 @@ pub(crate) enum Command {
     Tokenize(TokenizeArgs),
     /// Write the raw logits of given token ids.
     Logits(LogitsArgs),
+    /// Measure how likely models find a text, and how far they are from one of them.
+    Perplexity(Box<PerplexityArgs>),
     /// Measure prefill and decode in tokens per second.
     Bench(BenchArgs),
     /// Show what was read from the SSD and written to it, day by day.

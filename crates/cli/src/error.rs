@@ -132,6 +132,10 @@ pub(crate) enum Error {
     #[error("{from}: {problem}")]
     Tokens { from: String, problem: String },
 
+    /// A text cannot be scored, or not be compared with a base.
+    #[error("{}: {source}", path.display())]
+    Perplexity { path: PathBuf, source: tools::perplexity::Error },
+
     /// A trace of routes is none.
     #[error("{}: {source}", path.display())]
     Trace { path: PathBuf, source: experts::trace::Error },
@@ -155,6 +159,10 @@ pub(crate) enum Error {
     /// A result cannot be written.
     #[error("{}: {}", path.display(), reason(source))]
     Write { path: PathBuf, source: io::Error },
+
+    /// A result would be larger than what is free.
+    #[error("{}: needs {}, and the disk has {}", path.display(), units::bytes(*needed_bytes), units::bytes(*free_bytes))]
+    NoSpace { path: PathBuf, needed_bytes: u64, free_bytes: u64 },
 
     /// Stdout, or the terminal, fails.
     #[error("{what}: {}", reason(source))]
@@ -273,6 +281,8 @@ impl Error {
             Error::SameFile { .. } => "choose another name for the result".into(),
             Error::NotText { .. } => "convert it to UTF-8 first".into(),
             Error::Tokens { .. } => "write decimal ids separated by spaces, or raw little-endian u32".into(),
+            Error::Perplexity { source, .. } => perplexity_hint(source).into(),
+            Error::NoSpace { .. } => "write it to another disk, or ask for less".into(),
             Error::Trace { .. } => "write one with --route-trace; docs/formats/routes.md describes them".into(),
             Error::Tls(error) => tls_hint(error).into(),
             Error::ServerTrace { .. } => {
@@ -314,7 +324,7 @@ impl Error {
         match self {
             Error::Closed => 0,
             Error::Interrupted => 130,
-            Error::Stream { .. } | Error::Write { .. } | Error::NoContext => 1,
+            Error::Stream { .. } | Error::Write { .. } | Error::NoSpace { .. } | Error::NoContext => 1,
             Error::SessionInUse { .. } | Error::BrokenPieces { .. } | Error::Kv(_) => 1,
             Error::Quantize(quantize::Error::Busy { .. } | quantize::Error::Space { .. }) => 1,
             Error::Engine(e) | Error::NoRoom { source: e, .. } => engine_status(e),
@@ -448,6 +458,20 @@ fn corpus_hint(error: &CorpusError) -> String {
         CorpusError::Empty => "give a file with a prompt in each line".into(),
         CorpusError::Line { .. } => "ds4 imatrix --help says what a line may be".into(),
         CorpusError::Engine(e) => engine_hint(e),
+    }
+}
+
+fn perplexity_hint(error: &tools::perplexity::Error) -> &'static str {
+    use tools::perplexity::{BaseError, Error, Mismatch};
+    match error {
+        Error::TooShort { .. } => "give a longer text, or shorter chunks with --ctx",
+        Error::Other(Mismatch::Context { .. }) => "leave out --ctx, or make another base with --save-base",
+        Error::Other(Mismatch::Chunks { .. }) => "ask for fewer --chunks, or make another base with --save-base",
+        Error::Other(_) => "a base is of one text and one vocabulary; make another with --save-base",
+        Error::Base(BaseError::Io(_)) => "check the path, the permissions and the disk",
+        Error::Base(_) => "make it anew with --save-base; docs/formats/base.md describes such files",
+        // Told as errors of their own.
+        Error::Engine(_) | Error::Write(_) => "",
     }
 }
 

@@ -25,6 +25,7 @@ mod machine;
 mod model;
 mod oneshot;
 mod output;
+mod perplexity;
 mod progress;
 mod prompt;
 mod quantize;
@@ -80,6 +81,7 @@ fn run(cli: Cli) -> Result<(), Error> {
         Some(Command::Inspect(args)) => inspect::run(&args),
         Some(Command::Tokenize(args)) => tokenize::run(&args),
         Some(Command::Logits(args)) => logits::run(&args),
+        Some(Command::Perplexity(args)) => perplexity::run(&args),
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Ssd(args)) => ssd::run(&args),
         Some(Command::Routes(args)) => routes::run(&args),

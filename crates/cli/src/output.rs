@@ -4,24 +4,28 @@ use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{error::Error, terminal};
 
-/// The file that is being written, for a program that is ended in the middle.
-static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
+/// The files that are being written, for a program that is ended in the middle.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// Removes what is not complete, and never will be.
 pub(crate) fn abandon() {
-    if let Some(temporary) = unfinished(None) {
+    for temporary in unfinished().drain(..) {
         let _ = fs::remove_file(temporary);
     }
 }
 
-/// Remembers a file, and returns the one remembered before.
-fn unfinished(temporary: Option<PathBuf>) -> Option<PathBuf> {
-    std::mem::replace(&mut *UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner), temporary)
+fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A file is complete, or given up.
+fn forget(temporary: &Path) {
+    unfinished().retain(|other| other != temporary);
 }
 
 /// Prints a result: as it is, but that a terminal is shown what it would obey.
@@ -97,7 +101,7 @@ impl NewFile {
             _ => {
                 let temporary = beside(&target).map_err(fails)?;
                 let file = File::create_new(&temporary).map_err(fails)?;
-                unfinished(Some(temporary.clone()));
+                unfinished().push(temporary.clone());
                 (Some(temporary), file)
             }
         };
@@ -120,13 +124,27 @@ impl NewFile {
         self.out.write_all(words.as_bytes()).map_err(|source| self.fails(source))
     }
 
+    /// Refuses what the disk has no room for. Tells how much it has, if that is known.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`].
+    pub(crate) fn check_room(&self, needed_bytes: u64) -> Result<Option<u64>, Error> {
+        let free = self.temporary.as_deref().and_then(free_bytes);
+        match free {
+            Some(free_bytes) if free_bytes < needed_bytes => {
+                Err(Error::NoSpace { path: self.path.clone(), needed_bytes, free_bytes })
+            }
+            free => Ok(free),
+        }
+    }
+
     /// All is written: gives the file its name.
     pub(crate) fn finish(mut self) -> Result<(), Error> {
         self.out.flush().map_err(|source| self.fails(source))?;
         if let Some(temporary) = &self.temporary {
             self.out.get_ref().sync_all().map_err(|source| self.fails(source))?;
             fs::rename(temporary, &self.path).map_err(|source| self.fails(source))?;
-            unfinished(None);
+            forget(temporary);
             self.temporary = None;
         }
         Ok(())
@@ -143,9 +161,31 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if let Some(temporary) = self.temporary.take() {
-            let _ = fs::remove_file(temporary);
-            unfinished(None);
+            let _ = fs::remove_file(&temporary);
+            forget(&temporary);
         }
+    }
+}
+
+/// Appends bytes.
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// What can still be written to the disk that a file is on.
+fn free_bytes(path: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    return rustix::fs::statvfs(path).ok().and_then(|disk| disk.f_bavail.checked_mul(disk.f_frsize));
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        None
     }
 }
 

@@ -27,6 +27,11 @@ impl Progress {
         Progress::new("reading  {bar:32} {pos} of {len} tokens, {eta} to go")
     }
 
+    /// Scoring a text, in positions.
+    pub(crate) fn scoring() -> Progress {
+        Progress::new("scoring  {bar:32} {pos} of {len} positions, {per_sec}, {eta} to go")
+    }
+
     /// Measuring, in runs.
     pub(crate) fn measuring() -> Progress {
         Progress::new("measuring {bar:31} {pos} of {len} runs")

@@ -43,7 +43,7 @@ const SWEEP: &str = "ds4 bench --sweep START..MAX:STEP lets a context grow, -n s
 const IMATRIX: &str = "ds4 imatrix -m FILE -f TEXT --out FILE collects importance";
 
 /// What this version does in another way, and how.
-const ELSEWHERE: [(&str, &str); 27] = [
+const ELSEWHERE: [(&str, &str); 26] = [
     ("--server", "ds4 serve is the server"),
     ("--batched-session", "--sessions says how many conversations are answered at the same time"),
     ("--inspect", "ds4 inspect FILE looks inside a model"),
@@ -51,7 +51,7 @@ const ELSEWHERE: [(&str, &str); 27] = [
     ("--dump-logits", "ds4 logits writes them, as raw floats"),
     ("--dump-logprobs", "ds4 logits writes the logits they come from"),
     ("--logprobs-top-k", "ds4 logits writes the logits they come from"),
-    ("--perplexity-file", "ds4 logits writes the logits it comes from"),
+    ("--perplexity-file", "ds4 perplexity -m MODEL -f FILE measures it"),
     ("--prefix-file", "pipe the earlier turns in as text, or talk in a conversation"),
     ("--think-level", "--effort low, high or max says how hard to reason"),
     ("--ctx-start", SWEEP),
@@ -68,7 +68,6 @@ const ELSEWHERE: [(&str, &str); 27] = [
     ("list", "models are files: pass one with -m"),
     ("rm", "models are files: delete them as such"),
     ("plan", "the memory plan is printed before anything is allocated"),
-    ("perplexity", "ds4 logits writes the logits it comes from"),
     ("eval", "ds4 logits writes logits, for programs that judge them"),
     ("doctor", "ds4 inspect FILE checks a file, ds4 bench the machine"),
 ];

@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn commands_of_other_versions_are_refused_by_name() {
-        let commands = "doctor eval agent pull list rm plan perplexity worker";
+        let commands = "doctor eval agent pull list rm plan worker";
         for command in commands.split(' ') {
             for args in [&["ds4", command][..], &["ds4", "-m", "x.gguf", command], &["ds4", command, "x.gguf"]] {
                 let report = parse(args.iter().map(OsString::from)).unwrap_err().report();

@@ -24,6 +24,7 @@ fn help_is_short_with_one_dash() {
               inspect      Look inside a model file
               tokenize     Show how a text becomes tokens, or tokens a text
               logits       Write the raw logits of given token ids
+              perplexity   Measure how likely models find a text, and how far they are from one of them
               bench        Measure prefill and decode in tokens per second
               ssd          Show what was read from the SSD and written to it, day by day
               routes       Tell which experts a cache would have kept, by several rules

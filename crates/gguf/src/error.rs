@@ -278,7 +278,7 @@ impl Error {
 }
 
 /// What the system said, without its number.
-fn reason(source: &io::Error) -> String {
+pub fn reason(source: &io::Error) -> String {
     let text = source.to_string();
     text.split_once(" (os error").map_or(text.as_str(), |(reason, _)| reason).to_lowercase()
 }

@@ -33,7 +33,7 @@ mod value;
 mod writer;
 
 pub use element::Element;
-pub use error::{Error, shorten, shown};
+pub use error::{Error, reason, shorten, shown};
 pub use file::{Gguf, TensorInfo};
 pub use layout::Layout;
 #[cfg(unix)]

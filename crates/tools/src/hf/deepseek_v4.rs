@@ -70,7 +70,7 @@ fn attention(c: &Config, s: &Sizes, keys: &mut Keys) -> Result<(), Error> {
     keys.set("attention.output_lora_rank", s.o_rank as u32);
     keys.set("attention.output_group_count", s.n_group as u32);
     keys.set("attention.sliding_window", c.size("sliding_window", 1..=1 << 16)? as u32);
-    keys.set("attention.compress_ratios", s.ratios.iter().map(|&r| r as u32).collect::<Vec<_>>());
+    keys.set("attention.compress_ratios", s.ratios.iter().map(|&r| r as i32).collect::<Vec<_>>());
     keys.set("attention.compress_rope_freq_base", c.real("compress_rope_theta", 1.001..=1e12)?);
     if let Some((n_head, head_dim)) = s.indexer {
         keys.set("attention.indexer.head_count", n_head as u32);

@@ -6,13 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use gguf::{shorten, shown};
+use gguf::{reason, shorten, shown};
 
 /// Why a folder, or a tensor of it, is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The system refused.
-    #[error("{}: {source}", shown(path))]
+    #[error("{}: {}", shown(path), reason(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -42,7 +42,7 @@ pub enum Error {
     },
 
     /// A file of the index is not there.
-    #[error("{}: is missing, though `model.safetensors.index.json` names it: {source}", shown(path))]
+    #[error("{}: is missing, though `model.safetensors.index.json` names it: {}", shown(path), reason(source))]
     MissingShard {
         /// Where it should be.
         path: PathBuf,

@@ -25,10 +25,11 @@ impl Family {
     /// The family of a model.
     pub(super) fn of(config: &Config) -> Result<&'static Family, Error> {
         let list = config.get("architectures").ok_or_else(|| config.missing("architectures"))?;
-        let found = list.as_array().and_then(|list| list.first()?.as_str()).unwrap_or_default();
+        let first = list.as_array().and_then(|list| list.first()?.as_str());
+        let found = first.map_or_else(|| list.to_string(), String::from);
         FAMILIES.iter().find(|f| f.arch == found).ok_or_else(|| Error::UnknownFamily {
             path: config.path().to_owned(),
-            found: gguf::shorten(found),
+            found: gguf::shorten(&found),
             known: FAMILIES.iter().map(|f| f.arch).collect::<Vec<_>>().join(", "),
         })
     }

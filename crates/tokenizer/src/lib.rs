@@ -26,6 +26,7 @@ mod vocab;
 pub use decoder::Decoder;
 pub use error::Error;
 pub use pre::{PRE_TOKENIZERS, PreTokenizer};
+pub use spm::merges_by_score;
 pub use tokenizer::{Special, Tokenizer};
 pub use vocab::{Model, SpecialIds, TokenType, Vocab};
 

@@ -35,7 +35,13 @@ pub(crate) fn check_bytes(tokens: &[String], types: &[TokenType]) -> Result<(), 
 /// the longer left half, then the longer right one, as Hugging Face's conversion has it
 /// (`generate_merges`). SentencePiece picks the leftmost of equals; no text is known where that
 /// makes a difference.
-pub(crate) fn merges(
+///
+/// # Errors
+/// [`Error::TooLong`].
+///
+/// # Panics
+/// If there is not a score for each token.
+pub fn merges_by_score(
     pieces: &HashMap<&str, TokenId>,
     tokens: &[String],
     scores: &[f32],
@@ -97,7 +103,7 @@ mod tests {
     fn merges_are_ranked_by_the_score_of_what_they_make() {
         let tokens = ["a", "b", "ab", "ba", "aba", "x\u{2581}"].map(String::from);
         let pieces = (0..).zip(&tokens).map(|(id, t)| (t.as_str(), id)).collect();
-        let merges = merges(&pieces, &tokens, &[0.0, 0.0, -2.0, -1.0, -3.0, 0.0]).unwrap();
+        let merges = merges_by_score(&pieces, &tokens, &[0.0, 0.0, -2.0, -1.0, -3.0, 0.0]).unwrap();
         let merges: Vec<_> = merges.iter().map(|(l, r)| format!("{l} {r}")).collect();
         assert_eq!(merges, ["b a", "a b", "ab a", "a ba"]);
     }

@@ -73,7 +73,7 @@ impl Tokenizer {
             }
             Model::Llama => {
                 spm::check_bytes(&vocab.tokens, &types)?;
-                let merges = spm::merges(&known.pieces, &vocab.tokens, &vocab.scores)?;
+                let merges = spm::merges_by_score(&known.pieces, &vocab.tokens, &vocab.scores)?;
                 let bpe = known.builder(merges).byte_fallback(true);
                 let prefix = vocab.add_space_prefix.unwrap_or(true);
                 (bpe, Plain::Spaces { prefix }, true)

@@ -1,14 +1,14 @@
 //! `tokenizer.json` and its neighbours, as the keys `tokenizer.ggml.*`.
 //!
 //! Only what our tokenizer does in the same way is taken: byte-level BPE whose pre-tokenizer is one of
-//! [`PRE_TOKENIZERS`], recognised by its expressions. Anything else is refused by name, as a model that reads its text cut
-//! in another way is silently worse. How a token is spelled next to others (`lstrip`, `rstrip`, `single_word`) is not kept:
+//! [`PRE_TOKENIZERS`], recognised by its expressions; and SentencePiece's BPE, with tokens for bytes and U+2581 for spaces.
+//! Anything else is refused by name, as a model that reads its text cut in another way is silently worse. How a token is spelled next to others (`lstrip`, `rstrip`, `single_word`) is not kept:
 //! marks are put where they belong, not found.
 //!
 //! ```text
 //! model.vocab, added_tokens        -> tokens, token_type; ids up to `vocab_size` that no token has are [PADn], unused
-//! model.merges                     -> merges
-//! normalizer, pre_tokenizer        -> pre
+//! model.merges                     -> merges, or the scores that make these merges
+//! normalizer, pre_tokenizer        -> pre, or add_space_prefix
 //! tokenizer_config.json            -> ids of roles by their text, add_bos_token, the template
 //! generation_config.json, config   -> ids of roles that have no text, and further ends of an answer
 //! ```
@@ -22,7 +22,7 @@ use std::{
 
 use gguf::{Metadata, Value, shorten};
 use serde_json::Value as Json;
-use tokenizer::{PRE_TOKENIZERS, PreTokenizer, TokenType, Tokenizer};
+use tokenizer::{PRE_TOKENIZERS, PreTokenizer, TokenType, Tokenizer, merges_by_score};
 
 use super::{
     Error,
@@ -30,18 +30,26 @@ use super::{
     shards::{read_json, read_json_opt, read_text},
 };
 
+/// How SentencePiece spells a space.
+const SPACE: &str = "\u{2581}";
+
 /// The keys of a folder's vocabulary; `pre` is the name to be preferred for its pre-tokenizer.
 pub(super) fn keys(folder: &Path, config: &Config, pre: &'static str) -> Result<Vec<(String, Value)>, Error> {
     let path = folder.join("tokenizer.json");
     let file = File { json: read_json(&path)?, path };
     let vocab = file.vocab(config.size("vocab_size", 1..=N_VOCAB_MAX)?)?;
-    let mut keys = vec![
-        ("model", "gpt2".into()),
-        ("pre", file.pre(pre)?.into()),
-        ("tokens", vocab.tokens.into()),
-        ("token_type", vocab.types.into()),
-        ("merges", file.merges()?.into()),
-    ];
+    let merges = file.merges()?;
+    let mut keys = if file.is_spm() {
+        vec![
+            ("model", "llama".into()),
+            ("scores", file.scores(&vocab, &merges)?.into()),
+            ("add_space_prefix", file.space_prefix()?.into()),
+        ]
+    } else {
+        vec![("model", "gpt2".into()), ("pre", file.pre(pre)?.into()), ("merges", merges.into())]
+    };
+    keys.push(("tokens", vocab.tokens.into()));
+    keys.push(("token_type", vocab.types.into()));
     let beside = Beside::read(folder)?;
     keys.extend(beside.roles(config, &vocab.ids));
     keys.push(("add_bos_token", beside.adds_bos(&file).into()));
@@ -74,19 +82,22 @@ impl File {
     fn vocab(&self, n_vocab: usize) -> Result<Vocab, Error> {
         let model = &self.json["model"];
         self.only("model.type", &model["type"], &["BPE".into()])?;
-        self.only("model.byte_fallback", &model["byte_fallback"], &[Json::Null, false.into()])?;
         for (name, value) in ["continuing_subword_prefix", "end_of_word_suffix"].map(|name| (name, &model[name])) {
             self.only(&format!("model.{name}"), value, &[Json::Null, "".into()])?;
         }
         let mut found: Vec<Option<(&str, TokenType)>> = vec![None; n_vocab];
         let pieces = model["vocab"].as_object().into_iter().flatten();
         for (text, id) in pieces {
-            *self.place(&mut found, text, id)? = Some((text, TokenType::Normal));
+            *self.place(&mut found, text, id)? = Some((text, self.type_of(text)));
         }
         for token in self.json["added_tokens"].as_array().into_iter().flatten() {
             let text = token["content"].as_str().unwrap_or_default();
             let is_control = token["special"] == true || is_marker(text);
-            let kind = if is_control { TokenType::Control } else { TokenType::UserDefined };
+            let kind = match self.type_of(text) {
+                TokenType::Normal if is_control => TokenType::Control,
+                TokenType::Normal => TokenType::UserDefined,
+                other => other,
+            };
             *self.place(&mut found, text, &token["id"])? = Some((text, kind));
         }
         let ids = (0..).zip(&found).filter_map(|(id, token)| Some(((*token)?.0.to_string(), id))).collect();
@@ -96,6 +107,21 @@ impl File {
         });
         let (tokens, types) = filled.unzip();
         Ok(Vocab { tokens, types, ids })
+    }
+
+    /// Whether bytes have tokens of their own.
+    fn is_spm(&self) -> bool {
+        self.json["model"]["byte_fallback"] == true
+    }
+
+    /// The type of a piece.
+    fn type_of(&self, text: &str) -> TokenType {
+        let is_byte = text.len() == "<0x00>".len() && text.starts_with("<0x") && text.ends_with('>');
+        match self.is_spm() {
+            true if self.json["model"]["unk_token"] == text => TokenType::Unknown,
+            true if is_byte => TokenType::Byte,
+            _ => TokenType::Normal,
+        }
     }
 
     /// The place of a token with this id.
@@ -116,11 +142,70 @@ impl File {
                 .and_then(|pair| Some(format!("{} {}", pair.first()?.as_str()?, pair.get(1)?.as_str()?)));
             let text = merge.as_str().map(String::from).or(pair).filter(|text| text.matches(' ').count() == 1);
             text.ok_or_else(|| {
-                let allowed = "two pieces in the byte alphabet";
+                let allowed = "two pieces without spaces";
                 Error::invalid(&self.path, format!("merge {i}"), &merge.to_string(), allowed)
             })
         };
         self.json["model"]["merges"].as_array().into_iter().flatten().enumerate().map(merge).collect()
+    }
+
+    /// Scores from which our tokenizer makes these very merges. A merge ranks by what it makes, so what is made earlier has
+    /// the higher score; where the merges that make two pieces alternate, these have the same.
+    fn scores(&self, vocab: &Vocab, merges: &[String]) -> Result<Vec<f32>, Error> {
+        let wholes: Vec<_> = merges.iter().map(|merge| merge.replace(' ', "")).collect();
+        let last: HashMap<&str, usize> =
+            wholes.iter().enumerate().map(|(rank, whole)| (whole.as_str(), rank)).collect();
+        let mut scores = vec![-1.0 - merges.len() as f32; vocab.tokens.len()];
+        let (mut score, mut end) = (0.0, 0);
+        for (rank, whole) in wholes.iter().enumerate() {
+            if rank > end {
+                score -= 1.0;
+            }
+            end = end.max(last[whole.as_str()]);
+            if let Some(&id) = vocab.ids.get(whole) {
+                scores[id as usize] = score;
+            }
+        }
+        let is_piece = |(_, (_, kind)): &(u32, (&String, &i32))| **kind == TokenType::Normal as i32;
+        let pieces = (0..).zip(vocab.tokens.iter().zip(&vocab.types)).filter(is_piece);
+        let pieces = pieces.map(|(id, (text, _))| (text.as_str(), id)).collect();
+        let made = merges_by_score(&pieces, &vocab.tokens, &scores)
+            .map_err(|source| Error::Vocabulary { path: self.path.clone(), source })?;
+        let differ = |(made, merge): (&(String, String), &String)| format!("{} {}", made.0, made.1) != *merge;
+        match made.iter().zip(merges).position(differ).or((made.len() != merges.len()).then_some(made.len())) {
+            None => Ok(scores),
+            Some(rank) => {
+                let found = merges.get(rank).map_or("absent", String::as_str);
+                let expected = made.get(rank).map(|(left, right)| format!("{left} {right}"));
+                let allowed = expected.unwrap_or("nothing more".into()) + ", by the order of what is made";
+                Err(Error::invalid(&self.path, format!("merge {rank}"), found, allowed))
+            }
+        }
+    }
+
+    /// Whether a text begins with a space that it does not have, where spaces are written as U+2581.
+    fn space_prefix(&self) -> Result<bool, Error> {
+        let (normalizer, pre) = (&self.json["normalizer"], &self.json["pre_tokenizer"]);
+        let replace =
+            |step: &Json| step["type"] == "Replace" && step["pattern"]["String"] == " " && step["content"] == SPACE;
+        let prepend = |step: &Json| step["type"] == "Prepend" && step["prepend"] == SPACE;
+        let metaspace = |scheme: &str| {
+            pre["type"] == "Metaspace"
+                && pre["replacement"] == SPACE
+                && pre["split"] == false
+                && pre["prepend_scheme"] == scheme
+        };
+        match steps(normalizer, "normalizers")[..] {
+            [one, two] if pre.is_null() && prepend(one) && replace(two) => Ok(true),
+            [one] if pre.is_null() && replace(one) => Ok(false),
+            [] if metaspace("always") => Ok(true),
+            [] if metaspace("never") => Ok(false),
+            _ => {
+                let found = format!("{normalizer} and {pre}");
+                let allowed = "spaces replaced by U+2581, with one in front of each text or none, and no other cut";
+                Err(Error::invalid(&self.path, "`normalizer` and `pre_tokenizer`", &found, allowed))
+            }
+        }
     }
 
     /// The name of the pre-tokenizer, the preferred one of several.
@@ -133,7 +218,7 @@ impl File {
         if by_passes.is_empty() {
             let known: Vec<_> = PRE_TOKENIZERS.iter().map(|p| p.names[0]).collect();
             let allowed = format!("those of {}", known.join(", "));
-            return Err(Error::invalid(&self.path, "expressions of `pre_tokenizer`", &passes.join("  "), allowed));
+            return Err(Error::invalid(&self.path, "the expression in `pre_tokenizer`", &passes.join("  "), allowed));
         }
         let nfc = self.nfc()?;
         let with_nfc: Vec<_> = by_passes.into_iter().filter(|p| p.nfc == nfc).collect();

@@ -267,10 +267,6 @@ fn what_would_read_text_in_another_way_is_refused_by_name() {
         expect![[r#"./tokenizer.json: `model.type` is "Unigram"; allowed: "BPE""#]],
     );
     check_refused(
-        |t| t["model"]["byte_fallback"] = true.into(),
-        expect!["./tokenizer.json: `model.byte_fallback` is true; allowed: null, false"],
-    );
-    check_refused(
         |t| t["model"]["end_of_word_suffix"] = "</w>".into(),
         expect![[r#"./tokenizer.json: `model.end_of_word_suffix` is "</w>"; allowed: null, """#]],
     );
@@ -283,13 +279,13 @@ fn what_would_read_text_in_another_way_is_refused_by_name() {
     check_refused(
         |t| t["pre_tokenizer"] = steps(&[r"\w+|\W+"]),
         expect![[
-            r#"./tokenizer.json: expressions of `pre_tokenizer` is \w+|\W+; allowed: those of deepseek-v3, deepseek-llm, deepseek-coder, gpt-2, smollm, llama-bpe, glm4, qwen2, qwen35, gpt-4o"#
+            r#"./tokenizer.json: the expression in `pre_tokenizer` is \w+|\W+; allowed: those of deepseek-v3, deepseek-llm, deepseek-coder, gpt-2, smollm, llama-bpe, glm4, qwen2, qwen35, gpt-4o"#
         ]],
     );
     check_refused(
         |t| t["pre_tokenizer"] = steps(&[&"a|".repeat(1 << 20)]),
         expect![
-            "./tokenizer.json: expressions of `pre_tokenizer` is a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|…; allowed: those of deepseek-v3, deepseek-llm, deepseek-coder, gpt-2, smollm, llama-bpe, glm4, qwen2, qwen35, gpt-4o"
+            "./tokenizer.json: the expression in `pre_tokenizer` is a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|a|…; allowed: those of deepseek-v3, deepseek-llm, deepseek-coder, gpt-2, smollm, llama-bpe, glm4, qwen2, qwen35, gpt-4o"
         ],
     );
     check_refused(
@@ -322,7 +318,7 @@ fn what_would_read_text_in_another_way_is_refused_by_name() {
     );
     check_refused(
         |t| t["model"]["merges"][3] = "a b c".into(),
-        expect![[r#"./tokenizer.json: merge 3 is "a b c"; allowed: two pieces in the byte alphabet"#]],
+        expect![[r#"./tokenizer.json: merge 3 is "a b c"; allowed: two pieces without spaces"#]],
     );
     check_refused(
         |t| t["model"]["merges"][3] = json!(["zq", "zx"]),
@@ -331,6 +327,99 @@ fn what_would_read_text_in_another_way_is_refused_by_name() {
     check_refused(
         |t| _ = t["model"]["vocab"].as_object_mut().unwrap().remove("a"),
         expect!["./tokenizer.json: no token stands for byte 0x61"],
+    );
+}
+
+/// Bytes, characters, pieces by their scores, and marks, as Llama 2 has them; merges as the conversion of its scores
+/// makes them. Runs of spaces share a score, so that their merges alternate.
+fn spm() -> Value {
+    let marks = ["<unk>", "<s>", "</s>"].map(String::from);
+    let bytes = (0..256).map(|b| format!("<0x{b:02X}>"));
+    let made =
+        ["▁t", "he", "▁the", "in", "▁in", "the", "▁a", "an", "▁an", "in▁", "▁▁", "▁▁▁", "▁▁▁▁"].map(String::from);
+    let letters = "▁theinasr.é".chars().map(String::from);
+    let tokens: Vec<String> = marks.into_iter().chain(bytes).chain(made.clone()).chain(letters).collect();
+    let is_piece = |text: &str| tokens[259..].iter().any(|t| t == text);
+    let mut halves = Vec::new();
+    for (rank, whole) in made.iter().enumerate() {
+        for (cut, _) in
+            whole.char_indices().skip(1).filter(|(at, _)| is_piece(&whole[..*at]) && is_piece(&whole[*at..]))
+        {
+            let lengths = (whole[..cut].chars().count(), whole[cut..].chars().count());
+            halves.push((rank.min(10), std::cmp::Reverse(lengths), format!("{} {}", &whole[..cut], &whole[cut..])));
+        }
+    }
+    halves.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    let merges: Vec<_> = halves.into_iter().map(|(_, _, merge)| merge).collect();
+    let n = tokens.len();
+    let vocab: serde_json::Map<String, Value> = tokens.into_iter().zip((0..n).map(Value::from)).collect();
+    let mark = |(id, text): (usize, &str)| {
+        json!({"id": id, "content": text, "special": true, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false})
+    };
+    let added: Vec<Value> = ["<unk>", "<s>", "</s>"].into_iter().enumerate().map(mark).collect();
+    let space = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    json!({
+        "version": "1.0",
+        "added_tokens": added,
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, space]},
+        "pre_tokenizer": null,
+        "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}}], "pair": [{"Sequence": {"id": "A", "type_id": 0}},
+            {"Sequence": {"id": "B", "type_id": 1}}], "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
+        "decoder": null,
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "vocab": vocab, "merges": merges},
+    })
+}
+
+/// The number of ids of [`spm`].
+const N_SPM: usize = 3 + 256 + 13 + 11;
+
+#[test]
+fn sentence_pieces_have_scores_that_make_the_same_ids() {
+    let model = Model::new(&spm(), N_SPM);
+    model.write("tokenizer_config.json", &json!({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}));
+    let keys = model.keys();
+    assert_eq!(keys.str("tokenizer.ggml.model").unwrap_or_else(|e| panic!("{e}")), "llama");
+    let types = keys.i32s("tokenizer.ggml.token_type").unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(types[..4], [2, 3, 3, 6]);
+    assert_eq!(types[258..260], [6, 1]);
+    let scores = keys.f32s("tokenizer.ggml.scores").unwrap_or_else(|e| panic!("{e}"));
+    assert!(scores[259] > scores[260] && scores[270] == scores[271]);
+    assert_eq!(keys.bool("tokenizer.ggml.add_space_prefix").unwrap_or_else(|e| panic!("{e}")), true);
+    assert_eq!(keys.bool("tokenizer.ggml.add_bos_token").unwrap_or_else(|e| panic!("{e}")), true);
+    check_same_ids("llama", &model);
+}
+
+#[test]
+fn sentence_pieces_that_scores_cannot_make_are_refused() {
+    let check = |change: &dyn Fn(&mut Value), expected: Expect| {
+        let mut tokenizer = spm();
+        change(&mut tokenizer);
+        let model = Model::new(&tokenizer, N_SPM);
+        let error = model.open().err().expect("an error").to_string();
+        expected.assert_eq(&error.replace(&model.folder.path().display().to_string(), "."));
+    };
+    check(
+        &|t| t["model"]["merges"].as_array_mut().unwrap().swap(2, 3),
+        expect!["./tokenizer.json: merge 2 is ▁ the; allowed: ▁t he, by the order of what is made"],
+    );
+    check(
+        &|t| _ = t["model"]["merges"].as_array_mut().unwrap().pop(),
+        expect!["./tokenizer.json: merge 18 is absent; allowed: nothing more, by the order of what is made"],
+    );
+    check(
+        &|t| t["normalizer"] = json!({"type": "NFKC"}),
+        expect![[
+            r#"./tokenizer.json: `normalizer` and `pre_tokenizer` is {"type":"NFKC"} and null; allowed: spaces replaced by U+2581, with one in front of each text or none, and no other cut"#
+        ]],
+    );
+    check(
+        &|t| t["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "▁"}),
+        expect![[
+            r#"./tokenizer.json: `normalizer` and `pre_tokenizer` is {"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁…; allowed: spaces replaced by U+2581, with one in front of each text or none, and no other cut"#
+        ]],
     );
 }
 

@@ -172,7 +172,9 @@ impl File {
         let made = merges_by_score(&pieces, &vocab.tokens, &scores)
             .map_err(|source| Error::Vocabulary { path: self.path.clone(), source })?;
         let differ = |(made, merge): (&(String, String), &String)| format!("{} {}", made.0, made.1) != *merge;
-        match made.iter().zip(merges).position(differ).or((made.len() != merges.len()).then_some(made.len())) {
+        let is_longer = made.len() != merges.len();
+        let rank = made.iter().zip(merges).position(differ).or(is_longer.then_some(made.len().min(merges.len())));
+        match rank {
             None => Ok(scores),
             Some(rank) => {
                 let found = merges.get(rank).map_or("absent", String::as_str);

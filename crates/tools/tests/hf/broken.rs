@@ -6,6 +6,7 @@ use std::{
 };
 
 use expect_test::{Expect, expect};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tools::{Source, hf::Folder};
@@ -476,4 +477,31 @@ fn numbers_that_no_type_of_a_gguf_has_are_named() {
     source.read(i, 0..5, &mut rows).unwrap_or_else(|e| panic!("{e}"));
     let error = source.read(i, 5..10, &mut rows).unwrap_err();
     expect!["./model.safetensors: tensor `model.layers.0.mlp.up_proj.weight` holds the FP8 number 0x01 with the scale 2 in row 5; allowed: a number that BF16 has: of scales, 3 to 246"].assert_eq(&model.shown(&error));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn whatever_the_files_hold_nothing_panics(
+        places in prop::collection::vec((0_usize..4000, any::<u8>()), 1..6),
+        cut in 0_usize..20_000,
+        file in 0_usize..3,
+    ) {
+        let model = Model::new();
+        model.write();
+        let path = model.path(["model.safetensors", "config.json", "tokenizer.json"][file]);
+        let mut bytes = fs::read(&path).unwrap_or_else(|e| panic!("{e}"));
+        for (at, byte) in places {
+            let len = bytes.len();
+            bytes[at % len] = byte;
+        }
+        bytes.truncate(cut.max(1));
+        write(&path, &bytes);
+        if let Ok(source) = Folder::open(model.folder.path()) {
+            for (i, w) in source.weights().iter().enumerate() {
+                let mut rows = vec![0.0; w.shape.iter().product()];
+                let _ = source.read(i, 0..w.n_rows(), &mut rows);
+            }
+        }
+    }
 }

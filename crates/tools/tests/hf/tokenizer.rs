@@ -256,7 +256,7 @@ fn a_post_processor_that_begins_with_a_token_adds_bos() {
 
 fn check_refused(change: impl FnOnce(&mut Value), expected: Expect) {
     let model = changed(change);
-    let error = model.open().err().expect("an error").to_string();
+    let error = model.open().expect_err("an error").to_string();
     expected.assert_eq(&error.replace(&model.folder.path().display().to_string(), "."));
 }
 
@@ -349,7 +349,7 @@ fn spm() -> Value {
             halves.push((rank.min(10), std::cmp::Reverse(lengths), format!("{} {}", &whole[..cut], &whole[cut..])));
         }
     }
-    halves.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    halves.sort_by_key(|half| (half.0, half.1));
     let merges: Vec<_> = halves.into_iter().map(|(_, _, merge)| merge).collect();
     let n = tokens.len();
     let vocab: serde_json::Map<String, Value> = tokens.into_iter().zip((0..n).map(Value::from)).collect();
@@ -387,8 +387,8 @@ fn sentence_pieces_have_scores_that_make_the_same_ids() {
     assert_eq!(types[258..260], [6, 1]);
     let scores = keys.f32s("tokenizer.ggml.scores").unwrap_or_else(|e| panic!("{e}"));
     assert!(scores[259] > scores[260] && scores[270] == scores[271]);
-    assert_eq!(keys.bool("tokenizer.ggml.add_space_prefix").unwrap_or_else(|e| panic!("{e}")), true);
-    assert_eq!(keys.bool("tokenizer.ggml.add_bos_token").unwrap_or_else(|e| panic!("{e}")), true);
+    assert!(keys.bool("tokenizer.ggml.add_space_prefix").unwrap_or_else(|e| panic!("{e}")));
+    assert!(keys.bool("tokenizer.ggml.add_bos_token").unwrap_or_else(|e| panic!("{e}")));
     check_same_ids("llama", &model);
 }
 
@@ -398,7 +398,7 @@ fn sentence_pieces_that_scores_cannot_make_are_refused() {
         let mut tokenizer = spm();
         change(&mut tokenizer);
         let model = Model::new(&tokenizer, N_SPM);
-        let error = model.open().err().expect("an error").to_string();
+        let error = model.open().expect_err("an error").to_string();
         expected.assert_eq(&error.replace(&model.folder.path().display().to_string(), "."));
     };
     check(

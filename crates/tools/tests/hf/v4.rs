@@ -225,17 +225,59 @@ fn check_size(key: &str, value: Value, expected: Expect) {
 
 #[test]
 fn sizes_are_checked() {
-    check_size("n_routed_experts", json!(1_u64 << 60), expect!["./config.json: `n_routed_experts` is 1152921504606846976; allowed: 1 to 1024"]);
-    check_size("n_routed_experts", json!(7), expect!["./model-00002-of-00008.safetensors: tensor `layers.0.ffn.gate.weight` has shape [6, 160]; expected [7, 160]"]);
+    check_size(
+        "n_routed_experts",
+        json!(1_u64 << 60),
+        expect!["./config.json: `n_routed_experts` is 1152921504606846976; allowed: 1 to 1024"],
+    );
+    check_size(
+        "n_routed_experts",
+        json!(7),
+        expect![
+            "./model-00002-of-00008.safetensors: tensor `layers.0.ffn.gate.weight` has shape [6, 160]; expected [7, 160]"
+        ],
+    );
     check_size("o_groups", json!(3), expect!["./config.json: `o_groups` is 3; allowed: a divisor of 4 heads"]);
-    check_size("qk_rope_head_dim", json!(15), expect!["./config.json: `qk_rope_head_dim` is 15; allowed: an even number"]);
-    check_size("compress_ratios", json!([128, 0, 4]), expect!["./config.json: `compress_ratios` is [128,0,4]; allowed: a list of 6 numbers or more"]);
-    check_size("compress_ratios", json!([128, 0, 4, 128, 4, -1]), expect!["./config.json: `compress_ratios` is -1; allowed: 0 to 4096"]);
+    check_size(
+        "qk_rope_head_dim",
+        json!(15),
+        expect!["./config.json: `qk_rope_head_dim` is 15; allowed: an even number"],
+    );
+    check_size(
+        "compress_ratios",
+        json!([128, 0, 4]),
+        expect!["./config.json: `compress_ratios` is [128,0,4]; allowed: a list of 6 numbers or more"],
+    );
+    check_size(
+        "compress_ratios",
+        json!([128, 0, 4, 128, 4, -1]),
+        expect!["./config.json: `compress_ratios` is -1; allowed: 0 to 4096"],
+    );
     check_size("num_experts_per_tok", json!(7), expect!["./config.json: `num_experts_per_tok` is 7; allowed: 1 to 6"]);
-    check_size("moe_intermediate_size", json!(48), expect!["./model-00002-of-00008.safetensors: tensor `layers.0.ffn.experts.0.w1.weight` has shape [64, 80]; expected [48, 80]"]);
-    check_size("num_hidden_layers", json!(5), expect![".: tensor `layers.5.attn_norm.weight` is no part of the architecture as we know it, and neither are 68 more"]);
-    check_size("scoring_func", json!("softmax"), expect![[r#"./config.json: `scoring_func` is "softmax"; allowed: "sqrtsoftplus""#]]);
-    check_size("quantization_config", json!({"weight_block_size": [64, 64]}), expect!["./config.json: `quantization_config.weight_block_size` is [64,64]; allowed: [128,128]"]);
+    check_size(
+        "moe_intermediate_size",
+        json!(48),
+        expect![
+            "./model-00002-of-00008.safetensors: tensor `layers.0.ffn.experts.0.w1.weight` has shape [64, 80]; expected [48, 80]"
+        ],
+    );
+    check_size(
+        "num_hidden_layers",
+        json!(5),
+        expect![
+            ".: tensor `layers.5.attn_norm.weight` is no part of the architecture as we know it, and neither are 68 more"
+        ],
+    );
+    check_size(
+        "scoring_func",
+        json!("softmax"),
+        expect![[r#"./config.json: `scoring_func` is "softmax"; allowed: "sqrtsoftplus""#]],
+    );
+    check_size(
+        "quantization_config",
+        json!({"weight_block_size": [64, 64]}),
+        expect!["./config.json: `quantization_config.weight_block_size` is [64,64]; allowed: [128,128]"],
+    );
 }
 
 /// What is said of a model with a changed tensor, when it is opened or all of it is read.
@@ -264,12 +306,48 @@ fn tensors_are_checked() {
         *t = Tensor::new(t.name.clone(), "BF16", &[160, 64]);
         *bytes = vec![0; t.n_bytes()];
     };
-    check_tensor(&format!("{expert}.weight"), in_bf16, expect!["./model-00004-of-00008.safetensors: tensor `layers.2.ffn.experts.3.w2.weight` is of type BF16; allowed: I8, as the other experts' of this layer"]);
+    check_tensor(
+        &format!("{expert}.weight"),
+        in_bf16,
+        expect![
+            "./model-00004-of-00008.safetensors: tensor `layers.2.ffn.experts.3.w2.weight` is of type BF16; allowed: I8, as the other experts' of this layer"
+        ],
+    );
     let transposed = |t: &mut Tensor, _: &mut Vec<u8>| t.shape.reverse();
-    check_tensor(&format!("{expert}.weight"), transposed, expect!["./model-00004-of-00008.safetensors: tensor `layers.2.ffn.experts.3.w2.weight` has shape [32, 160]; expected [160, 32]"]);
-    check_tensor(&format!("{expert}.scale"), transposed, expect!["./model-00004-of-00008.safetensors: tensor `layers.2.ffn.experts.3.w2.scale` has shape [2, 160]; expected [160, 2]"]);
-    check_tensor(&format!("{expert}.scale"), |_, bytes| bytes[11] = 255, expect!["./model-00004-of-00008.safetensors: tensor `layers.2.ffn.experts.3.w2.weight` holds the scale 255, NaN in row 5; allowed: 0 to 254"]);
-    check_tensor("layers.1.ffn.gate.tid2eid", |_, bytes| bytes[52] = 1, expect!["./model-00003-of-00008.safetensors: tensor `layers.1.ffn.gate.tid2eid` holds 4294967298 in row 3; allowed: numbers of 32 bits"]);
+    check_tensor(
+        &format!("{expert}.weight"),
+        transposed,
+        expect![
+            "./model-00004-of-00008.safetensors: tensor `layers.2.ffn.experts.3.w2.weight` has shape [32, 160]; expected [160, 32]"
+        ],
+    );
+    check_tensor(
+        &format!("{expert}.scale"),
+        transposed,
+        expect![
+            "./model-00004-of-00008.safetensors: tensor `layers.2.ffn.experts.3.w2.scale` has shape [2, 160]; expected [160, 2]"
+        ],
+    );
+    check_tensor(
+        &format!("{expert}.scale"),
+        |_, bytes| bytes[11] = 255,
+        expect![
+            "./model-00004-of-00008.safetensors: tensor `layers.2.ffn.experts.3.w2.weight` holds the scale 255, NaN in row 5; allowed: 0 to 254"
+        ],
+    );
+    check_tensor(
+        "layers.1.ffn.gate.tid2eid",
+        |_, bytes| bytes[52] = 1,
+        expect![
+            "./model-00003-of-00008.safetensors: tensor `layers.1.ffn.gate.tid2eid` holds 4294967298 in row 3; allowed: numbers of 32 bits"
+        ],
+    );
     let renamed = |t: &mut Tensor, _: &mut Vec<u8>| t.name.push('x');
-    check_tensor("layers.4.hc_attn_fn", renamed, expect!["./model-00006-of-00008.safetensors: tensor `layers.4.hc_attn_fn` is missing, though `model.safetensors.index.json` has it here"]);
+    check_tensor(
+        "layers.4.hc_attn_fn",
+        renamed,
+        expect![
+            "./model-00006-of-00008.safetensors: tensor `layers.4.hc_attn_fn` is missing, though `model.safetensors.index.json` has it here"
+        ],
+    );
 }

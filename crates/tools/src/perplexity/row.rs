@@ -103,7 +103,7 @@ fn exp(x: f32) -> f32 {
     /// A number whose last digit is 1, so that adding it rounds to whole ones, which are then its lowest bits.
     const ROUNDING: f32 = 12_582_912.0;
     /// `ln 2` in two parts, the first with few enough digits that its products are exact.
-    const LN_2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+    const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
     let least = if x > -87.0 { x } else { -87.0 };
     let shifted = least * std::f32::consts::LOG2_E + ROUNDING;
     let n = shifted - ROUNDING;

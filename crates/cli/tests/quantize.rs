@@ -69,10 +69,63 @@ fn a_dry_run_in_words() {
     check(
         &quantize(&["--recipe", "q4_k_m", "--dry-run"]),
         &expect![[r#"
-        error: a bug in ds4: recipes that come along are sound: RecipeError { line: Some(5), what: "`Q6_K` is no type that can be made; there are copy, F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4, TQ1_0, TQ2_0" } (crates/tools/src/recipe.rs:108)
-        help: please report it, with this line, the command and the model
-        exit 1
-    "#]],
+            token_embd.weight         [320, 96]  F16  ->  Q8_0  31.9 KiB  for Q6_K
+            output_norm.weight        [96]       F32  ->  F32   384 B
+            blk.0.attn_norm.weight    [96]       F32  ->  F32   384 B
+            blk.0.attn_q.weight       [96, 96]   F16  ->  Q5_0  6.2 KiB   for Q4_K
+            blk.0.attn_k.weight       [32, 96]   F16  ->  Q5_0  2.1 KiB   for Q4_K
+            blk.0.attn_v.weight       [32, 96]   F16  ->  Q5_0  2.1 KiB   for Q4_K
+            blk.0.attn_output.weight  [96, 96]   F16  ->  Q5_0  6.2 KiB   for Q4_K
+            blk.0.ffn_norm.weight     [96]       F32  ->  F32   384 B
+            blk.0.ffn_gate.weight     [256, 96]  F16  ->  Q5_0  16.5 KiB  for Q4_K
+            blk.0.ffn_up.weight       [256, 96]  F16  ->  Q5_0  16.5 KiB  for Q4_K
+            blk.0.ffn_down.weight     [96, 256]  F16  ->  Q4_K  13.5 KiB
+            blk.1.attn_norm.weight    [96]       F32  ->  F32   384 B
+            blk.1.attn_q.weight       [96, 96]   F16  ->  Q5_0  6.2 KiB   for Q4_K
+            blk.1.attn_k.weight       [32, 96]   F16  ->  Q5_0  2.1 KiB   for Q4_K
+            blk.1.attn_v.weight       [32, 96]   F16  ->  Q5_0  2.1 KiB   for Q4_K
+            blk.1.attn_output.weight  [96, 96]   F16  ->  Q5_0  6.2 KiB   for Q4_K
+            blk.1.ffn_norm.weight     [96]       F32  ->  F32   384 B
+            blk.1.ffn_gate.weight     [256, 96]  F16  ->  Q5_0  16.5 KiB  for Q4_K
+            blk.1.ffn_up.weight       [256, 96]  F16  ->  Q5_0  16.5 KiB  for Q4_K
+            blk.1.ffn_down.weight     [96, 256]  F16  ->  Q4_K  13.5 KiB
+            blk.2.attn_norm.weight    [96]       F32  ->  F32   384 B
+            blk.2.attn_q.weight       [96, 96]   F16  ->  Q5_0  6.2 KiB   for Q4_K
+            blk.2.attn_k.weight       [32, 96]   F16  ->  Q5_0  2.1 KiB   for Q4_K
+            blk.2.attn_v.weight       [32, 96]   F16  ->  Q8_0  3.2 KiB   for Q6_K
+            blk.2.attn_output.weight  [96, 96]   F16  ->  Q5_0  6.2 KiB   for Q4_K
+            blk.2.ffn_norm.weight     [96]       F32  ->  F32   384 B
+            blk.2.ffn_gate.weight     [256, 96]  F16  ->  Q5_0  16.5 KiB  for Q4_K
+            blk.2.ffn_up.weight       [256, 96]  F16  ->  Q5_0  16.5 KiB  for Q4_K
+            blk.2.ffn_down.weight     [96, 256]  F16  ->  Q6_K  19.7 KiB
+            blk.3.attn_norm.weight    [96]       F32  ->  F32   384 B
+            blk.3.attn_q.weight       [96, 96]   F16  ->  Q5_0  6.2 KiB   for Q4_K
+            blk.3.attn_k.weight       [32, 96]   F16  ->  Q5_0  2.1 KiB   for Q4_K
+            blk.3.attn_v.weight       [32, 96]   F16  ->  Q5_0  2.1 KiB   for Q4_K
+            blk.3.attn_output.weight  [96, 96]   F16  ->  Q5_0  6.2 KiB   for Q4_K
+            blk.3.ffn_norm.weight     [96]       F32  ->  F32   384 B
+            blk.3.ffn_gate.weight     [256, 96]  F16  ->  Q5_0  16.5 KiB  for Q4_K
+            blk.3.ffn_up.weight       [256, 96]  F16  ->  Q5_0  16.5 KiB  for Q4_K
+            blk.3.ffn_down.weight     [96, 256]  F16  ->  Q4_K  13.5 KiB
+            blk.4.attn_norm.weight    [96]       F32  ->  F32   384 B
+            blk.4.attn_q.weight       [96, 96]   F16  ->  Q5_0  6.2 KiB   for Q4_K
+            blk.4.attn_k.weight       [32, 96]   F16  ->  Q5_0  2.1 KiB   for Q4_K
+            blk.4.attn_v.weight       [32, 96]   F16  ->  Q8_0  3.2 KiB   for Q6_K
+            blk.4.attn_output.weight  [96, 96]   F16  ->  Q5_0  6.2 KiB   for Q4_K
+            blk.4.ffn_norm.weight     [96]       F32  ->  F32   384 B
+            blk.4.ffn_gate.weight     [256, 96]  F16  ->  Q5_0  16.5 KiB  for Q4_K
+            blk.4.ffn_up.weight       [256, 96]  F16  ->  Q5_0  16.5 KiB  for Q4_K
+            blk.4.ffn_down.weight     [96, 256]  F16  ->  Q6_K  19.7 KiB
+
+            F32   11 tensors  1.1 K weights    4.1 KiB    32.00 bits each
+            Q4_K  3 tensors   73.7 K weights   40.5 KiB   4.50 bits each
+            Q5_0  28 tensors  362.5 K weights  243.4 KiB  5.50 bits each
+            Q6_K  2 tensors   49.2 K weights   39.4 KiB   6.56 bits each
+            Q8_0  3 tensors   36.9 K weights   38.2 KiB   8.50 bits each
+
+            383008 bytes in all, 374.0 KiB
+            exit 0
+        "#]],
     );
 }
 
@@ -94,10 +147,22 @@ fn recipes_are_listed() {
     check(
         &run(&["quantize", "--recipes"]),
         &expect![[r#"
-        error: a bug in ds4: recipes that come along are sound: RecipeError { line: Some(6), what: "`IQ2_XXS` is no type that can be made; there are copy, F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4, TQ1_0, TQ2_0" } (crates/tools/src/recipe.rs:108)
-        help: please report it, with this line, the command and the model
-        exit 1
-    "#]],
+            q2      DeepSeek V4, 2 bits: gate and up IQ2_XXS, down Q2_K; wants an importance matrix
+            q2-q4   DeepSeek V4 Flash, 2 bits, experts of layers 37 to 42 Q4_K
+            q4      DeepSeek V4, 4 bits: experts Q4_K
+            mxfp4   DeepSeek V4, experts MXFP4, as the authors trained them
+            pro-q2  DeepSeek V4 PRO, 2 bits: as q2
+            pro-q4  DeepSeek V4 PRO, 4 bits: as q4
+            v4      DeepSeek V4 without its experts, which stay as they are
+            q4_k_m  4 bits, and 6 for what errors hurt most
+            q5_k_m  5 bits, and 6 for what errors hurt most
+            q6_k    6 bits: hardly any loss
+            q8_0    8 bits: no loss that shows
+            iq4_xs  4.25 bits with uneven levels: smaller than q4_k_m, slower on some machines
+            f16     16 bits each: the usual start of other programs
+            copy    every tensor as it is: another container, nothing lost
+            exit 0
+        "#]],
     );
 }
 
@@ -129,10 +194,10 @@ fn what_cannot_be_is_refused_in_a_line() {
     check(
         &quantize(&["--recipe", broken, "--dry-run"]),
         &expect![[r#"
-        error: SCRATCH/broken.recipe: line 2: `Q9` is no type that can be made; there are copy, F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4, TQ1_0, TQ2_0
-        help: docs/quantization.md describes recipes
-        exit 2
-    "#]],
+            error: SCRATCH/broken.recipe: line 2: `Q9` is no type that can be made; there are copy, F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, IQ4_NL, IQ4_XS, MXFP4, TQ1_0, TQ2_0
+            help: docs/quantization.md describes recipes
+            exit 2
+        "#]],
     );
     check(
         &quantize(&["--recipe", "q8_0", "--out", there]),
@@ -153,10 +218,10 @@ fn what_cannot_be_is_refused_in_a_line() {
     check(
         &quantize(&["--recipe", "q2", "--dry-run"]),
         &expect![[r#"
-        error: a bug in ds4: recipes that come along are sound: RecipeError { line: Some(6), what: "`IQ2_XXS` is no type that can be made; there are copy, F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4, TQ1_0, TQ2_0" } (crates/tools/src/recipe.rs:108)
-        help: please report it, with this line, the command and the model
-        exit 1
-    "#]],
+            error: the recipe is for models of the family deepseek4, and this one is of the family "llama"
+            help: take another recipe; --recipes lists them
+            exit 2
+        "#]],
     );
     check(
         &quantize(&["--recipe", "q8_0", "--tensor", "output.weight", "--dry-run"]),

@@ -282,10 +282,7 @@ fn what_is_wrong_with_a_legacy_file_is_said_with_its_entry() {
         &file(-1, b"x", 1, 2, &[1.0, 2.0], &[]),
         expect!["file: number of entries at byte 0 is -1; allowed: 1 to 1"],
     );
-    refused(
-        &file(2, b"x", 1, 3, &[1.0; 5], &[]),
-        expect!["file: number of entries at byte 0 is 2; allowed: 1 to 1"],
-    );
+    refused(&file(2, b"x", 1, 3, &[1.0; 5], &[]), expect!["file: number of entries at byte 0 is 2; allowed: 1 to 1"]);
     refused(
         &file(1, b"", 1, 2, &[1.0, 2.0], &[]),
         expect!["file: length of the name of entry 0 at byte 4 is 0; allowed: 1 to 256"],

@@ -6,7 +6,7 @@ use expect_test::{Expect, expect};
 use gguf::Element;
 use quant::Format;
 use serde_json::{Value, json};
-use tools::{Source, hf::Folder};
+use tools::{Source, hf::Folder, quantize::Plan, recipe::Recipe};
 
 use crate::common::{
     Random, byte_tokenizer, bytes_of, convert, logits,
@@ -186,7 +186,8 @@ fn expert_tables_and_what_is_left_out() {
 }
 
 /// Opens a model of the published sizes, whose weights are holes.
-fn check_published(name: &str, n_layer: usize, n_weights: u64) {
+/// Its weights, and the bytes of the files that are published of it, by their recipes (specification, section 4.3).
+fn check_published(name: &str, n_layer: usize, n_weights: u64, recipes: &[(&str, u64)]) {
     let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
     sparse_v4(folder.path(), &published(name));
     let start = Instant::now();
@@ -198,6 +199,13 @@ fn check_published(name: &str, n_layer: usize, n_weights: u64) {
     assert_eq!(total, n_weights, "{name}");
     let n_layer_found = source.weights().iter().filter(|w| w.name.ends_with(".ffn_gate_exps.weight")).count();
     assert_eq!(n_layer_found, n_layer);
+    for (recipe, n_bytes) in recipes {
+        let planned = Plan::new(&source, &Recipe::named(recipe).unwrap_or_default(), None);
+        let planned = planned.unwrap_or_else(|e| panic!("{recipe}: {e}")).n_bytes();
+        let off = planned.abs_diff(*n_bytes) as f64 / *n_bytes as f64;
+        assert!(off < 1e-3, "{name} by {recipe}: {planned} bytes, published {n_bytes}");
+        eprintln!("{name} by {recipe}: {planned} bytes, {:+.4} %", 100.0 * (planned as f64 / *n_bytes as f64 - 1.0));
+    }
     let last = source.weights().len() - 1;
     let mut row = [1.0];
     source.read(last, 0..1, &mut row).unwrap_or_else(|e| panic!("{e}"));
@@ -206,12 +214,15 @@ fn check_published(name: &str, n_layer: usize, n_weights: u64) {
 
 #[test]
 fn flash_has_its_published_size() {
-    check_published("config-flash.json", 43, 284_332_240_471);
+    let recipes =
+        [("q2", 86_714_775_900), ("q2-q4", 97_591_747_456), ("q4", 164_628_167_004), ("mxfp4", 155_971_123_548)];
+    check_published("config-flash.json", 43, 284_332_240_471, &recipes);
 }
 
 #[test]
 fn pro_has_its_published_size() {
-    check_published("config-pro.json", 61, 1_572_997_201_763);
+    let recipes = [("pro-q2", 464_621_966_732), ("pro-q4", 899_827_144_076), ("mxfp4", 851_471_013_260)];
+    check_published("config-pro.json", 61, 1_572_997_201_763, &recipes);
 }
 
 /// What is said of a model with another size.

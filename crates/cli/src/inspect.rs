@@ -1,11 +1,18 @@
 //! What is in a model file: its keys, and its tensors by type or one by one. Reads the header only.
 
-use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+use std::{fmt::Write as _, path::Path};
 
 use gguf::{Array, Gguf, TensorInfo, Value};
 use serde_json::{Map, Value as Json, json};
 
-use crate::{args::InspectArgs, error::Error, output, table::table, terminal::escape, units};
+use crate::{
+    args::InspectArgs,
+    error::Error,
+    output,
+    table::{by_type, table},
+    terminal::escape,
+    units,
+};
 
 /// Prints what `args` asks for.
 pub(crate) fn run(args: &InspectArgs) -> Result<(), Error> {
@@ -25,7 +32,7 @@ fn as_text(file: &Gguf, path: &Path, tensors: bool) -> String {
     out += "\n";
     match tensors {
         true => table(&mut out, file.tensors().iter().map(tensor_row)),
-        false => table(&mut out, by_type(file.tensors()).into_iter().map(type_row)),
+        false => table(&mut out, by_type(file.tensors().iter().map(of_tensor))),
     }
     out
 }
@@ -45,27 +52,8 @@ fn summary(file: &Gguf, path: &Path) -> String {
     )
 }
 
-/// Tensors, weights and bytes of each type.
-fn by_type(tensors: &[TensorInfo]) -> BTreeMap<&'static str, (usize, u64, u64)> {
-    let mut types = BTreeMap::new();
-    for t in tensors {
-        let (n, weights, bytes) = types.entry(t.element.name()).or_insert((0, 0, 0));
-        *n += 1;
-        *weights += t.n_elements() as u64;
-        *bytes += t.n_bytes() as u64;
-    }
-    types
-}
-
-fn type_row((name, (n, weights, bytes)): (&'static str, (usize, u64, u64))) -> Vec<String> {
-    let bits = 8.0 * bytes as f64 / weights.max(1) as f64;
-    vec![
-        name.into(),
-        format!("{n} tensors"),
-        format!("{} weights", units::count(weights)),
-        units::bytes(bytes),
-        format!("{bits:.2} bits each"),
-    ]
+fn of_tensor(t: &TensorInfo) -> (&'static str, u64, u64) {
+    (t.element.name(), t.n_elements() as u64, t.n_bytes() as u64)
 }
 
 fn tensor_row(t: &TensorInfo) -> Vec<String> {

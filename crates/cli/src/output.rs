@@ -129,7 +129,7 @@ impl NewFile {
     /// # Errors
     /// [`Error::NoSpace`].
     pub(crate) fn check_room(&self, needed_bytes: u64) -> Result<Option<u64>, Error> {
-        let free = self.temporary.as_deref().and_then(free_bytes);
+        let free = self.temporary.as_deref().and_then(files::free_bytes);
         match free {
             Some(free_bytes) if free_bytes < needed_bytes => {
                 Err(Error::NoSpace { path: self.path.clone(), needed_bytes, free_bytes })
@@ -175,17 +175,6 @@ impl Write for NewFile {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
-    }
-}
-
-/// What can still be written to the disk that a file is on.
-fn free_bytes(path: &Path) -> Option<u64> {
-    #[cfg(unix)]
-    return rustix::fs::statvfs(path).ok().and_then(|disk| disk.f_bavail.checked_mul(disk.f_frsize));
-    #[cfg(not(unix))]
-    {
-        let _ = path;
-        None
     }
 }
 

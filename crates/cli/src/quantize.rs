@@ -1,9 +1,7 @@
 //! Packs a model by a recipe, or shows what that would come to.
 
 use std::{
-    collections::BTreeMap,
     fmt::Write as _,
-    fs,
     num::NonZero,
     ops::ControlFlow,
     path::Path,
@@ -27,7 +25,8 @@ use crate::{
     interrupt::Work,
     output,
     progress::Progress,
-    table::table,
+    prompt,
+    table::{by_type, table},
     terminal::{self, escape},
     units,
 };
@@ -93,8 +92,7 @@ fn guide<S: Source>(path: &Path, source: &S) -> Result<Guide, Error> {
 }
 
 fn read_recipe(path: &Path) -> Result<Recipe, Error> {
-    let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
-    Recipe::parse(&text).map_err(|source| Error::Recipe { path: path.into(), source })
+    Recipe::parse(&prompt::read_file(path)?).map_err(|source| Error::Recipe { path: path.into(), source })
 }
 
 fn pack<S: Source>(
@@ -144,34 +142,19 @@ fn as_text(plan: &Plan) -> String {
     let mut out = String::new();
     table(&mut out, plan.targets.iter().map(row));
     out += "\n";
-    table(
-        &mut out,
-        by_type(plan).into_iter().map(|(name, (n, weights, bytes))| {
-            let bits = 8.0 * bytes as f64 / weights.max(1) as f64;
-            let cells = [format!("{n} tensors"), format!("{} weights", units::count(weights)), units::bytes(bytes)];
-            [vec![name.to_string()], cells.to_vec(), vec![format!("{bits:.2} bits each")]].concat()
-        }),
-    );
+    table(&mut out, by_type(plan.targets.iter().map(of_target)));
     let _ = writeln!(out, "\n{} bytes in all, {}", plan.n_bytes(), units::bytes(plan.n_bytes()));
     out
+}
+
+fn of_target(t: &Planned) -> (&'static str, u64, u64) {
+    (t.to.name(), t.shape.iter().product::<usize>() as u64, t.n_bytes)
 }
 
 fn row(t: &Planned) -> Vec<String> {
     let instead = t.instead_of.map(|asked| format!("for {}", asked.name())).unwrap_or_default();
     let (from, to) = (t.from.name().to_string(), t.to.name().to_string());
     vec![escape(&t.name), format!("{:?}", t.shape), from, "->".into(), to, units::bytes(t.n_bytes), instead]
-}
-
-/// Tensors, weights and bytes of each type.
-fn by_type(plan: &Plan) -> BTreeMap<&'static str, (usize, u64, u64)> {
-    let mut types = BTreeMap::new();
-    for t in &plan.targets {
-        let (n, weights, bytes) = types.entry(t.to.name()).or_insert((0, 0, 0));
-        *n += 1;
-        *weights += t.shape.iter().product::<usize>() as u64;
-        *bytes += t.n_bytes;
-    }
-    types
 }
 
 fn as_json(plan: &Plan) -> String {

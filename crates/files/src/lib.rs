@@ -51,6 +51,12 @@ pub fn sync_folder(path: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
 }
 
+/// What can still be written to the disk that a file is on, or would be; `None` where the system does not tell.
+pub fn free_bytes(path: &Path) -> Option<u64> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs4::available_space(folder).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,9 +4,6 @@ use gguf::Element;
 
 use crate::{Source, Weights};
 
-/// Values that are compared at a time.
-const STEP: usize = 1 << 20;
-
 /// How far a tensor is from what it was made of.
 #[derive(Clone, Debug)]
 pub struct Difference {
@@ -79,7 +76,7 @@ fn difference<A: Source, B: Source>(
         let (tensor, found, expected) = (a.name.clone(), a.shape.clone(), b.shape.clone());
         return Err(CompareError::Shape { tensor, found, expected });
     }
-    let (n_rows, step) = (a.n_rows(), (STEP / a.n_cols()).max(1));
+    let (n_rows, step) = (a.n_rows(), a.rows_at_a_time());
     let (mut x, mut y) = (Vec::new(), Vec::new());
     let (mut squares, mut errors, mut largest) = (0.0, 0.0, 0f64);
     for start in (0..n_rows).step_by(step) {

@@ -58,6 +58,11 @@ impl Weights {
         self.shape[..self.shape.len() - 1].iter().product()
     }
 
+    /// Rows that are worth reading at a time: about a million values.
+    pub(crate) fn rows_at_a_time(&self) -> usize {
+        ((1 << 20) / self.n_cols()).max(1)
+    }
+
     /// Rows of a matrix, of which a tensor of experts has one for each.
     pub fn n_matrix_rows(&self) -> usize {
         if self.shape.len() > 2 { self.shape[self.shape.len() - 2] } else { self.n_rows() }

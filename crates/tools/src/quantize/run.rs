@@ -19,8 +19,6 @@ use super::{
 };
 use crate::{Source, Weights};
 
-/// Values that are read, packed and written at a time.
-const PIECE: usize = 1 << 20;
 /// Bytes after which complete tensors are made to last.
 const LASTING: u64 = 256 << 20;
 /// Weights from which a scale might not fit its format.
@@ -181,7 +179,7 @@ impl<'a, S: Source> Job<'a, S> {
             _ => None,
         };
         let row_bytes = to.row_bytes(n_cols).expect("planned rows are whole blocks");
-        let step = rows_at_a_time(n_cols);
+        let step = weights.rows_at_a_time();
         for start in piece.rows.clone().step_by(step) {
             let rows = start..(start + step).min(piece.rows.end);
             scratch.bytes.resize(rows.len() * row_bytes, 0);
@@ -202,13 +200,11 @@ impl<'a, S: Source> Job<'a, S> {
         scratch: &mut Scratch,
     ) -> Result<(), Error> {
         let (weights, to) = (&self.source.weights()[i], self.plan.targets[i].to);
-        if let Element::Packed(_) = weights.element {
-            self.read(i, rows.clone(), &mut scratch.values)?;
-        }
-        let Scratch { values, importance: repeated, bytes, again } = scratch;
         if weights.element == to {
-            return self.source.read_bytes(i, rows, bytes).map_err(|e| Error::Source(Box::new(e)));
+            return self.copy_rows(i, rows, scratch);
         }
+        self.read(i, rows.clone(), &mut scratch.values)?;
+        let Scratch { values, importance: repeated, bytes, again } = scratch;
         let Element::Packed(format) = to else { unreachable!("whole numbers stay what they are") };
         let importance = importance.map(|one| {
             repeated.clear();
@@ -219,20 +215,23 @@ impl<'a, S: Source> Job<'a, S> {
         fits(weights, rows.start, format, values, bytes, again)
     }
 
+    /// Copies rows into the scratch bytes; weights have to be numbers there, too.
+    fn copy_rows(&self, i: usize, rows: Range<usize>, scratch: &mut Scratch) -> Result<(), Error> {
+        let weights = &self.source.weights()[i];
+        let Scratch { values, bytes, .. } = scratch;
+        self.source.read_bytes(i, rows.clone(), bytes).map_err(|e| Error::Source(Box::new(e)))?;
+        let Element::Packed(format) = weights.element else { return Ok(()) };
+        values.resize(rows.len() * weights.n_cols(), 0.0);
+        format.decode(bytes, values);
+        are_numbers(weights, rows.start, values)
+    }
+
     /// Reads rows, which have to be numbers.
     fn read(&self, i: usize, rows: Range<usize>, values: &mut Vec<f32>) -> Result<(), Error> {
         let weights = &self.source.weights()[i];
         values.resize(rows.len() * weights.n_cols(), 0.0);
         self.source.read(i, rows.clone(), values).map_err(|e| Error::Source(Box::new(e)))?;
-        match values.iter().position(|x| !x.is_finite()) {
-            None => Ok(()),
-            Some(at) => Err(Error::NotFinite {
-                tensor: weights.name.clone(),
-                row: rows.start + at / weights.n_cols(),
-                column: at % weights.n_cols(),
-                value: values[at],
-            }),
-        }
+        are_numbers(weights, rows.start, values)
     }
 
     /// How much the columns of a piece's matrix matter.
@@ -243,7 +242,7 @@ impl<'a, S: Source> Job<'a, S> {
             return Ok(known);
         }
         let mut sums = vec![0f64; weights.n_cols()];
-        let step = rows_at_a_time(weights.n_cols());
+        let step = weights.rows_at_a_time();
         for start in piece.rows.clone().step_by(step) {
             self.read(piece.tensor, start..(start + step).min(piece.rows.end), &mut scratch.values)?;
             for row in scratch.values.chunks_exact(weights.n_cols()) {
@@ -281,20 +280,29 @@ impl<'a, S: Source> Job<'a, S> {
     }
 }
 
-fn rows_at_a_time(n_cols: usize) -> usize {
-    (PIECE / n_cols).max(1)
-}
-
 /// The pieces of a tensor. What may be guided by all of a matrix is read as a whole.
 fn pieces(weights: &Weights, plan: &Plan, tensor: usize) -> Vec<Piece> {
     let n = weights.n_matrix_rows();
     let whole = matches!(plan.targets[tensor].to, Element::Packed(format) if wants_importance(format));
-    let step = if whole { n } else { rows_at_a_time(weights.n_cols()) };
+    let step = if whole { n } else { weights.rows_at_a_time() };
     let of_matrix = |matrix: usize| {
         let (first, end) = (matrix * n, (matrix + 1) * n);
         (first..end).step_by(step).map(move |start| Piece { tensor, matrix, rows: start..(start + step).min(end) })
     };
     (0..weights.n_rows() / n).flat_map(of_matrix).collect()
+}
+
+/// Checks rows of a tensor, from the row `first` on.
+fn are_numbers(weights: &Weights, first: usize, values: &[f32]) -> Result<(), Error> {
+    match values.iter().position(|x| !x.is_finite()) {
+        None => Ok(()),
+        Some(at) => Err(Error::NotFinite {
+            tensor: weights.name.clone(),
+            row: first + at / weights.n_cols(),
+            column: at % weights.n_cols(),
+            value: values[at],
+        }),
+    }
 }
 
 /// Checks that large weights came out as numbers.

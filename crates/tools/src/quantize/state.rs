@@ -48,10 +48,10 @@ impl Partial {
         }
         let end = |n: usize| if n == 0 { plan.layout.header().len() as u64 } else { plan.layout.range(n - 1).end };
         let needed = plan.n_bytes() - end(n_done);
-        let free = fs4::available_space(partial.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")));
+        let free = files::free_bytes(path);
         let partial = Partial { path: path.to_owned(), partial, state, file, log };
         match free {
-            Ok(free) if free < needed => {
+            Some(free) if free < needed => {
                 if n_done == 0 {
                     partial.remove();
                 }

@@ -150,6 +150,18 @@ fn scoring_that_breaks_off_leaves_no_wrong_logits() {
 }
 
 #[test]
+fn scoring_no_token_leaves_no_logits_of_an_earlier_one() {
+    let (ids, engine) = (tokens("llama/micro"), engine("llama/micro", KvType::F32, 1));
+    let mut session = engine.session(50).unwrap_or_else(|e| panic!("{e}"));
+    session.sync(&ids[..10]).unwrap_or_else(|e| panic!("{e}"));
+    let mut never = |_: &[f32]| panic!("none is asked for");
+    session.score_from(10, &ids[10..20], 7, &mut never).unwrap_or_else(|e| panic!("{e}"));
+    assert!(session.tokens() == &ids[..20] && session.logits().is_empty());
+    session.sync(&ids[..20]).unwrap_or_else(|e| panic!("{e}"));
+    assert!(logits(&engine, &ids[..20], 20).ends_with(session.logits()));
+}
+
+#[test]
 fn scoring_from_a_token_on_computes_the_same_rows() {
     for name in MODELS {
         let (ids, engine) = (&tokens(name)[..40], engine(name, KvType::Native, 2));

@@ -6,7 +6,8 @@
 //! ln p = scale * code + least; the least is 16 below the largest, or the least there is
 //! ```
 //!
-//! There are no checksums. What is not above -16 counts as nothing, as it does there.
+//! There are no checksums, but the likeliest word is always above -16 and never above 0, which damage may well change. What is not
+//! above -16 counts as nothing, as it does there.
 //! Source: `perplexity.cpp` of build 11434.
 
 use std::io::Read;
@@ -21,6 +22,9 @@ const SCALE_BYTES: usize = 8;
 
 /// What is no likelier counts as nothing.
 const LN_P_MIN: f32 = -16.0;
+
+/// By how much rounding may put a word above 0.
+const ROUNDING: f32 = 1e-3;
 
 pub(super) fn row_bytes(n_vocab: usize) -> usize {
     SCALE_BYTES + 2 * n_vocab.next_multiple_of(2)
@@ -56,6 +60,9 @@ pub(super) fn read_row(bytes: &[u8], next: TokenId, out: &mut [f32]) -> Result<(
         *out = if ln_p > LN_P_MIN { ln_p } else { f32::NEG_INFINITY };
     }
     let top = (0..out.len()).fold(0, |top, i| if code(i) > code(top) { i } else { top });
+    if !(out[top] > LN_P_MIN && out[top] <= ROUNDING) {
+        return Err(BaseError::Field { field: "likeliest word" });
+    }
     Ok((-f64::from(ln_p(code(next as usize))), top as TokenId))
 }
 
@@ -67,10 +74,14 @@ mod tests {
 
     /// One chunk of four tokens of a vocabulary of three.
     fn example(scale: f32) -> Vec<u8> {
+        example_from(scale, -16.5)
+    }
+
+    fn example_from(scale: f32, least: f32) -> Vec<u8> {
         let sizes = [4u32, 3, 1, 0, 1, 2, 0];
         let mut bytes = MAGIC.to_vec();
         sizes.iter().for_each(|n| bytes.extend(n.to_le_bytes()));
-        [scale, -16.5f32].iter().for_each(|x| bytes.extend(x.to_le_bytes()));
+        [scale, least].iter().for_each(|x| bytes.extend(x.to_le_bytes()));
         [0u16, 60_000, 64_000, 0].iter().for_each(|code| bytes.extend(code.to_le_bytes()));
         bytes
     }
@@ -99,6 +110,9 @@ mod tests {
         };
         let bytes = example(0.00025);
         check(&example(f32::NAN), "has an impossible scale");
+        for (scale, least) in [(0.00025, -32.5), (0.0, -16.5), (0.00025, -15.0), (1e35, -16.5)] {
+            check(&example_from(scale, least), "has an impossible likeliest word");
+        }
         check(&bytes[..bytes.len() - 2], "has 50 bytes, and should have 52");
         let mut wrong = bytes.clone();
         wrong[20] = 3;

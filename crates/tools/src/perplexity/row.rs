@@ -76,8 +76,9 @@ impl<'a> Row<'a> {
             };
             (sum(ln_p, ln_p, |b, _| exp(b)), sum(ln_p, self.logits, distance))
         });
-        // What is below 0 is rounding.
-        (distance / norm - norm.ln() + (self.ln_sum - f64::from(ln_sum))).max(0.0)
+        let divergence = distance / norm - norm.ln() + (self.ln_sum - f64::from(ln_sum));
+        // What is below 0 is rounding. What is no number, as of words that all cannot be, stays none.
+        if divergence < 0.0 { 0.0 } else { divergence }
     }
 }
 
@@ -155,6 +156,7 @@ mod tests {
         assert_eq!((row.top(), row.rank(2), row.rank(1)), (0, 2, 3));
         assert_eq!(row.divergence_from(&[0.0, f32::NEG_INFINITY, 0.0]), 0.0);
         assert_eq!(row.divergence_from(&[0.0, 0.0, 0.0]), f64::INFINITY);
+        assert!(row.divergence_from(&[f32::NEG_INFINITY; 3]).is_nan(), "no word can be");
     }
 
     #[test]

@@ -58,9 +58,10 @@ impl Folder {
         let family = Family::of(&config)?;
         let mut keys = (family.keys)(&config)?.into_entries();
         keys.insert(1, ("general.name".into(), name(path).into()));
-        keys.extend(tokenizer::keys(path, &config, family.pre)?);
         let files = Shards::open(path)?;
         let plan = (family.plan)(&config, &files)?;
+        // Only now is it known that there are as many words as the numbers say, each of which takes memory.
+        keys.extend(tokenizer::keys(path, &config, family.pre)?);
         Ok(Folder { files, keys, plan })
     }
 

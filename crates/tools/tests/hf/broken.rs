@@ -417,6 +417,18 @@ fn numbers_of_the_configuration_are_checked() {
     );
 }
 
+/// Words take memory, and a few bytes of a stranger's may claim millions of them.
+#[test]
+fn words_are_made_only_where_the_weights_have_them() {
+    check(
+        |m| {
+            m.config["vocab_size"] = json!(1 << 24);
+            m.tokenizer["model"]["type"] = json!("WordPiece"); // told, if the words were looked at
+        },
+        expect!["./model.safetensors: tensor `model.embed_tokens.weight` has shape [260, 8]; expected [16777216, 8]"],
+    );
+}
+
 #[test]
 fn json_is_json() {
     let with = |name: &'static str, text: &'static str| move |folder: &Path| write(&folder.join(name), text.as_bytes());

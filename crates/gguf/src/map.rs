@@ -112,7 +112,7 @@ fn name_of(kind: FileType) -> &'static str {
     if kind.is_dir() { "a folder" } else { "something else" }
 }
 
-/// A range of a model's bytes. Cheap to clone; the file stays mapped while there are any.
+/// A range of a file's bytes. Cheap to clone; the file stays mapped while there are any.
 #[derive(Clone)]
 pub struct Bytes {
     map: Arc<Map>,
@@ -120,6 +120,16 @@ pub struct Bytes {
 }
 
 impl Bytes {
+    /// The bytes of a whole file, whatever they are.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::NotAFile`].
+    pub fn open(path: &Path) -> Result<Bytes, Error> {
+        let map = Map::open(path)?;
+        let range = 0..map.bytes.len();
+        Ok(Bytes { map: Arc::new(map), range })
+    }
+
     pub(crate) fn new(map: Arc<Map>, range: Range<usize>) -> Bytes {
         assert!(range.start <= range.end && range.end <= map.bytes.len(), "{range:?} is not in this file");
         Bytes { map, range }
@@ -133,6 +143,14 @@ impl Bytes {
         assert!(range.start <= range.end && range.end <= self.range.len(), "{range:?} is not in {:?}", self.range);
         let start = self.range.start;
         Bytes { map: self.map.clone(), range: start + range.start..start + range.end }
+    }
+
+    /// Checks that nobody wrote to the file since it was opened, for who reads long after that.
+    ///
+    /// # Errors
+    /// [`Error::Changed`], [`Error::Io`].
+    pub fn check_unchanged(&self) -> Result<(), Error> {
+        self.map.check_unchanged()
     }
 
     /// Asks the system to read these bytes ahead of their use. Returns at once; a wish, not a promise.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use engine::{Engine, Options, Session};
+use gguf::Gguf;
 use tools::perplexity::{self, Files, Head, Passages, Position, Reader, Writer, score};
 
 use self::report::{Outcome, Report};
@@ -31,20 +32,20 @@ const N_CTX: usize = 512;
 pub(crate) fn run(args: &PerplexityArgs) -> Result<(), Error> {
     let models = models(args)?;
     check_names(args, &models)?;
+    check_models(&models)?;
+    let names = report::names(&models);
     let base = open_base(args)?.map(|base| base.head().clone());
     let mut scoring = Scoring::new(args, base.as_ref())?;
-    let mut report = Report::new(args, &models, base.as_ref());
-    for path in models {
-        let outcome = scoring.measure(path)?;
+    let mut report = Report::new(args, &names, base.as_ref());
+    let measured = models.iter().zip(&names).try_for_each(|(path, name)| {
+        let outcome = scoring.measure(path, name)?;
         let complete = outcome.complete();
         report.add(outcome)?;
-        if !complete {
-            report.finish()?;
-            return Err(Error::Interrupted);
-        }
-    }
-    report.finish()?;
-    scoring.detail.map_or(Ok(()), NewFile::finish)
+        if complete { Ok(()) } else { Err(Error::Interrupted) }
+    });
+    // What took its time is told, whatever became of the models behind it.
+    let told = report.finish().and_then(|()| scoring.finish());
+    measured.and(told)
 }
 
 fn models(args: &PerplexityArgs) -> Result<Vec<&Path>, Error> {
@@ -56,6 +57,14 @@ fn models(args: &PerplexityArgs) -> Result<Vec<&Path>, Error> {
         });
     }
     Ok([first].into_iter().chain(args.more.iter().map(|path| &**path)).collect())
+}
+
+/// Refuses what is no model before another one is measured for hours.
+fn check_models(models: &[&Path]) -> Result<(), Error> {
+    match models {
+        [_] => Ok(()), // it is opened next
+        several => several.iter().try_for_each(|path| Gguf::open(path).map(drop)).map_err(Error::from),
+    }
 }
 
 /// Refuses results that would take the place of what is read, or of each other.
@@ -79,6 +88,8 @@ struct Scoring<'a> {
     base: Option<&'a Head>,
     /// Where every position is written.
     detail: Option<NewFile>,
+    /// Whether there are positions of a model.
+    has_detail: bool,
 }
 
 impl<'a> Scoring<'a> {
@@ -86,11 +97,11 @@ impl<'a> Scoring<'a> {
         let text = prompt::read_file(&args.file)?;
         let mut detail = args.detail.as_deref().map(NewFile::create).transpose()?;
         detail.as_mut().map_or(Ok(()), |out| out.text(&report::detail_head(base.is_some())))?;
-        Ok(Scoring { args, text, base, detail })
+        Ok(Scoring { args, text, base, detail, has_detail: false })
     }
 
     /// Scores the text by one model, until Ctrl+C.
-    fn measure(&mut self, path: &Path) -> Result<Outcome, Error> {
+    fn measure(&mut self, path: &Path, name: &str) -> Result<Outcome, Error> {
         let engine = self.open(path)?;
         let passages = self.passages(&engine)?;
         let mut session = open_session(&engine, passages.n_ctx())?;
@@ -100,14 +111,25 @@ impl<'a> Scoring<'a> {
         let files = Files { base: base.as_mut(), save: save.as_mut() };
         let positions = until_interrupted(&mut session, &passages, files).map_err(|e| told(self.args, e))?;
         engine.finish_trace()?;
-        let outcome = Outcome::new(&engine, &passages, &positions, start.elapsed());
+        let outcome = Outcome::new(&engine, name, passages, &positions, start.elapsed());
         if outcome.complete() {
-            let detail = self.detail.as_mut();
-            let rows = || report::detail_rows(&outcome, &engine, &positions);
-            detail.map_or(Ok(()), |out| rows().try_for_each(|row| out.text(&row)))?;
+            self.write_detail(&engine, name, &positions)?;
             save.map_or(Ok(()), |save| save.into_inner().finish())?;
         }
         Ok(outcome)
+    }
+
+    /// Writes every position of a model, or gives the file up.
+    fn write_detail(&mut self, engine: &Engine, name: &str, positions: &[Position]) -> Result<(), Error> {
+        let Some(mut out) = self.detail.take() else { return Ok(()) };
+        report::detail_rows(name, engine, positions).try_for_each(|row| out.text(&row))?;
+        (self.detail, self.has_detail) = (Some(out), true);
+        Ok(())
+    }
+
+    /// Completes the file of positions.
+    fn finish(self) -> Result<(), Error> {
+        self.detail.filter(|_| self.has_detail).map_or(Ok(()), NewFile::finish)
     }
 
     fn open(&self, path: &Path) -> Result<Engine, Error> {

@@ -181,6 +181,86 @@ fn results_never_take_the_place_of_what_they_are_made_of() {
     assert!(!PathBuf::from(&base).exists());
 }
 
+/// A model that opens and cannot be run: one of its keys is another's.
+fn headless(name: &str) -> String {
+    let bytes = fs::read(testdata("llama/micro.gguf")).unwrap();
+    let key = b"llama.block_count";
+    let at = bytes.windows(key.len()).position(|window| window == key).unwrap();
+    let mut broken = bytes;
+    broken[at..at + key.len()].copy_from_slice(b"other.block_count");
+    fs::write(file(name), broken).unwrap();
+    file(name)
+}
+
+#[test]
+fn what_was_measured_is_told_whatever_comes_after_it() {
+    let (model, text, detail) = (model("llama/micro.gguf"), text("fails.txt"), file("fails.tsv"));
+    let broken = headless("headless.gguf");
+    let args = ["-m", &model, &broken, "-f", &text, "--chunks", "1", "--detail", &detail];
+    let ran = perplexity(&[&args[..], &["--json"]].concat());
+    assert_eq!(ran.status, Some(2), "{}", ran.err);
+    assert!(ran.err.contains("block_count"), "{}", ran.err);
+    let all: Value = serde_json::from_slice(&ran.out).unwrap();
+    assert_eq!((all["models"].as_array().unwrap().len(), &all["models"][0]["complete"]), (1, &true.into()));
+    assert_eq!(fs::read_to_string(&detail).unwrap().lines().count(), 1 + 31);
+    fs::remove_file(&detail).unwrap();
+    // Alone, there is nothing to tell.
+    refused(&["-m", &broken, "-f", &text, "-c", "64", "--detail", &detail, "--json"]);
+    assert!(!PathBuf::from(&detail).exists());
+}
+
+#[test]
+fn all_models_are_there_before_the_first_is_measured() {
+    let (model, text) = (model("llama/micro.gguf"), text("typo.txt"));
+    let typo = file("no-such-model.gguf");
+    assert!(refused(&["-m", &model, &typo, "-f", &text, "-c", "64"]).starts_with(&format!("error: {typo}: ")));
+}
+
+#[test]
+fn models_of_one_name_are_told_apart_by_their_paths() {
+    let folders = ["one", "other"].map(|name| {
+        fs::create_dir_all(file(name)).unwrap();
+        fs::copy(testdata("llama/micro.gguf"), format!("{}/same.gguf", file(name))).unwrap();
+        format!("{}/same.gguf", file(name))
+    });
+    let (third, text, detail) = (model("llama/micro-llama3.gguf"), text("alike.txt"), file("alike.tsv"));
+    let args = ["-m", &folders[0], &folders[1], &third, "-f", &text, "--chunks", "1", "--detail", &detail];
+    let ran = perplexity(&args);
+    assert_eq!(ran.status, Some(0), "{}", ran.err);
+    let rows = fs::read_to_string(&detail).unwrap();
+    for name in [&*folders[0], &folders[1], "micro-llama3"] {
+        assert!(ran.out_str().lines().any(|line| line.starts_with(&format!("{name} "))), "{}", ran.out_str());
+        assert_eq!(rows.lines().filter(|row| row.starts_with(&format!("\"{name}\"\t"))).count(), 31, "{name}");
+    }
+}
+
+#[test]
+fn models_that_read_other_tokens_are_told() {
+    let [one, same, other] = ["llama/micro.gguf", "llama/micro.gguf", "deepseek_v4/micro-flash.gguf"].map(model);
+    let text = text("tokens.txt");
+    let ran = perplexity(&["-m", &one, &same, &other, "-f", &text, "--chunks", "2", "--json"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.err);
+    let all: Value = serde_json::from_slice(&ran.out).unwrap();
+    assert_eq!([0, 1, 2].map(|i| all["models"][i]["same_tokens"] == true), [true, true, false]);
+    let notes: Vec<&str> = ran.err.lines().filter(|line| line.contains("as other tokens than")).collect();
+    assert_eq!(notes.len(), 1, "{}", ran.err);
+    assert!(notes[0].starts_with("micro-flash reads the text as other tokens than "), "{}", notes[0]);
+}
+
+#[test]
+fn the_place_of_experts_changes_no_figure() {
+    let (model, text) = (model("deepseek_v4/micro-flash.gguf"), text("streamed.txt"));
+    let (resident, streamed) = (file("resident.base"), file("streamed.base"));
+    let saved = |base: &str, more: &[&str]| {
+        let ran = perplexity(&[&["-m", &model, "-f", &text, "--chunks", "2", "--save-base", base], more].concat());
+        assert_eq!(ran.status, Some(0), "{}", ran.err);
+    };
+    saved(&resident, &[]);
+    saved(&streamed, &["--no-cache", "--ssd-streaming-cache-experts", "2"]);
+    // The model's line tells no place either, so every byte is the same.
+    assert!(fs::read(resident).unwrap() == fs::read(streamed).unwrap());
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_tells_the_figures_so_far() {

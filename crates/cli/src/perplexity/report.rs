@@ -15,24 +15,29 @@ use crate::{args::PerplexityArgs, error::Error, output, speaker::describe, termi
 /// What one model made of the text.
 pub(super) struct Outcome {
     path: PathBuf,
+    /// Its name in the table.
+    name: String,
     /// The model, for people.
     model: String,
-    n_ctx: usize,
-    n_chunks: usize,
-    /// Positions that there are; the figures may be of fewer.
-    n_scored: usize,
+    /// The text as it reads it; the figures may be of fewer positions.
+    passages: Passages,
     figures: Option<Figures>,
     seconds: f64,
 }
 
 impl Outcome {
-    pub(super) fn new(engine: &Engine, passages: &Passages, positions: &[Position], time: Duration) -> Outcome {
+    pub(super) fn new(
+        engine: &Engine,
+        name: &str,
+        passages: Passages,
+        positions: &[Position],
+        time: Duration,
+    ) -> Outcome {
         Outcome {
             path: engine.path().into(),
+            name: name.into(),
             model: describe(engine),
-            n_ctx: passages.n_ctx(),
-            n_chunks: passages.n_chunks(),
-            n_scored: passages.n_scored(),
+            passages,
             figures: Figures::of(positions),
             seconds: time.as_secs_f64(),
         }
@@ -40,19 +45,20 @@ impl Outcome {
 
     /// Whether all positions were scored.
     pub(super) fn complete(&self) -> bool {
-        self.n() == self.n_scored
+        self.n() == self.passages.n_scored()
     }
 
     fn n(&self) -> usize {
         self.figures.as_ref().map_or(0, |figures| figures.n)
     }
 
-    fn as_json(&self) -> Value {
+    fn as_json(&self, first: &Outcome) -> Value {
         let mut out = json!({
             "file": self.path.display().to_string(),
             "model": self.model,
-            "n_ctx": self.n_ctx,
-            "n_chunks": self.n_chunks,
+            "n_ctx": self.passages.n_ctx(),
+            "n_chunks": self.passages.n_chunks(),
+            "same_tokens": self.passages == first.passages,
             "n_scored": self.n(),
             "complete": self.complete(),
             "seconds": self.seconds,
@@ -100,15 +106,18 @@ pub(super) struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn new(args: &'a PerplexityArgs, models: &[&Path], base: Option<&'a Head>) -> Report<'a> {
-        let width = models.iter().map(|path| name(path).chars().count()).max().unwrap_or_default().max(5);
+    pub(super) fn new(args: &'a PerplexityArgs, names: &[String], base: Option<&'a Head>) -> Report<'a> {
+        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or_default().max(5);
         Report { args, base, width, outcomes: Vec::new() }
     }
 
     /// Another row.
     pub(super) fn add(&mut self, outcome: Outcome) -> Result<(), Error> {
         if !outcome.complete() {
-            terminal::note(&format!("stopped after {} of {} positions", outcome.n(), outcome.n_scored));
+            terminal::note(&format!("stopped after {} of {} positions", outcome.n(), outcome.passages.n_scored()));
+        }
+        if let Some(first) = self.outcomes.first().filter(|first| first.passages != outcome.passages) {
+            terminal::note(&told_apart(first, &outcome));
         }
         if !self.args.json {
             let head = if self.outcomes.is_empty() { self.head(&outcome) } else { String::new() };
@@ -118,24 +127,22 @@ impl<'a> Report<'a> {
         Ok(())
     }
 
-    /// All is known.
+    /// All is known that will be.
     pub(super) fn finish(&self) -> Result<(), Error> {
-        if !self.args.json {
-            return Ok(());
-        }
+        let Some(first) = self.outcomes.first().filter(|_| self.args.json) else { return Ok(()) };
         let base = |base: &Head| json!({ "model": base.model, "n_vocab": base.n_vocab, "n_chunks": base.n_chunks() });
         let all = json!({
             "text": self.args.file.display().to_string(),
             "base": self.base.map(base),
-            "models": self.outcomes.iter().map(Outcome::as_json).collect::<Vec<_>>(),
+            "models": self.outcomes.iter().map(|outcome| outcome.as_json(first)).collect::<Vec<_>>(),
         });
         output::print(&format!("{all:#}\n"))
     }
 
     /// What the figures are of, and the heads of their columns.
     fn head(&self, first: &Outcome) -> String {
-        let Outcome { n_ctx, n_chunks, n_scored, .. } = first;
-        let text = self.args.file.display();
+        let (text, passages) = (self.args.file.display(), &first.passages);
+        let (n_chunks, n_ctx, n_scored) = (passages.n_chunks(), passages.n_ctx(), passages.n_scored());
         let mut out = format!("text   {text}: {n_chunks} chunks of {n_ctx} tokens, {n_scored} positions\n");
         if let Some((base, path)) = self.base.zip(self.args.base.as_ref()) {
             let model = if base.model.is_empty() { "a model without a name" } else { base.model.as_str() };
@@ -155,7 +162,7 @@ impl<'a> Report<'a> {
     }
 
     fn row(&self, outcome: &Outcome) -> String {
-        let mut out = format!("{:width$}", name(&outcome.path), width = self.width);
+        let mut out = format!("{:width$}", outcome.name, width = self.width);
         if let Some(figures) = &outcome.figures {
             let _ = write!(out, "  {:>20}", plus_minus(figures.nll.exp(), 4));
             match &figures.distance {
@@ -182,9 +189,22 @@ fn plus_minus(mean: Mean, digits: usize) -> String {
     format!("{:.digits$} ±{:.digits$}", mean.value, mean.error)
 }
 
-/// A model's name in the table.
-fn name(path: &Path) -> String {
-    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+/// That figures are of different texts, since two vocabularies cut a text into different tokens.
+fn told_apart(first: &Outcome, other: &Outcome) -> String {
+    let (name, n_chunks, n_scored) = (&other.name, other.passages.n_chunks(), other.passages.n_scored());
+    format!(
+        "{name} reads the text as other tokens than {} ({n_chunks} chunks, {n_scored} positions): their perplexities do not compare",
+        first.name
+    )
+}
+
+/// What models are called: as their files, without the end of the name, or by their paths where that is not one model's only.
+pub(super) fn names(models: &[&Path]) -> Vec<String> {
+    let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let stems = Vec::from_iter(models.iter().map(|path| stem(path)));
+    let is_alone = |name: &String| stems.iter().filter(|other| *other == name).count() == 1;
+    let name = |(path, stem): (&&Path, &String)| if is_alone(stem) { stem.clone() } else { path.display().to_string() };
+    models.iter().zip(&stems).map(name).collect()
 }
 
 /// The heads of columns for [`detail_rows`].
@@ -194,8 +214,8 @@ pub(super) fn detail_head(has_base: bool) -> String {
 }
 
 /// A line for each position.
-pub(super) fn detail_rows(outcome: &Outcome, engine: &Engine, positions: &[Position]) -> impl Iterator<Item = String> {
-    let model = json!(name(&outcome.path));
+pub(super) fn detail_rows(name: &str, engine: &Engine, positions: &[Position]) -> impl Iterator<Item = String> {
+    let model = json!(name);
     positions.iter().map(move |p| {
         let text = engine.tokenizer().map(|tokenizer| tokenizer.text_of(p.id));
         let mut row = format!("{model}\t{}\t{}\t{}\t{:.6}", p.pos, p.id, json!(text), p.nll);

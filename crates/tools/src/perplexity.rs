@@ -258,3 +258,6 @@ fn beside(row: &Row, base: &mut Reader, id: TokenId) -> Result<Beside, BaseError
     let divergence = row.divergence_from(expected.ln_p);
     Ok(Beside { nll: expected.nll, divergence, top: expected.top, rank: row.rank(expected.top) })
 }
+
+#[cfg(test)]
+mod tests;

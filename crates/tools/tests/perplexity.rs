@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use engine::{Engine, Options};
+use engine::{Budget, Engine, Experts, Options};
 use tokenizer::Special;
 use tools::perplexity::{Error, Figures, Files, Head, Mismatch, Passages, Position, Reader, Writer, score};
 
@@ -98,6 +98,20 @@ fn batches_and_threads_change_nothing() {
             let engine = engine(name, threads, n_batch);
             assert_eq!(alone(&engine, &passages(&engine, 64, 3)), expected, "{name}, {threads} threads, by {n_batch}");
         }
+    }
+}
+
+#[test]
+fn the_place_of_experts_changes_nothing() {
+    let name = "deepseek_v4/micro-flash";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(format!("{name}.gguf"));
+    let resident = engine(name, 2, 512);
+    let expected = alone(&resident, &passages(&resident, 64, 2));
+    for (n_slots, n_batch) in [(1, 512), (3, 7), (usize::MAX, 64)] {
+        let experts = Experts::Streamed(Budget::Count(n_slots));
+        let options = Options { experts, threads: Some(2), n_batch, ..Options::new(&path) };
+        let streamed = Engine::open(&options).unwrap();
+        assert_eq!(alone(&streamed, &passages(&streamed, 64, 2)), expected, "{n_slots} slots, by {n_batch}");
     }
 }
 

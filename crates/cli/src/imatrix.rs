@@ -109,7 +109,7 @@ impl<'a> Run<'a> {
     /// What was known before, and what the first chunks have shown.
     fn all(&self, n_chunks: usize) -> Result<Imatrix, Error> {
         let chunk_count = self.n_tokens(n_chunks).div_ceil(self.args.ctx);
-        let mut new = self.collector.imatrix(u32::try_from(chunk_count).unwrap_or(u32::MAX), self.args.ctx as u32)?;
+        let mut new = self.collector.imatrix(u32::try_from(chunk_count).unwrap_or(u32::MAX), self.args.ctx as u32);
         new.datasets.push(self.file.display().to_string());
         let mut all = self.before.clone();
         all.merge(new)?;
@@ -190,10 +190,13 @@ fn as_text(path: &Path, imatrix: &Imatrix) -> String {
     let (n, size, corpus) = (imatrix.chunk_count, imatrix.chunk_size, imatrix.datasets.join(", "));
     let _ = writeln!(out, "file    {}", escape(&path.display().to_string()));
     let _ = writeln!(out, "corpus  {}, {n} chunks of {size} tokens", escape(&corpus));
-    let _ = writeln!(out, "down    {}\n", imatrix.down.map_or("the file does not say how rows count", named));
+    let layers = layers(imatrix);
+    if imatrix.down.is_some() || !layers.is_empty() {
+        let _ = writeln!(out, "down    {}", imatrix.down.map_or("the file does not say how rows count", named));
+    }
+    out += "\n";
     let head = [["tensor", "columns", "experts", "rows"].map(String::from).to_vec()];
     table(&mut out, head.into_iter().chain(by_number(imatrix.entries.iter(), |e| e.0).into_iter().map(row)));
-    let layers = layers(imatrix);
     if !layers.is_empty() {
         out += "\n";
         let head = [["layer", "never met", "rarely", "rows of an expert", "worst"].map(String::from).to_vec()];
@@ -212,7 +215,7 @@ fn named(down: Rows) -> &'static str {
 fn row((name, entry): (&String, &Entry)) -> Vec<String> {
     let n = entry.counts().len();
     let rows: u64 = entry.counts().iter().sum();
-    vec![escape(name), (entry.sums().len() / n).to_string(), n.to_string(), rows.to_string()]
+    vec![escape(name), entry.n_cols().to_string(), n.to_string(), rows.to_string()]
 }
 
 /// A layer's experts, and the worst of them by number.
@@ -231,8 +234,7 @@ fn covered(layer: &str, coverage: &Coverage) -> Vec<String> {
 
 fn as_json(imatrix: &Imatrix) -> String {
     let tensor = |(name, entry): (&String, &Entry)| {
-        let n_cols = entry.sums().len() / entry.counts().len();
-        json!({ "name": name, "n_cols": n_cols, "counts": entry.counts() })
+        json!({ "name": name, "n_cols": entry.n_cols(), "counts": entry.counts() })
     };
     let coverage = |(name, coverage): (&str, Coverage)| json!({ "name": name, "never": coverage.never, "rarely": coverage.rarely, "mean": coverage.mean });
     let shown = json!({

@@ -59,7 +59,6 @@ fn what_a_text_shows_is_shown() {
     expect![[r#"
         file    FOLDER/shown.gguf
         corpus  FOLDER/shown.txt, 2 chunks of 32 tokens
-        down    weighted
 
         tensor                    columns  experts  rows
         blk.0.attn_k.weight       96       1        64
@@ -164,6 +163,7 @@ fn what_cannot_be_is_refused() {
     let (corpus, short) = (written("refused.txt", &text()), written("short.txt", "short"));
     let lines = written("lines.jsonl", "{\"text\": \"fine\"}\n{\"prompt\": 1}\n");
     let file = collected(LLAMA, &corpus, "refused.gguf", &["--max-prompts", "1"]);
+    let mixture = collected(MIXTURE, &corpus, "refused-mixture.gguf", &["--max-prompts", "1"]);
     refused(
         &["imatrix", "--show", model],
         expect![[r#"
@@ -175,8 +175,8 @@ fn what_cannot_be_is_refused() {
     refused(
         &["imatrix", "--show", &short],
         expect![[r#"
-        error: FOLDER/short.txt: number of entries at byte 0 is 1919903859; allowed: 1 to 0
-        help: the file is damaged; make it again
+        error: FOLDER/short.txt: neither GGUF nor .dat, not an importance matrix
+        help: give the file that was made for this model, `.gguf` or `.dat`
         exit 2
     "#]],
     );
@@ -230,7 +230,7 @@ fn what_cannot_be_is_refused() {
     "#]],
     );
     refused(
-        &[&collect[..], &[&corpus, "--in", &file, "--down", "alike"]].concat(),
+        &[&collect[..], &[&corpus, "--in", &mixture, "--down", "alike"]].concat(),
         expect![[r#"
         error: rows of experts' `down` matrices are weighted by the router in one file, and not in the other
         help: merge files that were collected in the same way

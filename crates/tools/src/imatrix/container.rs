@@ -8,7 +8,8 @@
 //! NAME.counts           F32 [n_mat, 1]         rows, exact up to 2^24
 //! ```
 //!
-//! What else llama.cpp writes (`NAME.in_sum`, `NAME.stats`) is passed over: it is for people to look at.
+//! What else llama.cpp writes (`NAME.in_sum`, `NAME.stats`) is passed over: it is for people to look at. Some of its builds name a
+//! matrix that they cut into groups `NAME (reshaped)`, which is read as NAME.
 
 use std::{
     io::{self, Write},
@@ -18,11 +19,12 @@ use std::{
 use gguf::{Element, Gguf, TensorInfo, Writer};
 use quant::Format;
 
-use super::{Entry, Error, Imatrix, Rows};
+use super::{Entry, Error, Imatrix, Rows, sums::Sums};
 
 const F32: Element = Element::Packed(Format::F32);
 const SUMS: &str = ".in_sum2";
 const COUNTS: &str = ".counts";
+const RESHAPED: &str = " (reshaped)";
 const DATASETS: &str = "imatrix.datasets";
 const CHUNK_COUNT: &str = "imatrix.chunk_count";
 const CHUNK_SIZE: &str = "imatrix.chunk_size";
@@ -44,9 +46,11 @@ pub(super) fn read(path: &Path) -> Result<Imatrix, Error> {
     read.down = rows(path, keys.str_opt(DOWN_ROWS)?)?;
     for sums in file.tensors() {
         if let Some(name) = sums.name.strip_suffix(SUMS) {
-            let entry = entry(&file, name, sums);
             let refused = |why| Error::Entry { path: path.into(), entry: name.into(), why };
-            read.entries.insert(name.into(), entry.map_err(refused)?);
+            let entry = entry(&file, name, sums).map_err(refused)?;
+            if read.entries.insert(name.trim_end_matches(RESHAPED).into(), entry).is_some() {
+                return Err(refused("is there twice".into()));
+            }
         }
     }
     check_counts(&file, &read)?;
@@ -69,7 +73,7 @@ fn check_counts(file: &Gguf, read: &Imatrix) -> Result<(), Error> {
         return Err(Error::NotImatrix { path: file.path().into(), found: "a GGUF without sums".into() });
     }
     let counted = file.tensors().iter().filter_map(|t| t.name.strip_suffix(COUNTS));
-    match counted.into_iter().find(|&name| !read.entries.contains_key(name)) {
+    match counted.into_iter().find(|&name| !read.entries.contains_key(name.trim_end_matches(RESHAPED))) {
         Some(name) => Err(Error::Entry {
             path: file.path().into(),
             entry: name.into(),
@@ -86,8 +90,8 @@ fn entry(file: &Gguf, name: &str, sums: &TensorInfo) -> Result<Entry, String> {
     if rows(sums) != counts.n_elements() {
         return Err(format!("sums of {} matrices, but {} counts", rows(sums), counts.n_elements()));
     }
-    let counts = floats(file, counts)?.into_iter().enumerate().map(|(i, x)| count(i, x)).collect::<Result<_, _>>()?;
-    Entry::new(floats(file, sums)?, counts)
+    let counts = floats(file, counts)?.all().iter().enumerate().map(|(i, &x)| count(i, x)).collect::<Result<_, _>>()?;
+    Entry::of(floats(file, sums)?, counts)
 }
 
 /// Whole numbers that a `u64` holds.
@@ -96,13 +100,11 @@ fn count(i: usize, x: f32) -> Result<u64, String> {
     whole.then_some(x as u64).ok_or_else(|| format!("count {i} is {x}; allowed: whole numbers from 0 to 2^63"))
 }
 
-fn floats(file: &Gguf, t: &TensorInfo) -> Result<Vec<f32>, String> {
-    if t.element != F32 {
-        return Err(format!("`{}` is {}; allowed: F32", t.name, t.element.name()));
+fn floats(file: &Gguf, t: &TensorInfo) -> Result<Sums, String> {
+    match t.element {
+        F32 => Ok(Sums::There { bytes: file.bytes(t), factor: 1.0 }),
+        other => Err(format!("`{}` is {}; allowed: F32", t.name, other.name())),
     }
-    let bytes = file.bytes(t);
-    let (floats, _) = bytes.as_ref().as_chunks::<4>();
-    Ok(floats.iter().map(|x| f32::from_le_bytes(*x)).collect())
 }
 
 impl Imatrix {
@@ -118,11 +120,12 @@ impl Imatrix {
             file.set(DOWN_ROWS, *word);
         }
         for (name, entry) in &self.entries {
-            let (sums, counts) = (entry.sums(), entry.counts());
-            let shape = [counts.len(), sums.len() / counts.len()];
-            file.tensor_with(&format!("{name}{SUMS}"), &shape, F32, move |out| put(out, sums.iter().copied()));
-            file.tensor_with(&format!("{name}{COUNTS}"), &[shape[0], 1], F32, move |out| {
-                put(out, counts.iter().map(|&count| count as f32))
+            let n = entry.counts().len();
+            file.tensor_with(&format!("{name}{SUMS}"), &[n, entry.n_cols()], F32, move |out| {
+                put(out, entry.sums().iter().copied())
+            });
+            file.tensor_with(&format!("{name}{COUNTS}"), &[n, 1], F32, move |out| {
+                put(out, entry.counts().iter().map(|&count| count as f32))
             });
         }
         file.write_to(out)

@@ -66,14 +66,29 @@ pub enum Error {
     #[error("rows of experts' `down` matrices are weighted by the router in one file, and not in the other")]
     Rows,
 
+    /// Two files have no tensor in common.
+    #[error("of one model there is `{one}`, of the other `{other}`, and no entry is of both")]
+    Unrelated {
+        /// A tensor of one.
+        one: String,
+        /// A tensor of the other.
+        other: String,
+    },
+
     /// The model computes something else than numbers.
-    #[error("what the matrix `{entry}` is multiplied with is no number: {why}")]
+    #[error("what the matrix `{entry}` is multiplied with is {found} in column {column}")]
     NoNumbers {
         /// The tensor.
         entry: String,
-        /// Which of its sums.
-        why: String,
+        /// A column.
+        column: usize,
+        /// What is there.
+        found: f32,
     },
+
+    /// The model does not run.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
 
     /// The model's tensor has other sizes.
     #[error("entry `{entry}` has {found} sums, but matrix {expert} of the tensor has {n_cols} columns")]
@@ -97,8 +112,11 @@ impl Error {
             Error::Container(e) => e.hint(),
             Error::NotImatrix { .. } => "give the file that was made for this model, `.gguf` or `.dat`".into(),
             Error::Field { .. } | Error::Entry { .. } => "the file is damaged; make it again".into(),
-            Error::Merge { .. } | Error::Length { .. } => "the files are of different models".into(),
+            Error::Merge { .. } | Error::Length { .. } | Error::Unrelated { .. } => {
+                "the files are of different models".into()
+            }
             Error::NoNumbers { .. } => "the model's weights are damaged, or it needs more precision than it has".into(),
+            Error::Engine(e) => e.hint(),
             Error::Rows => "merge files that were collected in the same way".into(),
         }
     }

@@ -7,16 +7,17 @@
 //! ```
 //!
 //! Values are `ncall * mean`, and 1 is the mean of an expert that no row met. llama.cpp writes for `ncall` the chunks that
-//! the most frequent expert filled, ds4 writes 1. An `ncall` of 0 was written by old versions where the division rounded
+//! the most frequent expert filled, antirez's DS4 writes 1. An `ncall` of 0 was written by old versions where the division rounded
 //! down; the values are then 0, too, and say nothing.
 
 use std::{
-    fs::File,
-    io::{self, BufReader, Read, Write},
+    io::{self, Write},
     path::Path,
 };
 
-use super::{CHUNK_SIZE, Entry, Error, Imatrix};
+use gguf::Bytes;
+
+use super::{CHUNK_SIZE, Entry, Error, Imatrix, sums::Sums};
 
 /// Bytes of the shortest entry: a name of one byte, and a value.
 const ENTRY_BYTES_MIN: u64 = 4 + 1 + 4 + 4 + 4;
@@ -30,10 +31,14 @@ const I32_MAX: u64 = i32::MAX as u64;
 /// Reads a file of this format.
 pub(super) fn read(path: &Path) -> Result<Imatrix, Error> {
     let mut fields = Fields::open(path)?;
-    let n = fields.number("number of entries", 1, |left| left / ENTRY_BYTES_MIN)?;
+    // Nothing else tells such a file from any other.
+    let other = |_| Error::NotImatrix { path: path.into(), found: "neither GGUF nor .dat".into() };
+    let n = fields.number("number of entries", 1, |left| left / ENTRY_BYTES_MIN).map_err(other)?;
     let mut read = Imatrix::new(CHUNK_SIZE);
     for i in 0..n {
-        let (name, entry) = entry(&mut fields, i)?;
+        let name = name(&mut fields, i);
+        let name = if i == 0 { name.map_err(other)? } else { name? };
+        let entry = entry(&mut fields, &name)?;
         if read.entries.insert(name.clone(), entry).is_some() {
             return Err(Error::Entry { path: path.into(), entry: name, why: "is there twice".into() });
         }
@@ -43,7 +48,7 @@ pub(super) fn read(path: &Path) -> Result<Imatrix, Error> {
     }
     if fields.left() > 0 {
         let len = fields.number("length of the text's name", 0, |left| left.min(DATASET_BYTES_MAX))?;
-        let name = String::from_utf8_lossy(&fields.take(len, "name of the text")?).into_owned();
+        let name = String::from_utf8_lossy(fields.take(len, "name of the text")?.as_ref()).into_owned();
         read.datasets.extend((len > 0).then_some(name));
     }
     match fields.left() {
@@ -52,60 +57,56 @@ pub(super) fn read(path: &Path) -> Result<Imatrix, Error> {
     }
 }
 
-fn entry(fields: &mut Fields, i: u64) -> Result<(String, Entry), Error> {
+fn name(fields: &mut Fields, i: u64) -> Result<String, Error> {
     let field = format!("name of entry {i}");
     let len = fields.number(&format!("length of the {field}"), 1, |_| NAME_BYTES_MAX)?;
     let offset = fields.offset;
     let name = fields.take(len, &field)?;
-    let name = str::from_utf8(&name).ok().filter(|name| name.chars().all(|c| c.escape_debug().len() == 1));
-    let name = name.ok_or_else(|| fields.invalid(offset, &field, "something else", "printable UTF-8"))?.to_owned();
+    let name = str::from_utf8(name.as_ref()).ok().filter(|name| name.chars().all(|c| c.escape_debug().len() == 1));
+    name.map(str::to_owned).ok_or_else(|| fields.invalid(offset, &field, "something else", "printable UTF-8"))
+}
+
+fn entry(fields: &mut Fields, name: &str) -> Result<Entry, Error> {
     let n_call = fields.number(&format!("ncall of entry `{name}`"), 1, |_| I32_MAX)?;
     let n_val = fields.number(&format!("nval of entry `{name}`"), 1, |left| left / 4)?;
     let bytes = fields.take(4 * n_val, &format!("values of entry `{name}`"))?;
-    let (values, _) = bytes.as_chunks::<4>();
     // A power of two, so nothing is rounded.
-    let sums = values.iter().map(|x| f32::from_le_bytes(*x) * CHUNK_SIZE as f32).collect();
-    let entry = Entry::new(sums, vec![n_call * u64::from(CHUNK_SIZE)]);
-    let entry = entry.map_err(|why| Error::Entry { path: fields.path.into(), entry: name.clone(), why })?;
-    Ok((name, entry))
+    let sums = Sums::There { bytes, factor: CHUNK_SIZE as f32 };
+    let entry = Entry::of(sums, vec![n_call * u64::from(CHUNK_SIZE)]);
+    entry.map_err(|why| Error::Entry { path: fields.path.into(), entry: name.into(), why })
 }
 
-/// The fields of a file, one after another. What is allocated for one is no more than there are bytes left.
+/// The fields of a file, one after another.
 struct Fields<'a> {
     path: &'a Path,
-    bytes: BufReader<File>,
+    bytes: Bytes,
     offset: u64,
-    len: u64,
 }
 
 impl<'a> Fields<'a> {
     fn open(path: &'a Path) -> Result<Fields<'a>, Error> {
-        let io = |source| Error::Io { path: path.into(), source };
-        let file = File::open(path).map_err(io)?;
-        let len = file.metadata().map_err(io)?.len();
-        Ok(Fields { path, bytes: BufReader::with_capacity(1 << 20, file), offset: 0, len })
+        Ok(Fields { path, bytes: Bytes::open(path)?, offset: 0 })
     }
 
     fn left(&self) -> u64 {
-        self.len - self.offset
+        self.bytes.as_ref().len() as u64 - self.offset
     }
 
-    fn take(&mut self, n: u64, field: &str) -> Result<Vec<u8>, Error> {
+    fn take(&mut self, n: u64, field: &str) -> Result<Bytes, Error> {
         if n > self.left() {
             let found = format!("{n} bytes long");
             return Err(self.invalid(self.offset, field, found, format!("at most {}, which are left", self.left())));
         }
-        let mut bytes = vec![0; n as usize]; // no more than are left, so it fits
-        self.bytes.read_exact(&mut bytes).map_err(|source| Error::Io { path: self.path.into(), source })?;
+        let start = self.offset as usize; // in the map, as is what follows
         self.offset += n;
-        Ok(bytes)
+        Ok(self.bytes.slice(start..start + n as usize))
     }
 
     /// A number from `least` on; `most` is told how many bytes are left behind it.
     fn number(&mut self, field: &str, least: u64, most: impl FnOnce(u64) -> u64) -> Result<u64, Error> {
         let offset = self.offset;
         let bytes = self.take(4, field)?;
-        let found = i32::from_le_bytes(bytes.try_into().expect("four were taken"));
+        let found = i32::from_le_bytes(bytes.as_ref().try_into().expect("four were taken"));
         let most = most(self.left());
         let fits = u64::try_from(found).ok().filter(|found| (least..=most).contains(found));
         fits.ok_or_else(|| self.invalid(offset, field, found, format!("{least} to {most}")))
@@ -119,8 +120,7 @@ impl<'a> Fields<'a> {
 
 impl Imatrix {
     /// Writes a legacy file, which holds less: means, no counts by expert, and the name of the last text only. Read again,
-    /// importance is the same but for
-    /// rounding.
+    /// importance is the same but for rounding.
     ///
     /// # Errors
     /// What `out` says; [`io::ErrorKind::FileTooLarge`] if a number does not fit the format.
@@ -131,9 +131,8 @@ impl Imatrix {
             let most = entry.counts().iter().copied().max().unwrap_or(0);
             let n_call = most.div_ceil(self.chunk_size.into());
             number(out, n_call)?;
-            number(out, entry.sums().len())?;
-            let n_cols = entry.sums().len() / entry.counts().len();
-            for (sums, &count) in entry.sums().chunks(n_cols).zip(entry.counts()) {
+            number(out, entry.n_sums())?;
+            for (sums, &count) in entry.sums().chunks(entry.n_cols()).zip(entry.counts()) {
                 let value = |&sum: &f32| match count {
                     0 => n_call as f32,
                     // As long as the product of both is exact, so is the way there and back.

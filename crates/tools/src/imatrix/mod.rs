@@ -13,13 +13,15 @@
 //! | file | holds |
 //! |---|---|
 //! | `entry.rs` | what is known of one matrix |
+//! | `sums.rs` | its numbers, in memory or in their file |
 //! | `container.rs`, `legacy.rs` | the formats |
 //! | `collect.rs` | sums while a model runs |
 //! | `corpus.rs` | what it reads |
 //! | `coverage.rs` | experts that the corpus rarely or never met |
 //! | `error.rs` | what can be wrong with files |
 //!
-//! Source: `tools/imatrix/imatrix.cpp` and `common/imatrix-loader.cpp` in llama.cpp; `imatrix_find` in ds4's quantiser.
+//! Source: `tools/imatrix/imatrix.cpp` and `common/imatrix-loader.cpp` in llama.cpp; `imatrix_find` in the
+//! quantiser of antirez's DS4.
 
 mod collect;
 mod container;
@@ -28,6 +30,7 @@ mod coverage;
 mod entry;
 mod error;
 mod legacy;
+mod sums;
 
 use std::{collections::BTreeMap, fs::File, io::Read as _, path::Path};
 
@@ -39,10 +42,18 @@ pub use error::Error;
 /// Tokens of a chunk where nobody says: what llama.cpp takes.
 pub const CHUNK_SIZE: u32 = 512;
 
+/// Matrices whose rows each meet one of several parts of the input, in names of tensors. What each part is multiplied with counts for
+/// the same columns.
+const GROUPED: [&str; 1] = ["attn_output_a.weight"];
+
+fn is_grouped(name: &str) -> bool {
+    GROUPED.iter().any(|end| name.ends_with(end))
+}
+
 /// How rows count that an expert's `down` matrix meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
-    /// As the product sees them: times the weight that the router gives the expert. What ds4 collects.
+    /// As the product sees them: times the weight that the router gives the expert. What antirez's DS4 collects.
     Weighted,
     /// All alike, which is what llama.cpp collects, as it weighs after the product.
     Alike,
@@ -73,7 +84,7 @@ impl Imatrix {
         Imatrix { entries: BTreeMap::new(), datasets: Vec::new(), chunk_count: 0, chunk_size, down: None }
     }
 
-    /// Reads a file of either format.
+    /// Reads a file of either format. Sums stay in it until they are asked for, so it must stay as it is.
     ///
     /// # Errors
     /// What is wrong with it, and with which of its entries.
@@ -83,17 +94,21 @@ impl Imatrix {
         if std::fs::metadata(path).map_err(io)?.is_file() {
             File::open(path).map_err(io)?.take(4).read_to_end(&mut first).map_err(io)?;
         }
-        // What is no file at all, the container says best.
-        if first == b"GGUF" || first.is_empty() { container::read(path) } else { legacy::read(path) }
+        if first == b"GGUF" { container::read(path) } else { legacy::read(path) }
     }
 
     /// Adds what another corpus, or another part of it, showed: sums and counts add up, so each file weighs as many rows
-    /// as it counted. A legacy file counts chunks only, which are taken for [`CHUNK_SIZE`] tokens (those of ds4 say 1,
+    /// as it counted. A legacy file counts chunks only, which are taken for [`CHUNK_SIZE`] tokens (those of antirez's DS4 say 1,
     /// whatever they saw), and gives all experts that count but those whose columns are all 1, which stands for none.
     ///
     /// # Errors
-    /// If a tensor has other lengths there, or rows of `down` count in another way. Some entries may be added then.
+    /// If no tensor is in both, one has other lengths there, or rows of `down` count in another way. Some entries may be added then.
     pub fn merge(&mut self, other: Imatrix) -> Result<(), Error> {
+        if let (Some(one), Some(two)) = (self.entries.keys().next(), other.entries.keys().next())
+            && !self.entries.keys().any(|name| other.entries.contains_key(name))
+        {
+            return Err(Error::Unrelated { one: one.clone(), other: two.clone() });
+        }
         if self.is_empty() {
             self.chunk_size = other.chunk_size;
         }
@@ -102,9 +117,15 @@ impl Imatrix {
             (_, true) => self.down,
             _ => Rows::common(self.down, other.down)?,
         };
-        for (name, entry) in other.entries {
+        for (name, mut entry) in other.entries {
             match self.entries.get_mut(&name) {
-                Some(mine) => mine.add(entry).map_err(|why| Error::Merge { entry: name, why })?,
+                Some(mine) => {
+                    if is_grouped(&name) {
+                        let n_cols = mine.n_sums().min(entry.n_sums());
+                        (*mine, entry) = (mine.fold(n_cols), entry.fold(n_cols));
+                    }
+                    mine.add(entry).map_err(|why| Error::Merge { entry: name, why })?;
+                }
                 None => _ = self.entries.insert(name, entry),
             }
         }
@@ -115,6 +136,11 @@ impl Imatrix {
         Ok(())
     }
 
+    /// Bytes of all sums and counts in a file.
+    pub fn data_bytes(&self) -> u64 {
+        self.entries.values().map(|entry| 4 * (entry.n_sums() + entry.counts().len()) as u64).sum()
+    }
+
     /// Whether nothing is known.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -122,21 +148,24 @@ impl Imatrix {
 
     /// The importance of a tensor's columns, for its matrix `expert`, which is 0 where there are no experts. It is looked for
     /// under `NAME.expert.E`, `NAME.expert_E`, and as the expert's part of what `NAME` has, or as all that `NAME` has. None if
-    /// nothing is known under any of these names.
+    /// there is nothing under any of these names. Nothing is known either where [`Importance::count`] is 0.
     ///
     /// # Errors
-    /// If what is there has another length.
+    /// If what is there has another length, or its file was written to since it was read.
     pub fn importance(&self, name: &str, n_cols: usize, expert: usize) -> Result<Option<Importance>, Error> {
         let own = [format!("{name}.expert.{expert}"), format!("{name}.expert_{expert}")];
         let own = own.iter().find_map(|name| self.entries.get_key_value(name));
         let Some((name, entry)) = own.or_else(|| self.entries.get_key_value(name)) else { return Ok(None) };
-        let found = entry.sums().len();
-        let part = match found.checked_div(n_cols).filter(|n| n * n_cols == found) {
-            Some(1) => entry.part(0, 1),
-            Some(n) if own.is_none() && expert < n => entry.part(expert, n),
-            _ => None,
+        let found = entry.n_sums();
+        let n = found.checked_div(n_cols).filter(|n| n * n_cols == found);
+        let i = if n == Some(1) { 0 } else { expert };
+        let known = match n {
+            Some(n) if is_grouped(name) && entry.has_parts(n) => entry.fold(n_cols).part(0, 1),
+            Some(n) if entry.has_parts(n) && (n == 1 || own.is_none() && i < n) => entry.part(i, n),
+            _ => return Err(Error::Length { entry: name.clone(), found, n_cols, expert }),
         };
-        part.map(Some).ok_or_else(|| Error::Length { entry: name.clone(), found, n_cols, expert })
+        entry.check_unchanged()?;
+        Ok(Some(known))
     }
 
     /// The experts that the corpus rarely or never met, of each tensor that counts them apart, by name.

@@ -126,7 +126,7 @@ proptest! {
             all
         };
         prop_assert_eq!(merged([&once, &twice]), merged([&twice, &once]));
-        for (sum, one) in merged([&once, &twice]).entries[&name].sums().iter().zip(once.entries[&name].sums()) {
+        for (sum, one) in merged([&once, &twice]).entries[&name].sums().iter().zip(&*once.entries[&name].sums()) {
             prop_assert!((sum - 3.0 * one).abs() <= sum * 1e-6);
         }
         let lengths = |e: &Entry| (e.sums().len(), e.counts().len());
@@ -142,9 +142,9 @@ fn importance_is_the_mean_of_squares_and_one_where_nothing_was_counted() {
     for write in FORMATS {
         let back = again(&imatrix, write);
         assert_eq!(columns(&back, "x", 2, 0), [1.0, 4.0]);
-        assert_eq!(back.importance("x", 2, 1).ok().flatten().map(|x| (x.columns, x.count)), Some((vec![1.0; 2], 0)));
         assert_eq!(columns(&back, "x", 2, 2), [3.0, 0.0]);
         assert_eq!(columns(&back, "y", 2, 0), [2.0, 1.0]);
+        assert_eq!(back.importance("x", 2, 1).ok().flatten(), Some(Importance { columns: vec![1.0; 2], count: 0 }));
         assert_eq!(back.importance("z", 2, 0).ok(), Some(None));
     }
 }
@@ -198,6 +198,49 @@ fn files_that_count_in_different_ways_do_not_go_together() {
     let mut none = Imatrix::new(512);
     none.merge(with(Some(Rows::Alike))).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(none.down, Some(Rows::Alike));
+}
+
+#[test]
+fn files_of_different_models_do_not_go_together() {
+    let [a, b] = ["x", "y"].map(|name| of(&[(name, entry(&[1.0], &[1]))]));
+    let mut all = a.clone();
+    let refused = all.merge(b).map_err(|e| e.to_string());
+    expect!["of one model there is `x`, of the other `y`, and no entry is of both"].assert_eq(&refused.unwrap_err());
+    assert_eq!(all, a);
+}
+
+/// As llama.cpp counts them: the groups one after another, each of which met every row.
+#[test]
+fn groups_count_for_the_same_columns_whoever_kept_them_apart() {
+    let name = "blk.0.attn_output_a.weight";
+    let together = of(&[(name, entry(&[12.0, 30.0], &[6]))]);
+    for (sums, counts) in [(entry(&[3.0, 10.0, 4.0, 10.0, 5.0, 10.0], &[2]), 2), (entry(&[12.0, 30.0], &[6]), 6)] {
+        let apart = of(&[(name, sums)]);
+        assert_eq!(apart.importance(name, 2, 0).unwrap(), together.importance(name, 2, 0).unwrap(), "{counts}");
+        for [mut a, b] in [[&apart, &together], [&together, &apart]].map(|pair| pair.map(Imatrix::clone)) {
+            a.merge(b).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(a.entries[name], entry(&[24.0, 60.0], &[12]));
+        }
+    }
+    // Some of its builds call a matrix that they cut by another name.
+    let cut = of(&[("blk.0.attn_output_a.weight (reshaped)", entry(&[3.0, 10.0, 9.0, 20.0], &[3]))]);
+    let cut = again(&cut, Imatrix::write_gguf);
+    assert_eq!(columns(&cut, name, 2, 0), [2.0, 5.0]);
+}
+
+#[test]
+fn sums_stay_in_their_file_which_has_to_stay_as_it_is() {
+    let imatrix = of(&[("x", entry(&[1.0, 2.0, 3.0, 4.0], &[1, 2])), ("y", entry(&[1.0], &[1]))]);
+    for write in FORMATS {
+        let file = tempfile::NamedTempFile::new().unwrap_or_else(|e| panic!("{e}"));
+        fs::write(file.path(), bytes(&imatrix, write)).unwrap_or_else(|e| panic!("{e}"));
+        let read = Imatrix::read(file.path()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(columns(&read, "x", 2, 1), [1.5, 2.0]);
+        let appended = fs::File::options().append(true).open(file.path());
+        appended.and_then(|mut file| std::io::Write::write_all(&mut file, b"more")).unwrap_or_else(|e| panic!("{e}"));
+        let refused = read.importance("x", 2, 1).map_err(|e| e.to_string()).unwrap_err();
+        assert!(refused.contains("changed"), "{refused}");
+    }
 }
 
 #[test]
@@ -276,20 +319,24 @@ fn what_is_wrong_with_a_legacy_file_is_said_with_its_entry() {
     };
     let good = file(1, b"x", 1, 2, &[1.0, 2.0], &[]);
     assert!(read(&good).is_ok_and(|good| good.chunk_count == 0 && good.datasets.is_empty()));
-    refused(b"no matrix at all", expect!["file: number of entries at byte 0 is 1830842222; allowed: 1 to 0"]);
-    refused(&[], expect!["file: magic at byte 0 needs 4 bytes, but the file ends at byte 0"]);
+    for none in [
+        b"no matrix at all, but words".to_vec(),
+        Vec::new(),
+        file(-1, b"x", 1, 2, &[1.0, 2.0], &[]),
+        file(2, b"x", 1, 3, &[1.0; 5], &[]),
+        file(1, b"", 1, 2, &[1.0, 2.0], &[]),
+        file(1, b"\x1b[m", 1, 2, &[1.0, 2.0], &[]),
+    ] {
+        refused(&none, expect!["file: neither GGUF nor .dat, not an importance matrix"]);
+    }
+    let second = |name: &[u8]| {
+        let file = [good.clone(), file(1, name, 1, 2, &[1.0, 2.0], &[])[4..].to_vec()].concat();
+        [i32s(&[2]), file[4..].to_vec()].concat()
+    };
+    refused(&second(b""), expect!["file: length of the name of entry 1 at byte 25 is 0; allowed: 1 to 256"]);
     refused(
-        &file(-1, b"x", 1, 2, &[1.0, 2.0], &[]),
-        expect!["file: number of entries at byte 0 is -1; allowed: 1 to 1"],
-    );
-    refused(&file(2, b"x", 1, 3, &[1.0; 5], &[]), expect!["file: number of entries at byte 0 is 2; allowed: 1 to 1"]);
-    refused(
-        &file(1, b"", 1, 2, &[1.0, 2.0], &[]),
-        expect!["file: length of the name of entry 0 at byte 4 is 0; allowed: 1 to 256"],
-    );
-    refused(
-        &file(1, b"\x1b[m", 1, 2, &[1.0, 2.0], &[]),
-        expect!["file: name of entry 0 at byte 8 is something else; allowed: printable UTF-8"],
+        &second(b"\x1b[m"),
+        expect!["file: name of entry 1 at byte 29 is something else; allowed: printable UTF-8"],
     );
     refused(
         &file(1, b"x", 0, 2, &[1.0, 2.0], &[]),

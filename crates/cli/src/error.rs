@@ -102,7 +102,11 @@ pub(crate) enum Error {
 
     /// A file of importance, or several together.
     #[error(transparent)]
-    Imatrix(#[from] tools::imatrix::Error),
+    Imatrix(tools::imatrix::Error),
+
+    /// What a file of importance cannot be added to.
+    #[error("{}: {source}", path.display())]
+    Together { path: PathBuf, source: tools::imatrix::Error },
 
     /// A corpus is none.
     #[error("{}: {source}", path.display())]
@@ -207,6 +211,15 @@ impl From<quantize::Error> for Error {
     }
 }
 
+impl From<tools::imatrix::Error> for Error {
+    fn from(error: tools::imatrix::Error) -> Error {
+        match error {
+            tools::imatrix::Error::Engine(e) => Error::Engine(e),
+            other => Error::Imatrix(other),
+        }
+    }
+}
+
 impl From<kv::Error> for Error {
     fn from(error: kv::Error) -> Error {
         use io::ErrorKind::{NotADirectory, NotFound};
@@ -271,7 +284,7 @@ impl Error {
             Error::Quantize(quantize::Error::Source(e)) => source_hint(&**e),
             Error::Quantize(quantize::Error::Importance(e)) => e.hint(),
             Error::Quantize(e) => quantize_hint(e).into(),
-            Error::Imatrix(e) => e.hint(),
+            Error::Imatrix(source) | Error::Together { source, .. } => source.hint(),
             Error::Corpus { source, .. } => corpus_hint(source),
             Error::Different { .. } => "compare with a file that was made from the same model".into(),
             Error::Kv(e) => e.hint().unwrap_or_default().into(),

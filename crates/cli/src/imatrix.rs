@@ -1,6 +1,16 @@
 //! Collects importance from a corpus, merges files of it, and shows what they hold.
+//!
+//! A result has its name once it is complete. What was collected before that, as `--save-every` asks, or because something ends the
+//! work early, is in FILE.partial, from which another run goes on.
 
-use std::{ffi::OsStr, fmt::Write as _, path::Path, sync::Arc, time::Instant};
+use std::{
+    ffi::OsStr,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 use engine::{Engine, Options, Session};
 use serde_json::json;
@@ -31,15 +41,22 @@ pub(crate) fn run(args: &ImatrixArgs) -> Result<(), Error> {
     }
     let out = args.out.as_deref().expect("the flags ask for it");
     output::check_name(out)?;
-    let mut before = Imatrix::new(args.ctx as u32);
-    for path in &args.inputs {
-        before.merge(Imatrix::read(path)?)?;
-    }
-    let Some(file) = &args.file else { return write(&before, out, args) };
+    let before = before(args)?;
+    let Some(file) = &args.file else { return write(&before, NewFile::create(out)?, args.format(out)) };
     if before.down.is_some_and(|down| down != args.collect().down) {
         return Err(ImatrixError::Rows.into());
     }
-    Run::open(args, file, out, before)?.run()
+    let (run, result) = Run::open(args, file, out, before)?;
+    run.run(result)
+}
+
+/// What the files of `--in` hold together.
+fn before(args: &ImatrixArgs) -> Result<Imatrix, Error> {
+    let mut all = Imatrix::new(args.ctx as u32);
+    for path in &args.inputs {
+        all.merge(Imatrix::read(path)?).map_err(|source| Error::Together { path: path.clone(), source })?;
+    }
+    Ok(all)
 }
 
 /// A corpus that is being read.
@@ -47,77 +64,175 @@ struct Run<'a> {
     args: &'a ImatrixArgs,
     file: &'a Path,
     out: &'a Path,
+    /// Where what there is waits for another run.
+    part: PathBuf,
     before: Imatrix,
     collector: Arc<Collector>,
     engine: Engine,
     chunks: Vec<Vec<TokenId>>,
+    /// Chunks that the model has read.
+    n_done: usize,
+    /// The same, and the one that failed, which is counted as far as it was seen.
+    n_begun: usize,
+    /// How many of those the part is of.
+    n_saved: Option<usize>,
 }
 
 impl<'a> Run<'a> {
-    fn open(args: &'a ImatrixArgs, file: &'a Path, out: &'a Path, before: Imatrix) -> Result<Run<'a>, Error> {
-        output::never_over(out, file)?;
-        model::spare(&args.model, [Some(file), Some(out)])?;
+    /// Finds out whether the result can be made before anything takes its time, and begins it.
+    fn open(
+        args: &'a ImatrixArgs,
+        file: &'a Path,
+        out: &'a Path,
+        before: Imatrix,
+    ) -> Result<(Run<'a>, NewFile), Error> {
+        let mut part = out.as_os_str().to_owned();
+        part.push(".partial");
+        let part = PathBuf::from(part);
+        let results = [out, &*part];
+        results.iter().try_for_each(|result| output::never_over(result, file))?;
+        model::spare(&args.model, [Some(file), Some(out), Some(&*part)])?;
+        spare_part(&part, args)?;
+        let result = NewFile::create(out)?;
         let words = prompt::read_file(file)?;
         let collector = Collector::new(args.collect());
         let open = |options: &Options| Engine::open_through(options, |dev| collector.watch(dev));
         let engine = model::open_with(&args.model, &args.model.options()?, open)?;
-        engine.files().try_for_each(|part| output::never_over(out, part))?;
+        for path in results {
+            engine.files().try_for_each(|model| output::never_over(path, model))?;
+        }
         let chunks = chunks(&engine, args, file, &words)?;
-        Ok(Run { args, file, out, before, collector, engine, chunks })
+        let run =
+            Run { args, file, out, part, before, collector, engine, chunks, n_done: 0, n_begun: 0, n_saved: None };
+        Ok((run, result))
     }
 
-    fn run(self) -> Result<(), Error> {
+    fn run(mut self, result: NewFile) -> Result<(), Error> {
         let n_ctx = self.chunks.iter().map(Vec::len).max().unwrap_or(1);
         let help = "let the model see fewer tokens at a time, with --ctx";
         let mut session = open_session(&self.engine, n_ctx).map_err(|e| e.advise(help))?;
         let began = Instant::now();
-        let n_done = self.read(&mut session)?;
-        let n_tokens = self.n_tokens(n_done);
-        let all = self.all(n_done)?;
-        write(&all, self.out, self.args)?;
-        self.engine.finish_trace()?;
-        tell_coverage(&all);
-        let rate = n_tokens as f64 / began.elapsed().as_secs_f64();
-        let (out, n) = (self.out.display(), self.chunks.len());
-        terminal::note(&format!("{n_tokens} tokens at {rate:.1} t/s, {n_done} of {n} chunks, in {out}"));
-        if n_done < n { Err(Error::Interrupted) } else { Ok(()) }
+        let read = self.read(&mut session, &result);
+        let seconds = began.elapsed().as_secs_f64();
+        let traced = self.engine.finish_trace();
+        match read.and_then(|()| self.complete(result)) {
+            Ok(()) => {
+                let (n, n_tokens) = (self.chunks.len(), self.n_tokens(self.chunks.len()));
+                let (rate, out) = (n_tokens as f64 / seconds, self.out.display());
+                terminal::note(&format!("{n_tokens} tokens at {rate:.1} t/s, {n} chunks, in {out}"));
+                Ok(traced?)
+            }
+            // Refused for good, and nothing but the first chunk is lost.
+            Err(error @ (Error::Together { .. } | Error::NoSpace { .. })) => Err(error),
+            Err(error) => {
+                self.keep();
+                Err(error)
+            }
+        }
     }
 
-    /// Has the model read the chunks, until it is interrupted. How many it has read.
-    fn read(&self, session: &mut Session) -> Result<usize, Error> {
+    /// Has the model read the chunks.
+    fn read(&mut self, session: &mut Session, result: &NewFile) -> Result<(), Error> {
         let work = Work::begin();
         let mut progress = Progress::collecting();
         let n_all = self.n_tokens(self.chunks.len()) as u64;
-        for (i, chunk) in self.chunks.iter().enumerate() {
+        while let Some(chunk) = self.chunks.get(self.n_done) {
+            self.n_begun += 1;
             self.collector.run(session, chunk)?;
-            let n_done = i + 1;
-            progress.set(self.n_tokens(n_done) as u64, n_all);
-            let saves = self.args.save_every.is_some_and(|n| n_done.is_multiple_of(n));
-            if work.interrupted() || n_done == self.chunks.len() {
-                return Ok(n_done);
+            self.n_done += 1;
+            progress.set(self.n_tokens(self.n_done) as u64, n_all);
+            if self.n_done == self.chunks.len() {
+                break;
             }
-            if saves {
-                write(&self.all(n_done)?, self.out, self.args)?;
-            } else if i == 0 {
-                // What does not go together is better known now than in some hours.
-                self.all(n_done)?;
+            if self.n_done == 1 {
+                // What does not go together, or has no room, is better known now than in some hours.
+                result.check_room(self.all()?.data_bytes())?;
+            }
+            if work.interrupted() {
+                return Err(Error::Interrupted);
+            }
+            if self.args.save_every.is_some_and(|n| self.n_done.is_multiple_of(n))
+                && let Err(e) = self.save()
+            {
+                terminal::note(&format!("{e}; what was collected is kept in memory"));
             }
         }
-        Ok(0)
+        Ok(())
     }
 
-    /// What was known before, and what the first chunks have shown.
-    fn all(&self, n_chunks: usize) -> Result<Imatrix, Error> {
-        let chunk_count = self.n_tokens(n_chunks).div_ceil(self.args.ctx);
+    /// Gives the result its name. The part, if there is one, holds nothing else.
+    fn complete(&mut self, result: NewFile) -> Result<(), Error> {
+        let all = self.all()?;
+        write(&all, result, self.args.format(self.out))?;
+        if self.n_saved.is_some() {
+            // If it stays, the next run says so.
+            let _ = fs::remove_file(&self.part);
+        }
+        tell_coverage(&all);
+        Ok(())
+    }
+
+    /// Keeps what was collected by a run that ends early, and says how to go on.
+    fn keep(&mut self) {
+        if self.n_done > 0
+            && let Err(e) = self.save()
+        {
+            terminal::note(&format!("{e}; what was collected is not kept"));
+        }
+        if let Some(n) = self.n_saved {
+            let (part, n_all) = (self.part.display(), self.chunks.len());
+            terminal::note(&format!("{part}: what {n} of {n_all} chunks showed; {}", self.way_on(n)));
+        }
+    }
+
+    /// How to go on behind the first `n` chunks.
+    fn way_on(&self, n: usize) -> String {
+        let part = self.part.display();
+        if n == self.chunks.len() {
+            return format!("make the result of it with --in {part} --out {}", self.out.display());
+        }
+        let mut way = format!("go on with --in {part} --skip {}", self.args.skip + n);
+        if self.args.max_prompts.is_some() {
+            let _ = write!(way, " --max-prompts {}", self.chunks.len() - n);
+        }
+        if let Some(most) = self.args.max_tokens {
+            let _ = write!(way, " --max-tokens {}", most - self.n_tokens(n));
+        }
+        way
+    }
+
+    /// Writes what there is beside the result, in the format that loses nothing of it.
+    fn save(&mut self) -> Result<(), Error> {
+        write(&self.all()?, NewFile::create(&self.part)?, Format::Gguf)?;
+        self.n_saved = Some(self.n_begun);
+        Ok(())
+    }
+
+    /// What was known before, and what the chunks have shown so far.
+    fn all(&self) -> Result<Imatrix, Error> {
+        let chunk_count = self.n_tokens(self.n_begun).div_ceil(self.args.ctx);
         let mut new = self.collector.imatrix(u32::try_from(chunk_count).unwrap_or(u32::MAX), self.args.ctx as u32);
         new.datasets.push(self.file.display().to_string());
         let mut all = self.before.clone();
-        all.merge(new)?;
+        let path = self.args.inputs.first().cloned().unwrap_or_default();
+        all.merge(new).map_err(|source| Error::Together { path, source })?;
         Ok(all)
     }
 
     fn n_tokens(&self, n_chunks: usize) -> usize {
         self.chunks[..n_chunks].iter().map(Vec::len).sum()
+    }
+}
+
+/// Refuses to begin where the work of an earlier run waits to be gone on with.
+fn spare_part(part: &Path, args: &ImatrixArgs) -> Result<(), Error> {
+    let goes_on = args.inputs.iter().any(|input| output::never_over(part, input).is_err());
+    match part.exists() && !goes_on {
+        true => Err(Error::Usage {
+            what: format!("{}: holds what a run before collected", part.display()),
+            help: "go on from it with --in and the --skip that was told, or remove it".into(),
+        }),
+        false => Ok(()),
     }
 }
 
@@ -143,8 +258,7 @@ fn chunks(engine: &Engine, args: &ImatrixArgs, file: &Path, words: &str) -> Resu
     }
 }
 
-fn write(imatrix: &Imatrix, out: &Path, args: &ImatrixArgs) -> Result<(), Error> {
-    let (format, mut file) = (args.format(out), NewFile::create(out)?);
+fn write(imatrix: &Imatrix, mut file: NewFile, format: Format) -> Result<(), Error> {
     file.fill(|out| match format {
         Format::Gguf => imatrix.write_gguf(out),
         Format::Dat => imatrix.write_legacy(out),
@@ -233,9 +347,8 @@ fn covered(layer: &str, coverage: &Coverage) -> Vec<String> {
 }
 
 fn as_json(imatrix: &Imatrix) -> String {
-    let tensor = |(name, entry): (&String, &Entry)| {
-        json!({ "name": name, "n_cols": entry.n_cols(), "counts": entry.counts() })
-    };
+    let tensor =
+        |(name, entry): (&String, &Entry)| json!({ "name": name, "n_cols": entry.n_cols(), "counts": entry.counts() });
     let coverage = |(name, coverage): (&str, Coverage)| json!({ "name": name, "never": coverage.never, "rarely": coverage.rarely, "mean": coverage.mean });
     let shown = json!({
         "datasets": imatrix.datasets, "chunk_count": imatrix.chunk_count, "chunk_size": imatrix.chunk_size,

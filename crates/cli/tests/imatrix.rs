@@ -2,10 +2,18 @@
 
 mod common;
 
-use std::fs;
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
 
-use common::{Ran, run, scratch, testdata};
+use common::{Ran, ds4, run, scratch, testdata};
 use expect_test::{Expect, expect};
+use gguf::Gguf;
+use tokenizer::{Special, Tokenizer};
 
 const LLAMA: &str = "llama/micro.gguf";
 const MIXTURE: &str = "deepseek_v4/micro-flash.gguf";
@@ -156,6 +164,93 @@ fn prompts_come_in_lines() {
     assert!(rows(&few) < rows(&file) && rows(&few) > 2, "{} of {}", rows(&few), rows(&file));
 }
 
+/// A copy of a model whose embedding of the one token that a text is has no numbers.
+fn without_numbers(model: &str, text: &str, name: &str) -> String {
+    let file = Gguf::open(&testdata(model)).unwrap();
+    let ids = Tokenizer::from_gguf(file.metadata()).unwrap().encode(text, Special::Plain);
+    let embd = file.tensor("token_embd.weight").unwrap();
+    let row_bytes = embd.n_bytes() / embd.shape[0];
+    let start = file.place(embd).1.start as usize + ids[0] as usize * row_bytes;
+    let mut bytes = fs::read(testdata(model)).unwrap();
+    bytes[start..start + 2].copy_from_slice(&0x7e00u16.to_le_bytes()); // a NaN of f16
+    fs::write(path(name), bytes).unwrap();
+    path(name)
+}
+
+#[test]
+fn a_run_that_fails_keeps_what_it_has_and_says_how_to_go_on() {
+    let model = without_numbers("llama/micro-llama3.gguf", "~", "no-numbers.gguf");
+    let corpus = written("fails.txt", &format!("{}~{}", "a b c d ".repeat(40), "a b c d ".repeat(40)));
+    let (out, part) = (path("fails.gguf"), path("fails.gguf.partial"));
+    let _ = fs::remove_file(&part);
+    fs::write(&out, "an older file").unwrap();
+    let args = ["imatrix", "-m", &model, "-f", &corpus, "--out", &out, "--ctx", "32", "-t", "1"];
+    let ran = run(&args);
+    assert_eq!(ran.status, Some(2), "{}", ran.err);
+    let told = "error: what the matrix `blk.0.attn_q.weight` is multiplied with is NaN in column 0";
+    assert!(ran.err.contains(told), "{}", ran.err);
+    let done = counts(&part)[0].1[0];
+    let way = ran.err.lines().find(|line| line.starts_with(&part)).unwrap_or_else(|| panic!("{}", ran.err));
+    let skip = way.split_once("--skip ").unwrap().1;
+    assert!(way.contains(&format!("go on with --in {part} --skip ")), "{way}");
+    assert!(done == 32 * (skip.parse::<u64>().unwrap() - 1) && done > 64, "{done} rows, {way}");
+    assert_eq!(fs::read(&out).unwrap(), b"an older file");
+    // What waits is not written over by who has forgotten it.
+    let again = run(&args);
+    assert_eq!(again.status, Some(2));
+    assert!(again.err.contains(&format!("{part}: holds what a run before collected")), "{}", again.err);
+    let on = run(&[&args[..], &["--in", &part, "--skip", skip, "--max-prompts", "2"]].concat());
+    assert_eq!(on.status, Some(0), "{}", on.err);
+    assert_eq!(counts(&out)[0].1[0], done + 64);
+    fs::remove_file(part).unwrap();
+}
+
+#[test]
+fn where_no_result_can_be_is_known_before_the_work() {
+    let corpus = written("nowhere.txt", &text());
+    let out = path("no-such-folder/x.gguf");
+    let ran = run(&["imatrix", "-m", "no-such-model.gguf", "-f", &corpus, "--out", &out]);
+    assert_eq!(ran.status, Some(1), "{}", ran.err);
+    assert!(ran.err.starts_with(&format!("error: {out}: ")), "{}", ran.err);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_a_part_from_which_another_run_goes_on() {
+    let (model, corpus) = (testdata(LLAMA), written("long.txt", &text().repeat(200)));
+    let (out, part) = (path("long.gguf"), path("long.gguf.partial"));
+    let _ = fs::remove_file(&part);
+    fs::write(&out, "an older file").unwrap();
+    let args = ["imatrix", "-m", model.to_str().unwrap(), "-f", &corpus, "--out", &out, "--ctx", "32", "-t", "1"];
+    let child = ds4().args(args).args(["--save-every", "1"]).stderr(Stdio::piped()).spawn().unwrap();
+    while !Path::new(&part).exists() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!(ran.status, Some(130), "{}", ran.err);
+    assert_eq!(fs::read(&out).unwrap(), b"an older file");
+    let (_, skip) =
+        ran.err.split_once(&format!("go on with --in {part} --skip ")).unwrap_or_else(|| panic!("{}", ran.err));
+    let skip: usize = skip.trim().parse().unwrap_or_else(|e| panic!("{e}: {}", ran.err));
+    let [skip, most] = [skip, skip + 2].map(|n| n.to_string());
+    let on = ["--in", &part, "--skip", &skip, "--max-prompts", "2", "--save-every", "1"];
+    let on = run(&[&args[..], &on].concat());
+    assert_eq!(on.status, Some(0), "{}", on.err);
+    assert!(!Path::new(&part).exists(), "what it held is in the result");
+    let whole = collected(LLAMA, &corpus, "long-whole.gguf", &["--max-prompts", &most]);
+    assert_eq!(counts(&out), counts(&whole));
+}
+
+#[test]
+fn the_place_of_experts_changes_no_bit() {
+    let corpus = written("streamed.txt", &text());
+    let whole = collected(MIXTURE, &corpus, "resident.gguf", &["--max-prompts", "2"]);
+    let more = ["--max-prompts", "2", "--no-cache", "--ssd-streaming-cache-experts", "2"];
+    let streamed = collected(MIXTURE, &corpus, "streamed.gguf", &more);
+    assert!(fs::read(whole).unwrap() == fs::read(streamed).unwrap());
+}
+
 #[test]
 fn what_cannot_be_is_refused() {
     let (model, wider) = (testdata(LLAMA), testdata("llama/micro-llama3.gguf"));
@@ -249,6 +344,7 @@ fn what_cannot_be_is_refused() {
     let other = ["imatrix", "-m", wider, "-f", &corpus, "--in", &file, "--out", &path("never.gguf"), "--ctx", "32"];
     let other = run(&other);
     assert_eq!(other.status, Some(2), "{}", other.err);
+    assert!(other.err.contains(&format!("{file}: entry `blk.0.attn_k.weight`: ")), "{}", other.err);
     assert!(other.err.contains("do not go with"), "{}", other.err);
-    assert!(!scratch().join("never.gguf").exists());
+    assert!(["never.gguf", "never.gguf.partial"].iter().all(|name| !scratch().join(name).exists()));
 }

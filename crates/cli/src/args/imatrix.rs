@@ -26,6 +26,9 @@ pub(crate) struct ImatrixArgs {
     pub(crate) inputs: Vec<PathBuf>,
 
     /// Where to write; it appears there when it is complete
+    ///
+    /// Until then, what there is is in FILE.partial: as often as --save-every says, and where Ctrl+C or a failure ends the
+    /// work. It also holds what --in held. The program then tells the --in and --skip that go on from it.
     #[arg(short, long, alias = "output-file", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) out: Option<PathBuf>,
 
@@ -61,7 +64,7 @@ pub(crate) struct ImatrixArgs {
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub(crate) max_tokens: Option<usize>,
 
-    /// Write what there is after every so many chunks
+    /// Write what there is to FILE.partial after every so many chunks
     #[arg(long, alias = "output-frequency", value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub(crate) save_every: Option<usize>,
 

@@ -1,5 +1,4 @@
 //! A server with a model of some kilobytes, and a client that can say anything.
-#![allow(dead_code)] // every test uses another part
 
 use std::{
     io::{Read as _, Write as _},

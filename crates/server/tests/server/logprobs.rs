@@ -1,9 +1,6 @@
 //! Probabilities of tokens, and the texts that the tokens make up.
-#![allow(missing_docs)]
 
-mod common;
-
-use common::{Setup, start};
+use crate::common::{Setup, start};
 use serde_json::{Value, json};
 
 fn chat(more: Value) -> Value {

@@ -1,10 +1,7 @@
 //! What agents send back after a call, in the shapes that were recorded of them: all of the first turn is known in the second, in the
 //! same server and in the next one.
-#![allow(missing_docs)]
 
-mod common;
-
-use common::{Running, Setup, start};
+use crate::common::{Running, Setup, start};
 use engine::Kept;
 use serde_json::{Value, json};
 

@@ -1,9 +1,6 @@
 //! Calls of tools that are held to what was asked for, of a model that says what it likes.
-#![allow(missing_docs)]
 
-mod common;
-
-use common::{Running, Setup, start};
+use crate::common::{Running, Setup, start};
 use serde_json::{Value, json};
 
 /// Two tools whose arguments come to an end by themselves.

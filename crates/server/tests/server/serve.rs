@@ -1,7 +1,4 @@
 //! A server and its clients, over real connections.
-#![allow(missing_docs)]
-
-mod common;
 
 use std::{
     io::{Read as _, Write as _},
@@ -9,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Setup, post, start, wait_for};
+use crate::common::{Running, Setup, post, start, wait_for};
 use engine::Kept;
 use serde_json::{Value, json};
 
@@ -201,14 +198,14 @@ fn keys_are_asked_for() {
 }
 
 /// What metrics say of one of them.
-fn metric(server: &common::Running, name: &str) -> f64 {
+fn metric(server: &Running, name: &str) -> f64 {
     let text = server.get("/metrics").body;
     let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {text}"));
     line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
 }
 
 /// A question whose answer does not end before it has all its tokens, 8000 unless more is said.
-fn endless(server: &common::Running, more: Value) -> Value {
+fn endless(server: &Running, more: Value) -> Value {
     let end = server.post("/tokenize", &json!({"content": "<｜end▁of▁sentence｜>"})).json()["tokens"][0].to_string();
     let mut fields = json!({"max_tokens": 8000, "temperature": 1, "logit_bias": {end: -100}});
     fields.as_object_mut().expect("it is one").extend(more.as_object().expect("it is one").clone());
@@ -216,7 +213,7 @@ fn endless(server: &common::Running, more: Value) -> Value {
 }
 
 /// Asks, and does not wait for the answer.
-fn begin(server: &common::Running, request: &Value) -> TcpStream {
+fn begin(server: &Running, request: &Value) -> TcpStream {
     let mut stream = server.connect();
     stream.write_all(&post("/v1/chat/completions", &request.to_string(), "")).expect("it is read");
     stream
@@ -235,7 +232,7 @@ fn who_goes_away_frees_the_session() {
 }
 
 /// Keeps the one session busy with a stream, and has others wait for it.
-fn fill<const N: usize>(server: &common::Running, others: [Value; N]) -> (TcpStream, [TcpStream; N]) {
+fn fill<const N: usize>(server: &Running, others: [Value; N]) -> (TcpStream, [TcpStream; N]) {
     let busy = begin(server, &endless(server, json!({"stream": true})));
     wait_for("it is begun", || metric(server, "test_sessions_busy") == 1.0);
     let mut n_waiting = 0.0;

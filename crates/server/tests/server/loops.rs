@@ -1,11 +1,8 @@
 //! Answers that say the same again and again: what is told of them.
-#![allow(missing_docs)]
-
-mod common;
 
 use std::sync::Mutex;
 
-use common::{Running, Setup, post, start, wait_for};
+use crate::common::{Running, Setup, post, start, wait_for};
 use serde_json::{Map, Value, json};
 use server::Log;
 

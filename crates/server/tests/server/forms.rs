@@ -1,9 +1,6 @@
 //! Answers in forms that were asked for, of a model that says what it likes.
-#![allow(missing_docs)]
 
-mod common;
-
-use common::{Running, Setup, start};
+use crate::common::{Running, Setup, start};
 use serde_json::{Value, json};
 
 /// An answer of each dialect to a question with these fields, as a text.

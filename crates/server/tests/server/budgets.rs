@@ -1,9 +1,6 @@
 //! Reasoning that is bounded: how it is ended, counted and told, and that its turn is known in the next.
-#![allow(missing_docs)]
 
-mod common;
-
-use common::{Running, Setup, start};
+use crate::common::{Running, Setup, start};
 use serde_json::{Value, json};
 
 /// A request whose answer says nothing but `a`, for as long as it may: 20 tokens.

@@ -1,7 +1,4 @@
 //! What is told of requests to whoever runs the server, over real connections.
-#![allow(missing_docs)]
-
-mod common;
 
 use std::{
     io::{Read as _, Write as _},
@@ -12,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Running, Setup, post, start, wait_for};
+use crate::common::{Running, Setup, post, start, wait_for};
 use serde_json::{Value, json};
 use server::Log;
 

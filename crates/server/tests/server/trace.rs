@@ -1,11 +1,8 @@
 //! The trace of what is said and answered, over real connections.
-#![allow(missing_docs)]
-
-mod common;
 
 use std::{io::Read as _, io::Write as _, path::Path};
 
-use common::{Running, Setup, post, start};
+use crate::common::{Running, Setup, post, start};
 use serde_json::{Value, json};
 use server::Trace;
 

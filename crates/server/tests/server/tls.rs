@@ -1,7 +1,4 @@
 //! The server behind TLS, over real connections. Certificates are those in `testdata/tls`.
-#![allow(missing_docs)]
-
-mod common;
 
 use std::{
     io::{Read, Write},
@@ -11,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Reply, Running, Setup, post, reply, start, wait_for};
+use crate::common::{Reply, Running, Setup, post, reply, start, wait_for};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     pki_types::{CertificateDer, pem::PemObject as _},

@@ -176,7 +176,7 @@ fn show_differences<S: Source>(source: &S, other: &Path, json: bool) -> Result<(
     let missing = missing.map_err(|error| match error {
         CompareError::One(e) => Error::Quantize(quantize::Error::Source(Box::new(e))),
         CompareError::Other(e) => Error::Gguf(e),
-        shape @ CompareError::Shape { .. } => Error::Different { path: other.into(), what: shape.to_string() },
+        different => Error::Different { path: other.into(), what: different.to_string() },
     })?;
     if let Some(name) = missing.first() {
         terminal::note(&format!("{} tensors are in one of both only, such as {name}", missing.len()));

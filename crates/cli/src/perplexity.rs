@@ -38,9 +38,10 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<(), Error> {
     let mut scoring = Scoring::new(args, base.as_ref())?;
     let mut report = Report::new(args, &names, base.as_ref());
     let measured = models.iter().zip(&names).try_for_each(|(path, name)| {
-        let outcome = scoring.measure(path, name)?;
+        let (outcome, saved) = scoring.measure(path, name)?;
         let complete = outcome.complete();
         report.add(outcome)?;
+        saved?;
         if complete { Ok(()) } else { Err(Error::Interrupted) }
     });
     // What took its time is told, whatever became of the models behind it.
@@ -100,8 +101,8 @@ impl<'a> Scoring<'a> {
         Ok(Scoring { args, text, base, detail, has_detail: false })
     }
 
-    /// Scores the text by one model, until Ctrl+C.
-    fn measure(&mut self, path: &Path, name: &str) -> Result<Outcome, Error> {
+    /// Scores the text by one model, until Ctrl+C; and whether what is asked for beside the figures could be written.
+    fn measure(&mut self, path: &Path, name: &str) -> Result<(Outcome, Result<(), Error>), Error> {
         let engine = self.open(path)?;
         let passages = self.passages(&engine)?;
         let mut session = open_session(&engine, passages.n_ctx())?;
@@ -110,13 +111,23 @@ impl<'a> Scoring<'a> {
         let start = Instant::now();
         let files = Files { base: base.as_mut(), save: save.as_mut() };
         let positions = until_interrupted(&mut session, &passages, files).map_err(|e| told(self.args, e))?;
-        engine.finish_trace()?;
+        let traced = engine.finish_trace();
         let outcome = Outcome::new(&engine, name, passages, &positions, start.elapsed());
-        if outcome.complete() {
-            self.write_detail(&engine, name, &positions)?;
-            save.map_or(Ok(()), |save| save.into_inner().finish())?;
+        let saved = match outcome.complete() {
+            true => self.write_detail(&engine, name, &positions).and_then(|()| finish(save)),
+            false => {
+                self.tell_unsaved();
+                Ok(())
+            }
+        };
+        Ok((outcome, saved.and(traced.map_err(Error::from))))
+    }
+
+    /// Says what Ctrl+C has left undone.
+    fn tell_unsaved(&self) {
+        if let Some(path) = &self.args.save_base {
+            terminal::note(&format!("{}: not written, as not all positions were scored", path.display()));
         }
-        Ok(outcome)
     }
 
     /// Writes every position of a model, or gives the file up.
@@ -163,6 +174,11 @@ impl<'a> Scoring<'a> {
         let writer = Writer::create(out, &head);
         writer.map(Some).map_err(|source| Error::Write { path: path.clone(), source })
     }
+}
+
+/// Gives a base that is complete its name.
+fn finish(save: Option<Writer<NewFile>>) -> Result<(), Error> {
+    save.map_or(Ok(()), |save| save.into_inner().finish())
 }
 
 fn open_base(args: &PerplexityArgs) -> Result<Option<Reader>, Error> {

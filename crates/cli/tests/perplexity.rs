@@ -287,3 +287,13 @@ fn ctrl_c_tells_the_figures_so_far() {
     assert!(ran.err.contains(&format!("stopped after {} of ", figures["n_scored"])), "{}", ran.err);
     assert!(partial().is_none() && !PathBuf::from(&base).exists());
 }
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_no_base_and_nobody_waits_for_it() {
+    let pipe = file("base-pipe");
+    let _ = fs::remove_file(&pipe);
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let line = refused(&["-m", &model("llama/micro.gguf"), "-f", &text("pipe.txt"), "--base", &pipe]);
+    assert!(line.ends_with("is no file of log-probabilities"), "{line}");
+}

@@ -10,7 +10,7 @@
 //! likely counts most. The divergence of a model from its own file is below 1e-7.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, BufReader, Read, Write},
     path::Path,
 };
@@ -198,6 +198,10 @@ impl Reader {
     /// # Errors
     /// Why it cannot be compared with.
     pub fn open(path: &Path) -> Result<Reader, BaseError> {
+        // Whoever opened a pipe would wait for somebody to fill it.
+        if !fs::metadata(path)?.is_file() {
+            return Err(BaseError::Other);
+        }
         let file = File::open(path)?;
         let len = file.metadata()?.len();
         let mut input = BufReader::with_capacity(1 << 20, file);

@@ -6,8 +6,8 @@
 //! ln p = scale * code + least; the least is 16 below the largest, or the least there is
 //! ```
 //!
-//! There are no checksums, but the likeliest word is always above -16 and never above 0, which damage may well change. What is not
-//! above -16 counts as nothing, as it does there.
+//! There are no checksums, but the words of a position are all there is: their probabilities add up to 1, as damage may well change.
+//! What is not above -16 counts as nothing, as it does there.
 //! Source: `perplexity.cpp` of build 11434.
 
 use std::io::Read;
@@ -23,8 +23,8 @@ const SCALE_BYTES: usize = 8;
 /// What is no likelier counts as nothing.
 const LN_P_MIN: f32 = -16.0;
 
-/// By how much rounding may put a word above 0.
-const ROUNDING: f32 = 1e-3;
+/// By how much the sum of all probabilities may miss 1: codes are rounded, and what counts as nothing is missing.
+const MISSING: f32 = 0.05;
 
 pub(super) fn row_bytes(n_vocab: usize) -> usize {
     SCALE_BYTES + 2 * n_vocab.next_multiple_of(2)
@@ -59,10 +59,12 @@ pub(super) fn read_row(bytes: &[u8], next: TokenId, out: &mut [f32]) -> Result<(
         let ln_p = ln_p(u16::from_le_bytes(*code));
         *out = if ln_p > LN_P_MIN { ln_p } else { f32::NEG_INFINITY };
     }
-    let top = (0..out.len()).fold(0, |top, i| if code(i) > code(top) { i } else { top });
-    if !(out[top] > LN_P_MIN && out[top] <= ROUNDING) {
-        return Err(BaseError::Field { field: "likeliest word" });
+    let sum: f32 = out.iter().map(|ln_p| ln_p.exp()).sum();
+    let is_all = (sum - 1.0).abs() < MISSING;
+    if !is_all {
+        return Err(BaseError::Field { field: "sum of probabilities" });
     }
+    let top = (0..out.len()).fold(0, |top, i| if code(i) > code(top) { i } else { top });
     Ok((-f64::from(ln_p(code(next as usize))), top as TokenId))
 }
 
@@ -82,7 +84,7 @@ mod tests {
         let mut bytes = MAGIC.to_vec();
         sizes.iter().for_each(|n| bytes.extend(n.to_le_bytes()));
         [scale, least].iter().for_each(|x| bytes.extend(x.to_le_bytes()));
-        [0u16, 60_000, 64_000, 0].iter().for_each(|code| bytes.extend(code.to_le_bytes()));
+        [0u16, 62_269, 64_000, 0].iter().for_each(|code| bytes.extend(code.to_le_bytes()));
         bytes
     }
 
@@ -98,8 +100,9 @@ mod tests {
         assert_eq!(reader.head(), &Head { model: "".into(), n_vocab: 3, n_ctx: 4, tokens: vec![0, 1, 2, 0] });
         let found = reader.read(1).unwrap();
         assert_eq!((found.top, found.ln_p[0]), (2, f32::NEG_INFINITY));
-        assert!((found.ln_p[1] + 1.5).abs() < 1e-5 && (found.ln_p[2] + 0.5).abs() < 1e-5);
-        assert!((found.nll - 1.5).abs() < 1e-5);
+        let (one, two) = (-0.93275, -0.5);
+        assert!((found.ln_p[1] - one).abs() < 1e-5 && (found.ln_p[2] - two).abs() < 1e-5);
+        assert!((found.nll + f64::from(one)).abs() < 1e-5);
     }
 
     #[test]
@@ -110,8 +113,8 @@ mod tests {
         };
         let bytes = example(0.00025);
         check(&example(f32::NAN), "has an impossible scale");
-        for (scale, least) in [(0.00025, -32.5), (0.0, -16.5), (0.00025, -15.0), (1e35, -16.5)] {
-            check(&example_from(scale, least), "has an impossible likeliest word");
+        for (scale, least) in [(0.00025, -32.5), (0.0, -16.5), (0.00025, -15.0), (1e35, -16.5), (0.0, 0.0)] {
+            check(&example_from(scale, least), "has an impossible sum of probabilities");
         }
         check(&bytes[..bytes.len() - 2], "has 50 bytes, and should have 52");
         let mut wrong = bytes.clone();

@@ -9,6 +9,9 @@ use std::{
 
 use crate::{error::Error, terminal};
 
+/// Names that are tried for a file that is not complete.
+const N_NAMES: usize = 1000;
+
 /// The files that are being written, for a program that is ended in the middle.
 static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
@@ -99,8 +102,7 @@ impl NewFile {
             Ok(found) if found.is_dir() => return Err(fails(io::ErrorKind::IsADirectory.into())),
             Ok(found) if !found.is_file() => (None, File::options().write(true).open(&target).map_err(fails)?),
             _ => {
-                let temporary = beside(&target).map_err(fails)?;
-                let file = File::create_new(&temporary).map_err(fails)?;
+                let (temporary, file) = beside(&target).map_err(fails)?;
                 unfinished().push(temporary.clone());
                 (Some(temporary), file)
             }
@@ -178,13 +180,21 @@ impl Write for NewFile {
     }
 }
 
-/// A name beside `path`, hidden, for this process.
-fn beside(path: &Path) -> io::Result<PathBuf> {
+/// A new file beside `path`, hidden. A number that has come around may be in the name of what another process has left behind.
+fn beside(path: &Path) -> io::Result<(PathBuf, File)> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}.partial", std::process::id()));
-    Ok(path.with_file_name(hidden))
+    let mut taken = io::Error::from(io::ErrorKind::AlreadyExists);
+    for i in 0..N_NAMES {
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}-{i}.partial", std::process::id()));
+        let path = path.with_file_name(hidden);
+        match File::create_new(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => taken = e,
+            other => return other.map(|file| (path, file)),
+        }
+    }
+    Err(taken)
 }
 
 #[cfg(test)]
@@ -223,6 +233,18 @@ mod tests {
         drop(file);
         assert_eq!(names(&folder), ["x.f32"]);
         assert_eq!(fs::read(folder.join("x.f32")).unwrap(), b"old");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_others_left_behind_is_in_nobodys_way() {
+        let folder = folder("left");
+        let first = beside(&folder.join("x")).unwrap().0;
+        let mut file = NewFile::create(&folder.join("x")).unwrap();
+        file.text("new").unwrap();
+        file.finish().unwrap();
+        assert_eq!(fs::read(folder.join("x")).unwrap(), b"new");
+        assert!(first.exists() && fs::read_dir(&folder).unwrap().count() == 2);
         fs::remove_dir_all(folder).unwrap();
     }
 

@@ -91,7 +91,8 @@ impl<'a> Run<'a> {
         let part = PathBuf::from(part);
         let results = [out, &*part];
         results.iter().try_for_each(|result| output::never_over(result, file))?;
-        model::spare(&args.model, [Some(file), Some(out), Some(&*part)])?;
+        let inputs = args.inputs.iter().map(|input| Some(&**input));
+        model::spare(&args.model, inputs.chain([Some(file), Some(out), Some(&*part)]))?;
         spare_part(&part, args)?;
         let result = NewFile::create(out)?;
         let words = prompt::read_file(file)?;
@@ -328,7 +329,7 @@ fn named(down: Rows) -> &'static str {
 
 fn row((name, entry): (&String, &Entry)) -> Vec<String> {
     let n = entry.counts().len();
-    let rows: u64 = entry.counts().iter().sum();
+    let rows: u128 = entry.counts().iter().map(|&count| u128::from(count)).sum();
     vec![escape(name), entry.n_cols().to_string(), n.to_string(), rows.to_string()]
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<(), Error> {
     output::check_name(&args.out)?;
     let ids = read_ids(args)?;
     output::never_over(&args.out, &args.tokens)?;
-    model::spare(&args.model, [Some(&args.tokens), Some(&args.out)])?;
+    model::spare(&args.model, [Some(&*args.tokens), Some(&*args.out)])?;
     let chunk = args.chunk.unwrap_or(args.model.batch);
     let engine = model::open(&args.model, &Options { n_batch: chunk, ..args.model.options()? })?;
     engine.files().try_for_each(|part| output::never_over(&args.out, part))?;

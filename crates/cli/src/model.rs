@@ -10,7 +10,7 @@ use crate::{args::ModelArgs, error::Error, folders, output, terminal};
 ///
 /// # Errors
 /// [`Error::SameFile`].
-pub(crate) fn spare<const N: usize>(args: &ModelArgs, others: [Option<&Path>; N]) -> Result<(), Error> {
+pub(crate) fn spare<'a>(args: &ModelArgs, others: impl IntoIterator<Item = Option<&'a Path>>) -> Result<(), Error> {
     let Some(trace) = &args.route_trace else { return Ok(()) };
     others.into_iter().flatten().try_for_each(|other| output::never_over(trace, other))
 }

@@ -348,3 +348,36 @@ fn what_cannot_be_is_refused() {
     assert!(other.err.contains("do not go with"), "{}", other.err);
     assert!(["never.gguf", "never.gguf.partial"].iter().all(|name| !scratch().join(name).exists()));
 }
+
+#[test]
+fn what_only_a_model_obeys_is_refused_without_one() {
+    let (one, out) = (collected(LLAMA, &written("flags.txt", &text()), "flags.gguf", &[]), path("flags-all.gguf"));
+    let flags: [&[&str]; 8] = [
+        &["--ctx", "32"],
+        &["--skip", "1"],
+        &["--max-prompts", "1"],
+        &["--max-tokens", "9"],
+        &["--save-every", "1"],
+        &["--down", "alike"],
+        &["--process-output"],
+        &["--parse-special"],
+    ];
+    for flags in flags {
+        let ran = run(&[&["imatrix", "--in", &one, "--out", &out], flags].concat());
+        assert_eq!(ran.status, Some(2), "{flags:?}: {}", ran.err);
+        assert!(ran.err.contains("--file <TEXT>"), "{flags:?}: {}", ran.err);
+    }
+    assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn a_trace_takes_the_place_of_no_input() {
+    let corpus = written("traced.txt", &text());
+    let one = collected(MIXTURE, &corpus, "traced.gguf", &[]);
+    let before = fs::read(&one).unwrap();
+    let (model, out) = (testdata(MIXTURE), path("traced-all.gguf"));
+    let model = model.to_str().unwrap();
+    let ran = run(&["imatrix", "-m", model, "-f", &corpus, "--in", &one, "--out", &out, "--route-trace", &one]);
+    assert_eq!(ran.status, Some(2), "{}", ran.err);
+    assert_eq!(fs::read(&one).unwrap(), before);
+}

@@ -12,7 +12,8 @@ use crate::{
 /// The shortest entry: a name of one byte and one dimension.
 pub(crate) const TENSOR_BYTES_MIN: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 
-const NAME_BYTES_MAX: usize = 63;
+/// The longest name of a tensor, in bytes.
+pub const NAME_BYTES_MAX: usize = 63;
 const DIMS_MAX: u32 = 4;
 const BYTES_ALLOWED: &str = "at most 9223372036854775807 elements and bytes";
 

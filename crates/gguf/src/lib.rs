@@ -32,6 +32,7 @@ mod part;
 mod value;
 mod writer;
 
+pub use directory::NAME_BYTES_MAX;
 pub use element::Element;
 pub use error::{Error, reason, shorten, shown};
 pub use file::{Gguf, TensorInfo};

@@ -47,39 +47,39 @@ pub(crate) struct ImatrixArgs {
     pub(crate) json: bool,
 
     /// Tokens of a chunk, which is all that the model sees at a time
-    #[arg(short, long, alias = "ctx-size", value_name = "N", default_value = "512")]
+    #[arg(short, long, alias = "ctx-size", value_name = "N", default_value = "512", requires = "file")]
     #[arg(value_parser = batch, allow_negative_numbers = true)]
     pub(crate) ctx: usize,
 
     /// Leave out the first chunks: those that --in has seen
-    #[arg(long, alias = "chunk", alias = "from-chunk", value_name = "N", default_value = "0")]
+    #[arg(long, alias = "chunk", alias = "from-chunk", value_name = "N", default_value = "0", requires = "file")]
     #[arg(value_parser = whole, allow_negative_numbers = true)]
     pub(crate) skip: usize,
 
     /// The most chunks, or prompts that are no longer than one
-    #[arg(long, alias = "chunks", value_name = "N", value_parser = count, allow_negative_numbers = true)]
+    #[arg(long, alias = "chunks", value_name = "N", requires = "file", value_parser = count, allow_negative_numbers = true)]
     pub(crate) max_prompts: Option<usize>,
 
     /// The most tokens, in whole chunks
-    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", requires = "file", value_parser = count, allow_negative_numbers = true)]
     pub(crate) max_tokens: Option<usize>,
 
     /// Write what there is to FILE.partial after every so many chunks
-    #[arg(long, alias = "output-frequency", value_name = "N", value_parser = count, allow_negative_numbers = true)]
+    #[arg(long, alias = "output-frequency", value_name = "N", requires = "file", value_parser = count, allow_negative_numbers = true)]
     pub(crate) save_every: Option<usize>,
 
     /// How rows of an expert's down matrix count
     ///
     /// weighted: by the router, as they are multiplied. alike: as llama.cpp's files have it. Such files do not go together.
-    #[arg(long, value_name = "HOW", default_value = "weighted")]
+    #[arg(long, value_name = "HOW", default_value = "weighted", requires = "file")]
     pub(crate) down: Down,
 
     /// Collect for the matrix that makes logits, too
-    #[arg(long)]
+    #[arg(long, requires = "file")]
     pub(crate) process_output: bool,
 
     /// Take the names of special tokens in a text, such as <|im_end|>, for the tokens
-    #[arg(long)]
+    #[arg(long, requires = "file")]
     pub(crate) parse_special: bool,
 
     #[command(flatten)]

@@ -16,7 +16,7 @@ use std::{
     path::Path,
 };
 
-use gguf::{Element, Gguf, TensorInfo, Writer};
+use gguf::{Element, Gguf, NAME_BYTES_MAX, TensorInfo, Writer};
 use quant::Format;
 
 use super::{Entry, Error, Imatrix, Rows, sums::Sums};
@@ -111,8 +111,12 @@ impl Imatrix {
     /// Writes a GGUF. The same importance gives the same bytes.
     ///
     /// # Errors
-    /// What `out` says.
+    /// What `out` says; [`io::ErrorKind::InvalidInput`] if a name is too long for the format.
     pub fn write_gguf(&self, out: &mut dyn Write) -> io::Result<()> {
+        if let Some(name) = self.entries.keys().find(|name| name.len() + SUMS.len() > NAME_BYTES_MAX) {
+            let what = format!("`{name}` is longer than names in a GGUF may be; the format dat has room for it");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
         let mut file = Writer::new();
         file.set("general.type", "imatrix").set(DATASETS, self.datasets.clone());
         file.set(CHUNK_COUNT, self.chunk_count).set(CHUNK_SIZE, self.chunk_size);

@@ -4,6 +4,9 @@ use std::borrow::Cow;
 
 use super::sums::{BLOCK, Sums};
 
+/// The most rows that are told apart from more: what a file holds of them is read again.
+const COUNT_MAX: u64 = 1 << 62;
+
 /// Sums of squares, expert after expert, and how many rows each is of.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -116,7 +119,7 @@ impl Entry {
         let sums = sums.into_iter().map(|sum| (sum as f32).min(f32::MAX)).collect();
         let count = self.counts.iter().fold(0u64, |all, &count| all.saturating_add(count));
         let times = (n / self.counts.len()) as u64;
-        Entry { sums: Sums::Here(sums), counts: vec![count.saturating_mul(times)] }
+        Entry { sums: Sums::Here(sums), counts: vec![count.saturating_mul(times).min(COUNT_MAX)] }
     }
 
     /// Adds what else was counted for the same tensor. Where only one of both tells experts apart, so does the sum.
@@ -130,7 +133,7 @@ impl Entry {
             *sum = (*sum + more).min(f32::MAX);
         }
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
-            *count = count.saturating_add(*more);
+            *count = count.saturating_add(*more).min(COUNT_MAX);
         }
         Ok(())
     }

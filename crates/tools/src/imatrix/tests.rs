@@ -371,3 +371,21 @@ fn what_is_wrong_with_a_legacy_file_is_said_with_its_entry() {
     let no_file = Imatrix::read(&PathBuf::from("/nowhere/at/all")).map_err(|e| e.to_string());
     expect!["/nowhere/at/all: No such file or directory (os error 2)"].assert_eq(&no_file.err().unwrap_or_default());
 }
+
+#[test]
+fn names_that_a_gguf_has_no_room_for_are_refused() {
+    let name = |n: usize| "n".repeat(n);
+    let one = |n| of(&[(&name(n), entry(&[1.0], &[1]))]);
+    assert_eq!(again(&one(55), Imatrix::write_gguf), one(55));
+    let error = one(56).write_gguf(&mut Vec::new()).unwrap_err().to_string();
+    assert_eq!(error, format!("`{}` is longer than names in a GGUF may be; the format dat has room for it", name(56)));
+}
+
+#[test]
+fn counts_stay_such_as_are_read_again() {
+    let mut all = of(&[("x", entry(&[1.0], &[1 << 62]))]);
+    for _ in 0..3 {
+        all.merge(of(&[("x", entry(&[1.0], &[1 << 62]))])).unwrap_or_else(|e| panic!("{e}"));
+    }
+    assert_eq!(again(&all, Imatrix::write_gguf).entries["x"].counts(), [1 << 62]);
+}

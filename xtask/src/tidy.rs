@@ -8,13 +8,13 @@ use std::{
 /// Who may know whom. ARCHITECTURE.md draws the same list.
 const MAP: [(&str, &[&str]); 15] = [
     ("quant", &[]),
-    ("gguf", &["quant"]),
+    ("files", &[]),
+    ("gguf", &["files", "quant"]),
     ("tokenizer", &["gguf"]),
     ("grammar", &["tokenizer"]),
     ("compute", &["quant"]),
     ("backend-cpu", &["compute", "quant"]),
     ("experts", &["compute", "gguf"]),
-    ("files", &[]),
     ("kv", &["files"]),
     ("models", &["experts", "compute", "tokenizer", "gguf", "quant"]),
     (

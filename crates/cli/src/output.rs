@@ -72,7 +72,7 @@ pub(crate) fn check_name(path: &Path) -> Result<(), Error> {
     if path.as_os_str() == "-" {
         return Err(Error::Usage {
             what: "-: such results are not written to standard output".into(),
-            help: "give a file or a named pipe; ./- is a file of that name".into(),
+            help: "give a name; ./- is a file that is called so".into(),
         });
     }
     if path.as_os_str().as_encoded_bytes().ends_with(std::path::MAIN_SEPARATOR_STR.as_bytes()) {
@@ -144,8 +144,7 @@ impl NewFile {
     pub(crate) fn finish(mut self) -> Result<(), Error> {
         self.out.flush().map_err(|source| self.fails(source))?;
         if let Some(temporary) = &self.temporary {
-            self.out.get_ref().sync_all().map_err(|source| self.fails(source))?;
-            fs::rename(temporary, &self.path).map_err(|source| self.fails(source))?;
+            files::publish(self.out.get_ref(), temporary, &self.path).map_err(|source| self.fails(source))?;
             forget(temporary);
             self.temporary = None;
         }

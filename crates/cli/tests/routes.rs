@@ -256,7 +256,7 @@ fn flags_act_or_are_refused() {
         &["routes", &file, "--plot", "-"],
         expect![[r#"
         error: -: such results are not written to standard output
-        help: give a file or a named pipe; ./- is a file of that name
+        help: give a name; ./- is a file that is called so
         exit 2
     "#]],
     );

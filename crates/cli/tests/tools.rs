@@ -423,7 +423,7 @@ fn logits_are_not_written_to_stdout_nor_to_a_dash() {
     let ran = run(&["logits", "-m", &model, "--tokens", &tokens, "-o", "-"]);
     expect![[r#"
         error: -: such results are not written to standard output
-        help: give a file or a named pipe; ./- is a file of that name
+        help: give a name; ./- is a file that is called so
         exit 2
     "#]]
     .assert_eq(&ran.show());

@@ -1,4 +1,8 @@
-//! Files of ours: readable by their owner alone, there in full or not at all.
+//! Files that are written: there in full or not at all, and what is ours readable by its owner alone.
+//!
+//! ```text
+//! written under another name -> synced -> renamed -> the folder synced        `publish`
+//! ```
 #![forbid(unsafe_code)]
 
 use std::{
@@ -35,11 +39,18 @@ pub fn replace(path: &Path, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
     // What is there is of somebody who was ended in the middle.
     let _ = fs::remove_file(temporary);
     let mut file = private().write(true).create_new(true).open(temporary)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    drop(file); // elsewhere than on Unix, open files keep their names
-    let named = written.and_then(|()| fs::rename(temporary, path));
-    named.inspect_err(|_| _ = fs::remove_file(temporary))?;
-    path.parent().map_or(Ok(()), sync_folder)
+    let written = file.write_all(bytes).and_then(|()| publish(&file, temporary, path));
+    written.inspect_err(|_| _ = fs::remove_file(temporary))
+}
+
+/// Gives a file that is written its name, in the same folder, when its bytes outlast everything; then the name does, too.
+///
+/// # Errors
+/// What the system says: then the file has its old name, or, where only the folder could not be made safe, the new one.
+pub fn publish(file: &File, temporary: &Path, path: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    fs::rename(temporary, path)?;
+    sync_folder(folder_of(path))
 }
 
 /// Has the names in a folder outlast everything.
@@ -53,8 +64,52 @@ pub fn sync_folder(path: &Path) -> io::Result<()> {
 
 /// What can still be written to the disk that a file is on, or would be; `None` where the system does not tell.
 pub fn free_bytes(path: &Path) -> Option<u64> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs4::available_space(folder).ok()
+    fs4::available_space(folder_of(path)).ok()
+}
+
+/// The folder that a file is in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Fills `out` from byte `offset` of a file on.
+///
+/// # Errors
+/// What the system says, or that the file ends before.
+pub fn read_exact_at(file: &File, out: &mut [u8], offset: u64) -> io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::read_exact_at(file, out, offset);
+    #[cfg(windows)]
+    {
+        let mut done = 0;
+        while done < out.len() {
+            match std::os::windows::fs::FileExt::seek_read(file, &mut out[done..], offset + done as u64)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => done += n,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes all of `bytes` to a file, from its byte `offset` on.
+///
+/// # Errors
+/// What the system says.
+pub fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::write_all_at(file, bytes, offset);
+    #[cfg(windows)]
+    {
+        let mut done = 0;
+        while done < bytes.len() {
+            match std::os::windows::fs::FileExt::seek_write(file, &bytes[done..], offset + done as u64)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                n => done += n,
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -75,6 +130,23 @@ mod tests {
         let taken = folder.join("taken");
         fs::create_dir(&taken).unwrap_or_else(|e| panic!("{e}"));
         assert!(replace(&taken, &temporary, b"no file's place").is_err() && !temporary.exists());
+    }
+
+    #[test]
+    fn bytes_have_their_place() {
+        let file = tempfile::tempfile().unwrap_or_else(|e| panic!("{e}"));
+        write_all_at(&file, b"world", 7)
+            .and_then(|()| write_all_at(&file, b"hello, ", 0))
+            .unwrap_or_else(|e| panic!("{e}"));
+        let mut found = [0; 5];
+        read_exact_at(&file, &mut found, 5).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(&found, b", wor");
+        assert!(read_exact_at(&file, &mut found, 8).is_err_and(|e| e.kind() == io::ErrorKind::UnexpectedEof));
+    }
+
+    #[test]
+    fn a_name_alone_is_a_file_in_this_folder() {
+        assert_eq!([folder_of(Path::new("x")), folder_of(Path::new("a/x"))], [Path::new("."), Path::new("a")]);
     }
 
     #[cfg(unix)]

@@ -81,7 +81,7 @@ impl<'a> Writer<'a> {
     pub fn write(&self, path: &Path) -> Result<(), Error> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let partial = path.with_file_name(format!(".{name}.{}.partial", process::id()));
-        let written = self.write_to_file(&partial).and_then(|()| fs::rename(&partial, path));
+        let written = self.write_to_file(&partial).and_then(|file| files::publish(&file, &partial, path));
         written.map_err(|source| {
             // The first error is the one to report; if this fails too, a partial file stays.
             let _ = fs::remove_file(&partial);
@@ -89,11 +89,10 @@ impl<'a> Writer<'a> {
         })
     }
 
-    fn write_to_file(&self, path: &Path) -> io::Result<()> {
+    fn write_to_file(&self, path: &Path) -> io::Result<File> {
         let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
         self.write_to(&mut out)?;
-        out.flush()?;
-        out.get_ref().sync_all()
+        Ok(out.into_inner()?)
     }
 
     /// Writes the bytes of the file to `out`.

@@ -14,7 +14,7 @@ use gguf::shorten;
 use safetensors::{Dtype, tensor::TensorInfo};
 use serde_json::{Map, Value};
 
-use super::{Error, shards::read_at};
+use super::Error;
 
 /// The longest header that the format allows.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
@@ -51,7 +51,7 @@ fn bytes(path: &Path, file: &File, len: u64) -> Result<Vec<u8>, Error> {
         return Err(cut(8));
     }
     let mut n = [0; 8];
-    read_at(file, &mut n, 0).map_err(Error::io(path))?;
+    files::read_exact_at(file, &mut n, 0).map_err(Error::io(path))?;
     let n = u64::from_le_bytes(n);
     if !(2..=HEADER_BYTES_MAX).contains(&n) {
         let allowed = format!("2 to {HEADER_BYTES_MAX}");
@@ -61,7 +61,7 @@ fn bytes(path: &Path, file: &File, len: u64) -> Result<Vec<u8>, Error> {
         return Err(cut(8 + n));
     }
     let mut header = vec![0; n as usize];
-    read_at(file, &mut header, 8).map_err(Error::io(path))?;
+    files::read_exact_at(file, &mut header, 8).map_err(Error::io(path))?;
     match header[0] {
         b'{' => Ok(header),
         other => {

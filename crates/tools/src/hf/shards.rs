@@ -93,7 +93,7 @@ impl Shards {
         let (offset, shard) = (stored.range.start + start, &self.files[*shard]);
         assert!(offset + out.len() as u64 <= stored.range.end, "bytes after the end of `{}`", stored.name);
         // A file that was cut short tells so by its stamp, and better.
-        let read = read_at(&shard.file, out, offset);
+        let read = files::read_exact_at(&shard.file, out, offset);
         shard.check_unchanged()?;
         read.map_err(Error::io(&shard.path))
     }
@@ -183,23 +183,6 @@ fn no_weights(folder: &Path) -> Error {
     match files.into_iter().next() {
         Some(path) => Error::Pickle { path },
         None => Error::NoWeights { path: folder.to_owned() },
-    }
-}
-
-/// Fills `out` from byte `offset` of a file on.
-pub(super) fn read_at(file: &File, out: &mut [u8], offset: u64) -> io::Result<()> {
-    #[cfg(unix)]
-    return std::os::unix::fs::FileExt::read_exact_at(file, out, offset);
-    #[cfg(windows)]
-    {
-        let mut done = 0;
-        while done < out.len() {
-            match std::os::windows::fs::FileExt::seek_read(file, &mut out[done..], offset + done as u64)? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                n => done += n,
-            }
-        }
-        Ok(())
     }
 }
 

@@ -93,6 +93,9 @@ where
     }
 }
 
+/// The largest number of an f16.
+pub(crate) const HALF_MAX: f32 = 65504.0;
+
 /// The f16 at byte `at`.
 pub(crate) fn half_at(b: &[u8], at: usize) -> f32 {
     f16::from_bits(u16_at(b, at)).to_f32()

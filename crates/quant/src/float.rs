@@ -11,7 +11,7 @@
 
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
-use crate::bits::{decode_blocks, encode_blocks, half_error};
+use crate::bits::{HALF_MAX, decode_blocks, encode_blocks, half_error};
 use crate::format::{Encoder, Info};
 
 pub(crate) const F32: Info = Info {
@@ -19,7 +19,7 @@ pub(crate) const F32: Info = Info {
     block_len: 1,
     block_bytes: 4,
     decode: decode_f32,
-    encode: Some(Encoder { run: |x, _, b| encode_f32(x, b), error: |_| 0.0 }),
+    encode: Some(Encoder { run: |x, _, b| encode_f32(x, b), error: |_| 0.0, largest: f32::MAX }),
 };
 
 pub(crate) const F16: Info = Info {
@@ -27,7 +27,7 @@ pub(crate) const F16: Info = Info {
     block_len: 1,
     block_bytes: 2,
     decode: decode_f16,
-    encode: Some(Encoder { run: |x, _, b| encode_f16(x, b), error: |x| half_error(x[0]) }),
+    encode: Some(Encoder { run: |x, _, b| encode_f16(x, b), error: |x| half_error(x[0]), largest: HALF_MAX }),
 };
 
 pub(crate) const BF16: Info = Info {
@@ -38,6 +38,7 @@ pub(crate) const BF16: Info = Info {
     encode: Some(Encoder {
         run: |x, _, b| encode_blocks(x, b, |[x]| bf16::from_f32(*x).to_le_bytes()),
         error: |x| (x[0].abs() / 256.0).max(f32::from_bits(1 << 15)),
+        largest: f32::from_bits(0x7f7f_0000),
     }),
 };
 

@@ -29,7 +29,14 @@ pub(crate) struct Encoder {
     pub(crate) run: Encode,
     /// The error that the format's file states, of a block.
     pub(crate) error: fn(&[f32]) -> f32,
+    /// The largest magnitude that is kept as smaller ones are, whatever lies beside it. Where a scale is searched, half of what
+    /// one within f16 reaches: so far beyond the best one searches go.
+    pub(crate) largest: f32,
 }
+
+/// The version of the encoders: one more with every change to the bytes that any of them makes. Whoever goes on with a
+/// file that another program has begun asks for it.
+pub const ENCODERS: u32 = 1;
 
 macro_rules! formats {
     ($($name:ident: $info:path,)*) => {
@@ -119,9 +126,8 @@ impl Format {
 
     /// The function that packs values, where there is one; it panics as [`Format::decode`] does.
     ///
-    /// It is for finite values. A NaN becomes any code. A scale beyond f16 becomes the largest one where a search finds
-    /// it; elsewhere it becomes infinite, and the block NaN. Where all importances of a block are 0, its values count
-    /// alike.
+    /// It is for values up to [`Format::largest`]. A NaN becomes any code, and beyond the largest the whole block may become
+    /// smaller, 0, infinite or NaN. Where all importances of a block are 0, its values count alike.
     pub fn encoder(self) -> Option<Encode> {
         self.info().encode.as_ref().map(|e| e.run)
     }
@@ -130,6 +136,11 @@ impl Format {
     /// finite; with an importance, the root of the mean square change, weighted by it.
     pub fn error_max(self, x: &[f32]) -> Option<f32> {
         self.info().encode.as_ref().map(|e| (e.error)(x))
+    }
+
+    /// The largest magnitude that packing keeps as well as smaller ones, whatever lies beside it, where there is an encoder.
+    pub fn largest(self) -> Option<f32> {
+        self.info().encode.as_ref().map(|e| e.largest)
     }
 
     fn info(self) -> &'static Info {

@@ -15,7 +15,7 @@
 //! Source: `block_iq2_s` in ggml's `ggml-common.h`, `dequantize_row_iq2_s` and `quantize_row_iq2_s_impl` in
 //! `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, extreme, half_at, pack, weighted};
+use crate::bits::{HALF_MAX, codes, decode_blocks, extreme, half_at, pack, weighted};
 use crate::codebook::{rows, signed_row, words_of_8};
 use crate::format::{Encoder, Info};
 use crate::grid::{Eights, search};
@@ -35,7 +35,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 82,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: weighted!(encode), error }),
+    encode: Some(Encoder { run: weighted!(encode), error, largest: 15.0 * HALF_MAX }),
 };
 
 fn decode(b: &[u8; 82], y: &mut [f32; 256]) {

@@ -13,7 +13,7 @@
 //! Source: `block_iq2_xs` in ggml's `ggml-common.h`, `dequantize_row_iq2_xs` and `quantize_row_iq2_xs_impl` in
 //! `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, extreme, half_at, pack, u16_at, weighted};
+use crate::bits::{HALF_MAX, codes, decode_blocks, extreme, half_at, pack, u16_at, weighted};
 use crate::codebook::{rows, sign_byte, signed_row, words_of_8};
 use crate::format::{Encoder, Info};
 use crate::grid::{Eights, search};
@@ -32,7 +32,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 74,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: weighted!(encode), error }),
+    encode: Some(Encoder { run: weighted!(encode), error, largest: 15.0 * HALF_MAX }),
 };
 
 fn decode(b: &[u8; 74], y: &mut [f32; 256]) {

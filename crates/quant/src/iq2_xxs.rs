@@ -14,7 +14,7 @@
 //! Source: `block_iq2_xxs` in ggml's `ggml-common.h`, `dequantize_row_iq2_xxs` and `quantize_row_iq2_xxs_impl` in
 //! `ggml-quants.c`.
 
-use crate::bits::{decode_blocks, extreme, half_at, u32_at, weighted};
+use crate::bits::{HALF_MAX, decode_blocks, extreme, half_at, u32_at, weighted};
 use crate::codebook::{rows, sign_byte, signed_row, words_of_8};
 use crate::format::{Encoder, Info};
 use crate::grid::{Eights, search};
@@ -33,7 +33,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 66,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: weighted!(encode), error }),
+    encode: Some(Encoder { run: weighted!(encode), error, largest: 15.0 * HALF_MAX }),
 };
 
 fn decode(b: &[u8; 66], y: &mut [f32; 256]) {

@@ -17,7 +17,7 @@
 
 use std::sync::LazyLock;
 
-use crate::bits::{codes, decode_blocks, extreme, half_at, pack, weighted};
+use crate::bits::{HALF_MAX, codes, decode_blocks, extreme, half_at, pack, weighted};
 use crate::codebook::{rows, signed_row, words_of_4};
 use crate::format::{Encoder, Info};
 use crate::grid::{Fours, search};
@@ -36,7 +36,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 110,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: weighted!(encode), error }),
+    encode: Some(Encoder { run: weighted!(encode), error, largest: 15.0 * HALF_MAX }),
 };
 
 fn decode(b: &[u8; 110], y: &mut [f32; 256]) {

@@ -15,7 +15,7 @@
 
 use std::sync::LazyLock;
 
-use crate::bits::{decode_blocks, extreme, half_at, u32_at, weighted};
+use crate::bits::{HALF_MAX, decode_blocks, extreme, half_at, u32_at, weighted};
 use crate::codebook::{rows, sign_byte, signed_row, words_of_4};
 use crate::format::{Encoder, Info};
 use crate::grid::{Fours, search};
@@ -35,7 +35,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 98,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: weighted!(encode), error }),
+    encode: Some(Encoder { run: weighted!(encode), error, largest: 15.0 * HALF_MAX }),
 };
 
 fn decode(b: &[u8; 98], y: &mut [f32; 256]) {

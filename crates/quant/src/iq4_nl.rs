@@ -11,7 +11,7 @@
 //! Error: `max|w| / 4 + 2^-21` if all weights are alike in importance, measured on blocks made to be hard.
 //! Source: `block_iq4_nl`, `kvalues_iq4nl` in ggml's `ggml-common.h`, `quantize_row_iq4_nl_impl` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, extreme, half_at, pack, weighted};
+use crate::bits::{HALF_MAX, codes, decode_blocks, extreme, half_at, pack, weighted};
 use crate::format::{Encoder, Info};
 use crate::search::{Codes, half_above_0, nearest, scale, to_codes, weights_or_squares};
 
@@ -23,7 +23,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 32,
     block_bytes: 18,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: weighted!(encode), error }),
+    encode: Some(Encoder { run: weighted!(encode), error, largest: 56.0 * HALF_MAX }),
 };
 
 fn decode(b: &[u8; 18], y: &mut [f32; 32]) {

@@ -14,7 +14,7 @@
 //! Error: `max|w| / 4 + 2^-21` if all weights are alike in importance, measured on blocks made to be hard.
 //! Source: `block_iq4_xs` in ggml's `ggml-common.h`, `dequantize_row_iq4_xs` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, extreme, half_at, pack, weighted};
+use crate::bits::{HALF_MAX, codes, decode_blocks, extreme, half_at, pack, weighted};
 use crate::format::{Encoder, Info};
 use crate::iq4_nl::{Uneven, levels};
 use crate::search::{Levels, scale_block, scale_codes, to_codes, weights_or_squares};
@@ -26,7 +26,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 136,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: weighted!(encode), error }),
+    encode: Some(Encoder { run: weighted!(encode), error, largest: 16.0 * 113.0 * HALF_MAX }),
 };
 
 fn decode(b: &[u8; 136], y: &mut [f32; 256]) {

@@ -48,7 +48,7 @@ mod tq1_0;
 mod tq2_0;
 
 pub use codebook::sign_byte;
-pub use format::{Encode, FORMATS, Format};
+pub use format::{ENCODERS, Encode, FORMATS, Format};
 pub use fp4::E2M1;
 pub use hadamard::hadamard;
 pub use iq2_s::{IQ2_S_GRID, IQ2_S_ROWS};

@@ -24,8 +24,11 @@ pub(crate) const INFO: Info = Info {
     block_len: 32,
     block_bytes: 17,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: weighted!(encode), error }),
+    encode: Some(Encoder { run: weighted!(encode), error, largest: LARGEST }),
 };
+
+/// From twice of this on, a scale that is tried has codes that stand for no finite number.
+const LARGEST: f32 = f32::from_bits((126 + 127) << 23);
 
 fn decode(b: &[u8; 17], y: &mut [f32; 32]) {
     let half = half_scale(b[0]);

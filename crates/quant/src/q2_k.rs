@@ -17,7 +17,7 @@
 //! rounding of a scale. What is usual is in `testdata/quant/errors.txt`.
 //! Source: `block_q2_K` in ggml's `ggml-common.h`, `dequantize_row_q2_K` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, extreme, half_at, half_error, pack, weighted};
+use crate::bits::{HALF_MAX, codes, decode_blocks, extreme, half_at, half_error, pack, weighted};
 use crate::format::{Encoder, Info};
 use crate::search::{ENDS, Levels, affine_block, affine_codes, weights, weights_by};
 
@@ -29,7 +29,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 84,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: weighted!(encode), error }),
+    encode: Some(Encoder { run: weighted!(encode), error, largest: 7.0 * HALF_MAX }),
 };
 
 fn decode(b: &[u8; 84], y: &mut [f32; 256]) {

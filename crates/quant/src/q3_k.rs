@@ -18,7 +18,7 @@
 //! x 4` times the rounding of a scale. What is usual is in `testdata/quant/errors.txt`.
 //! Source: `block_q3_K` in ggml's `ggml-common.h`, `dequantize_row_q3_K` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, extreme, half_at, half_error, pack, weighted};
+use crate::bits::{HALF_MAX, codes, decode_blocks, extreme, half_at, half_error, pack, weighted};
 use crate::format::{Encoder, Info};
 use crate::search::{Levels, scale_block, scale_codes, to_codes, weights, weights_by};
 
@@ -30,7 +30,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 110,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: weighted!(encode), error }),
+    encode: Some(Encoder { run: weighted!(encode), error, largest: 16.0 * 4.0 * HALF_MAX }),
 };
 
 fn decode(b: &[u8; 110], y: &mut [f32; 256]) {

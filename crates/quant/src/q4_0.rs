@@ -11,7 +11,7 @@
 //! that of a single value `SEARCHED` times as much.
 //! Source: `block_q4_0` in ggml's `ggml-common.h`, `quantize_row_q4_0_ref` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, extreme, half_at, half_error, pack, weighted};
+use crate::bits::{HALF_MAX, codes, decode_blocks, extreme, half_at, half_error, pack, weighted};
 use crate::format::{Encoder, Info};
 use crate::search::{Levels, SEARCHED, half, nearest, scale, to_codes, weights};
 
@@ -22,7 +22,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 32,
     block_bytes: 18,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: weighted!(encode), error }),
+    encode: Some(Encoder { run: weighted!(encode), error, largest: 4.0 * HALF_MAX }),
 };
 
 fn decode(b: &[u8; 18], y: &mut [f32; 32]) {

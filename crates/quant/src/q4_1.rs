@@ -12,7 +12,7 @@
 //! the rounding of `d`, plus that of `m`; that of a single value `SEARCHED` times as much.
 //! Source: `block_q4_1` in ggml's `ggml-common.h`, `quantize_row_q4_1_ref` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, half_at, half_error, pack, range, weighted};
+use crate::bits::{HALF_MAX, codes, decode_blocks, half_at, half_error, pack, range, weighted};
 use crate::format::{Encoder, Info};
 use crate::search::{ENDS, LAST, Levels, SEARCHED, affine, half, nearest, to_codes, weights};
 
@@ -23,7 +23,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 32,
     block_bytes: 20,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: weighted!(encode), error }),
+    encode: Some(Encoder { run: weighted!(encode), error, largest: 0.5 * HALF_MAX }),
 };
 
 fn decode(b: &[u8; 20], y: &mut [f32; 32]) {

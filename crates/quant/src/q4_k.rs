@@ -19,7 +19,7 @@
 //! times the rounding of a scale. What is usual is in `testdata/quant/errors.txt`.
 //! Source: `block_q4_K` in ggml's `ggml-common.h`, `get_scale_min_k4`, `dequantize_row_q4_K` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, extreme, half_at, half_error, pack, weighted};
+use crate::bits::{HALF_MAX, codes, decode_blocks, extreme, half_at, half_error, pack, weighted};
 use crate::format::{Encoder, Info};
 use crate::search::{AffineBlock, ENDS, Levels, affine_block, affine_codes, weights};
 
@@ -31,7 +31,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 144,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: weighted!(encode), error }),
+    encode: Some(Encoder { run: weighted!(encode), error, largest: 31.0 * HALF_MAX }),
 };
 
 fn decode(b: &[u8; 144], y: &mut [f32; 256]) {

@@ -13,7 +13,7 @@
 //! `d`; that of a single value `SEARCHED` times as much.
 //! Source: `block_q5_0` in ggml's `ggml-common.h`, `quantize_row_q5_0_ref` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, extreme, half_at, half_error, pack, weighted};
+use crate::bits::{HALF_MAX, codes, decode_blocks, extreme, half_at, half_error, pack, weighted};
 use crate::format::{Encoder, Info};
 use crate::search::{Levels, SEARCHED, half, nearest, scale, to_codes, weights};
 
@@ -24,7 +24,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 32,
     block_bytes: 22,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: weighted!(encode), error }),
+    encode: Some(Encoder { run: weighted!(encode), error, largest: 8.0 * HALF_MAX }),
 };
 
 fn decode(b: &[u8; 22], y: &mut [f32; 32]) {

@@ -14,7 +14,7 @@
 //! the rounding of `d`, plus that of `m`; that of a single value `SEARCHED` times as much.
 //! Source: `block_q5_1` in ggml's `ggml-common.h`, `quantize_row_q5_1_ref` in `ggml-quants.c`.
 
-use crate::bits::{decode_blocks, half_at, half_error, range, weighted};
+use crate::bits::{HALF_MAX, decode_blocks, half_at, half_error, range, weighted};
 use crate::format::{Encoder, Info};
 use crate::q5_0::{five_bits, pack_five_bits};
 use crate::search::{ENDS, LAST, Levels, SEARCHED, affine, half, nearest, to_codes, weights};
@@ -26,7 +26,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 32,
     block_bytes: 24,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: weighted!(encode), error }),
+    encode: Some(Encoder { run: weighted!(encode), error, largest: 0.5 * HALF_MAX }),
 };
 
 fn decode(b: &[u8; 24], y: &mut [f32; 32]) {

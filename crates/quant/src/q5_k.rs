@@ -15,7 +15,7 @@
 //! times the rounding of a scale. What is usual is in `testdata/quant/errors.txt`.
 //! Source: `block_q5_K` in ggml's `ggml-common.h`, `dequantize_row_q5_K` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, extreme, half_error, pack, weighted};
+use crate::bits::{HALF_MAX, codes, decode_blocks, extreme, half_error, pack, weighted};
 use crate::format::{Encoder, Info};
 use crate::q4_k::{scale_bytes, scale_groups};
 use crate::search::{ENDS, Levels, affine_block, affine_codes, weights};
@@ -28,7 +28,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 176,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: weighted!(encode), error }),
+    encode: Some(Encoder { run: weighted!(encode), error, largest: 31.0 * HALF_MAX }),
 };
 
 fn decode(b: &[u8; 176], y: &mut [f32; 256]) {

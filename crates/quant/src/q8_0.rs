@@ -8,7 +8,7 @@
 //! Error: half a step, where `d = max|w| / 127`, plus 127 times the rounding of `d`.
 //! Source: `block_q8_0` in ggml's `ggml-common.h`, `quantize_row_q8_0_ref` in `ggml-quants.c`.
 
-use crate::bits::{decode_blocks, encode_blocks, extreme, half_at, half_bytes, half_error, inverse};
+use crate::bits::{HALF_MAX, decode_blocks, encode_blocks, extreme, half_at, half_bytes, half_error, inverse};
 use crate::format::{Encoder, Info};
 
 pub(crate) const INFO: Info = Info {
@@ -26,6 +26,7 @@ pub(crate) const INFO: Info = Info {
             )
         },
         error,
+        largest: 127.0 * HALF_MAX,
     }),
 };
 

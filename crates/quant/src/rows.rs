@@ -20,7 +20,7 @@
 //! but in `Fp4`; infinity stays infinite in `F32` and `F16`, so that damaged weights are noticed.
 //! Source: the roundings are those of DeepSeek V4's reference code, the layout is ours.
 
-use crate::{float, fp4, fp8};
+use crate::{bits::HALF_MAX, float, fp4, fp8};
 
 /// How a cached row is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -126,4 +126,3 @@ fn encode_halves(x: &[f32], out: &mut [u8]) {
 }
 
 const BATCH: usize = 64;
-const HALF_MAX: f32 = 65504.0;

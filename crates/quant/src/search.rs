@@ -25,7 +25,7 @@
 
 use half::f16;
 
-use crate::bits::inverse;
+use crate::bits::{HALF_MAX, inverse};
 
 /// Candidates that a search follows at once: two registers of AVX2, so that one fills the other's waits.
 const LANES: usize = 16;
@@ -634,7 +634,7 @@ pub(crate) fn scale_codes<const G: usize, const N: usize>(
 
 /// `x` as a half that is finite, if `x` is a number.
 pub(crate) fn half(x: f32) -> f16 {
-    f16::from_f32(x.clamp(-65504.0, 65504.0))
+    f16::from_f32(x.clamp(-HALF_MAX, HALF_MAX))
 }
 
 /// As [`half`], but 0 only where a scale of it, times codes below 2^12, would be.

@@ -12,7 +12,7 @@
 //! Error: that of `TQ2_0`.
 //! Source: `block_tq1_0` in ggml's `ggml-common.h`, `quantize_row_tq1_0_ref` in `ggml-quants.c`.
 
-use crate::bits::{decode_blocks, encode_blocks, half_at, half_bytes};
+use crate::bits::{HALF_MAX, decode_blocks, encode_blocks, half_at, half_bytes};
 use crate::format::{Encoder, Info};
 use crate::tq2_0::{error, to_trits};
 
@@ -21,7 +21,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 54,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: |x, _, b| encode_blocks(x, b, encode), error }),
+    encode: Some(Encoder { run: |x, _, b| encode_blocks(x, b, encode), error, largest: HALF_MAX }),
 };
 
 fn decode(b: &[u8; 54], y: &mut [f32; 256]) {

@@ -9,7 +9,9 @@
 //! Error: half a step, where `d = max|w|`, plus the rounding of `d`.
 //! Source: `block_tq2_0` in ggml's `ggml-common.h`, `quantize_row_tq2_0_ref` in `ggml-quants.c`.
 
-use crate::bits::{codes, decode_blocks, encode_blocks, extreme, half_at, half_bytes, half_error, inverse, pack};
+use crate::bits::{
+    HALF_MAX, codes, decode_blocks, encode_blocks, extreme, half_at, half_bytes, half_error, inverse, pack,
+};
 use crate::format::{Encoder, Info};
 
 pub(crate) const INFO: Info = Info {
@@ -17,7 +19,7 @@ pub(crate) const INFO: Info = Info {
     block_len: 256,
     block_bytes: 66,
     decode: |b, y| decode_blocks(b, y, decode),
-    encode: Some(Encoder { run: |x, _, b| encode_blocks(x, b, encode), error }),
+    encode: Some(Encoder { run: |x, _, b| encode_blocks(x, b, encode), error, largest: HALF_MAX }),
 };
 
 fn decode(b: &[u8; 66], y: &mut [f32; 256]) {

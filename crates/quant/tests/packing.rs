@@ -107,3 +107,53 @@ fn scales_end_within_f16() {
         assert!(y.iter().all(|v| v.is_finite()), "{format:?}");
     }
 }
+
+/// Blocks of values up to 1, in which the largest ones lie beside other kinds of neighbours.
+fn patterns() -> Vec<Vec<f32>> {
+    let of = |f: &dyn Fn(usize) -> f32| (0..256).map(f).collect::<Vec<f32>>();
+    let shapes = [
+        of(&|i| if i == 37 { 1.0 } else { 0.0 }),
+        of(&|i| if i == 37 { 1.0 } else { 0.01 * ((i * 7 % 19) as f32 - 9.0) / 9.0 }),
+        of(&|_| 1.0),
+        of(&|i| if i % 2 == 0 { 1.0 } else { -1.0 }),
+        of(&|i| if i < 128 { 1.0 } else { -1.0 }),
+        of(&|i| if i == 37 || i == 202 { 1.0 } else { -(i as f32) / 300.0 }),
+        of(&|i| (i as f32 - 127.5) / 127.5),
+        of(&|i| ((i * 151 + 7) % 256) as f32 / 255.0),
+    ];
+    shapes.iter().flat_map(|x| [x.clone(), x.iter().map(|v| -v).collect()]).collect()
+}
+
+/// How much less than a pattern of the size that is asked for becomes, than one of a sixteenth of that says.
+fn lost(format: Format, pattern: &[f32], size: f32) -> f32 {
+    let scaled = |size: f32| pattern.iter().map(|v| v * size).collect::<Vec<f32>>();
+    let small = packed(format, &scaled(size / 16.0), None).expect("an encoder");
+    let large = packed(format, &scaled(size), None).expect("an encoder");
+    let lost = large.iter().zip(&small).map(|(y, z)| (y / size - 16.0 * (z / size)).abs());
+    lost.map(|e| if e.is_nan() { f32::INFINITY } else { e }).fold(0.0, f32::max)
+}
+
+#[test]
+fn up_to_the_largest_magnitude_size_does_not_matter() {
+    for &format in FORMATS {
+        let Some(largest) = format.largest() else { continue };
+        for (i, pattern) in patterns().iter().enumerate() {
+            assert!(
+                lost(format, pattern, largest) < 1e-3,
+                "{format:?}, pattern {i}: {}",
+                lost(format, pattern, largest)
+            );
+        }
+    }
+}
+
+#[test]
+fn far_beyond_the_largest_magnitude_something_is_lost() {
+    // Of what E8M0 and singles reach, four times as much is no number, or nearly so.
+    let within_f16 = |format: &&Format| ![Format::F32, Format::BF16, Format::MXFP4].contains(format);
+    for &format in FORMATS.iter().filter(within_f16) {
+        let Some(largest) = format.largest() else { continue };
+        let most = patterns().iter().map(|x| lost(format, x, 4.0 * largest)).fold(0.0, f32::max);
+        assert!(most > 0.1, "{format:?}: {most}");
+    }
+}

@@ -71,6 +71,11 @@ impl Element {
         }
     }
 
+    /// Whether elements share what is stored, in blocks: the formats of fewer bits than a number has.
+    pub fn has_blocks(self) -> bool {
+        self.block_len() > 1
+    }
+
     /// Bytes of `n` elements; `None` where `n` is no whole number of blocks, or the answer no `usize`.
     pub fn row_bytes(self, n: usize) -> Option<usize> {
         match self {

@@ -10,7 +10,7 @@
 
 use std::{collections::HashMap, fmt, ops::Range, path::Path, sync::Arc};
 
-use crate::{Bytes, Element, Error, Metadata, directory::Tensor, error::shorten, map::Map, part::Part};
+use crate::{Bytes, Element, Error, Metadata, Stamp, directory::Tensor, error::shorten, map::Map, part::Part};
 
 const NO: &str = "split.no";
 const COUNT: &str = "split.count";
@@ -118,6 +118,11 @@ impl Gguf {
     /// The files, the opened one first.
     pub fn paths(&self) -> impl ExactSizeIterator<Item = &Path> {
         self.parts.iter().map(|map| map.path())
+    }
+
+    /// The same files as they were when they were opened.
+    pub fn stamps(&self) -> impl ExactSizeIterator<Item = (&Path, Stamp)> {
+        self.parts.iter().map(|map| (map.path(), map.stamp()))
     }
 
     /// Number of files.

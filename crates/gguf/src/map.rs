@@ -53,6 +53,24 @@ impl Stamp {
         let identity = None;
         Ok(Stamp { identity, len: metadata.len(), modified: metadata.modified().ok() })
     }
+
+    /// The stamp of the file that a path leads to now.
+    ///
+    /// # Errors
+    /// What the system says when it is asked.
+    pub fn at(path: &Path) -> io::Result<Stamp> {
+        Stamp::of(&File::open(path)?)
+    }
+
+    /// Length of the file.
+    pub fn n_bytes(&self) -> u64 {
+        self.len
+    }
+
+    /// When it was written to last, if the system tells.
+    pub fn modified(&self) -> Option<SystemTime> {
+        self.modified
+    }
 }
 
 impl Map {
@@ -76,10 +94,13 @@ impl Map {
         &self.path
     }
 
+    pub(crate) fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
     /// Checks that the path still leads to this very file, as it was.
     pub(crate) fn is_there(&self) -> Result<(), Error> {
-        let now = File::open(&self.path).and_then(|file| Stamp::of(&file));
-        match now.map_err(|source| Error::Io { path: self.path.clone(), source })? == self.stamp {
+        match Stamp::at(&self.path).map_err(|source| Error::Io { path: self.path.clone(), source })? == self.stamp {
             true => Ok(()),
             false => Err(Error::Changed { path: self.path.clone() }),
         }

@@ -213,7 +213,7 @@ pub(crate) const ARRAY: u32 = 9;
 
 impl Value {
     /// The value as an integer, whichever of the integer types it has.
-    pub(crate) fn integer(&self) -> Option<i128> {
+    pub fn integer(&self) -> Option<i128> {
         Some(match *self {
             Value::U8(x) => x.into(),
             Value::I8(x) => x.into(),

@@ -20,6 +20,8 @@
 //! | `layers A-B` | in these layers |
 //! | `favoured` | in the first and the last eighth of the layers, and every third between: `use_more_bits` in llama.cpp |
 //! | `first-eighth` | in the first eighth of the layers |
+//! | `depth N` | where there are so many layers |
+//! | `experts N` | where a layer has so many experts |
 //! | `tied` | where there is no `output.weight` |
 //! | `grouped` | where at least four query heads share a key head |
 //! | `unguided` | where no importance is given |
@@ -64,6 +66,8 @@ enum Condition {
     Layers(RangeInclusive<usize>),
     Favoured,
     FirstEighth,
+    Depth(usize),
+    Experts(usize),
     Tied,
     Grouped,
     Unguided,
@@ -74,6 +78,8 @@ enum Condition {
 pub struct Traits {
     /// Layers.
     pub n_layer: usize,
+    /// Experts of a layer; 0 where there are none.
+    pub n_expert: usize,
     /// Whether the embeddings are also the output.
     pub tied: bool,
     /// Whether at least four query heads share a key head.
@@ -148,6 +154,12 @@ impl Recipe {
         self.rules.insert(0, rule);
     }
 
+    /// Whether it depends on how many layers there are.
+    pub(crate) fn counts_layers(&self) -> bool {
+        let counts = |c: &Condition| matches!(c, Condition::Favoured | Condition::FirstEighth | Condition::Depth(_));
+        self.rules.iter().any(|rule| rule.conditions.iter().any(counts))
+    }
+
     /// The rule for a tensor; `None` where none fits.
     pub fn rule(&self, tensor: &str, traits: &Traits) -> Option<&Rule> {
         self.rules.iter().find(|rule| rule.fits(tensor, traits))
@@ -218,11 +230,13 @@ fn conditions<'a>(words: &mut impl Iterator<Item = &'a str>) -> Result<Vec<Condi
             "layers" => Condition::Layers(layers(words.next().unwrap_or_default())?),
             "favoured" => Condition::Favoured,
             "first-eighth" => Condition::FirstEighth,
+            "depth" => Condition::Depth(number(words.next().unwrap_or_default())?),
+            "experts" => Condition::Experts(number(words.next().unwrap_or_default())?),
             "tied" => Condition::Tied,
             "grouped" => Condition::Grouped,
             "unguided" => Condition::Unguided,
             _ => {
-                let known = "layers A-B, favoured, first-eighth, tied, grouped, unguided";
+                let known = "layers A-B, favoured, first-eighth, depth N, experts N, tied, grouped, unguided";
                 return Err(format!("`{word}` is no condition; there are {known}"));
             }
         });
@@ -241,6 +255,10 @@ fn layers(text: &str) -> Result<RangeInclusive<usize>, String> {
     }
 }
 
+fn number(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("`{text}` is no number"))
+}
+
 impl Condition {
     fn holds(&self, layer: Option<usize>, traits: &Traits) -> bool {
         let n = traits.n_layer;
@@ -248,6 +266,8 @@ impl Condition {
             Condition::Layers(range) => layer.is_some_and(|i| range.contains(&i)),
             Condition::Favoured => layer.is_some_and(|i| i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2),
             Condition::FirstEighth => layer.is_some_and(|i| i < n / 8),
+            Condition::Depth(depth) => n == *depth,
+            Condition::Experts(n_expert) => traits.n_expert == *n_expert,
             Condition::Tied => traits.tied,
             Condition::Grouped => traits.grouped,
             Condition::Unguided => !traits.guided,
@@ -295,7 +315,7 @@ pub(crate) fn fallback(format: Format) -> Option<Format> {
 mod tests {
     use super::*;
 
-    const ALL: Traits = Traits { n_layer: 32, tied: true, grouped: true, guided: false };
+    const ALL: Traits = Traits { n_layer: 32, n_expert: 0, tied: true, grouped: true, guided: false };
 
     fn made(recipe: &str, tensor: &str, traits: &Traits) -> String {
         let recipe = Recipe::named(recipe).unwrap_or_else(|| panic!("no recipe {recipe}"));
@@ -325,6 +345,22 @@ mod tests {
         assert_eq!(made("q4_k_m", "token_embd.weight", &Traits { tied: false, ..ALL }), "Q4_K");
         assert_eq!(made("iq4_xs", "blk.3.ffn_down.weight", &ALL), "Q5_K");
         assert_eq!(made("iq4_xs", "blk.3.ffn_down.weight", &Traits { guided: true, ..ALL }), "IQ4_XS");
+    }
+
+    #[test]
+    fn llama_cpp_makes_exceptions_of_these_models() {
+        let types = |recipe, traits: Traits| {
+            ["attn_v", "attn_k", "attn_output"].map(|part| made(recipe, &format!("blk.10.{part}.weight"), &traits))
+        };
+        let (mixtral, deep) = (Traits { n_expert: 8, ..ALL }, Traits { n_layer: 80, ..ALL });
+        assert_eq!(types("q4_k_m", ALL), ["Q4_K", "Q4_K", "Q4_K"]);
+        assert_eq!(types("q4_k_m", mixtral), ["Q8_0", "Q8_0", "Q5_K"]);
+        assert_eq!(types("q5_k_m", mixtral), ["Q8_0", "Q8_0", "Q5_K"]);
+        assert_eq!(types("iq4_xs", mixtral), ["Q8_0", "Q8_0", "Q5_K"]);
+        assert_eq!(types("iq4_xs", Traits { n_expert: 128, ..ALL }), ["Q5_K", "IQ4_XS", "IQ4_XS"]);
+        assert_eq!(types("q4_k_m", deep), ["Q5_K", "Q4_K", "Q4_K"]);
+        assert_eq!(types("q4_k_m", Traits { grouped: false, ..deep }), ["Q4_K", "Q4_K", "Q4_K"]);
+        assert_eq!(made("q4_k_m", "blk.1.attn_v.weight", &deep), "Q6_K");
     }
 
     #[test]
@@ -363,6 +399,7 @@ mod tests {
             ("* Q4_K if", Some(1), "no condition"),
             ("* Q4_K if sunny", Some(1), "sunny"),
             ("* Q4_K if layers 3-1", Some(1), "3-1"),
+            ("* Q4_K if experts", Some(1), "`` is no number"),
             ("like tea", Some(1), "no recipe `tea`"),
             ("file_type many", Some(1), "many"),
             ("# remark\nblk.*", Some(2), "stands alone"),

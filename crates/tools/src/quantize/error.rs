@@ -22,6 +22,13 @@ pub enum Error {
         expected: String,
     },
 
+    /// The recipe goes by the number of layers, which is unknown.
+    #[error("the recipe goes by the number of layers, and `{key}` does not say how many there are")]
+    NoLayers {
+        /// What should say it.
+        key: String,
+    },
+
     /// The recipe says nothing about a tensor.
     #[error("tensor `{tensor}`: no rule of the recipe fits it")]
     NoRule {

@@ -39,7 +39,7 @@ impl Plan {
     /// Plans by a recipe; rows of a matrix hold no more than this many values.
     ///
     /// # Errors
-    /// [`Error::Family`], [`Error::NoRule`], [`Error::NotWeights`], [`Error::Row`], [`Error::Importance`],
+    /// [`Error::Family`], [`Error::NoLayers`], [`Error::NoRule`], [`Error::NotWeights`], [`Error::Row`], [`Error::Importance`],
     /// [`Error::OtherModel`].
     pub fn new<S: Source>(source: &S, recipe: &Recipe, guide: Option<&Guide>) -> Result<Plan, Error> {
         let keys: HashMap<&str, &Value> = source.keys().iter().map(|(key, value)| (key.as_str(), value)).collect();
@@ -51,6 +51,9 @@ impl Plan {
             return Err(Error::Family { found: arch.into(), expected: family.into() });
         }
         let traits = traits(source.weights(), arch, &keys, guide.is_some());
+        if traits.n_layer == 0 && recipe.counts_layers() {
+            return Err(Error::NoLayers { key: format!("{arch}.{BLOCK_COUNT}") });
+        }
         let choices = source.weights().iter().map(|weights| choose(weights, recipe, &traits));
         let choices: Vec<_> = choices.collect::<Result<_, _>>()?;
         let keys = written_keys(source.keys(), recipe, guide);
@@ -76,14 +79,17 @@ impl Plan {
     }
 }
 
+const BLOCK_COUNT: &str = "block_count";
+
 fn traits(weights: &[Weights], arch: &str, keys: &HashMap<&str, &Value>, guided: bool) -> Traits {
-    let number = |key: &str| match keys.get(format!("{arch}.{key}").as_str()) {
-        Some(Value::U32(n)) => *n as usize,
-        _ => 0,
+    let number = |key: &str| {
+        let value = keys.get(format!("{arch}.{key}").as_str()).and_then(|value| value.integer());
+        value.and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
     };
     let (n_head, n_head_kv) = (number("attention.head_count"), number("attention.head_count_kv"));
     Traits {
-        n_layer: number("block_count"),
+        n_layer: number(BLOCK_COUNT),
+        n_expert: number("expert_count"),
         tied: !weights.iter().any(|w| w.name == "output.weight"),
         grouped: n_head_kv > 0 && n_head / n_head_kv >= 4,
         guided,

@@ -448,13 +448,13 @@ fn source_hint(error: &(dyn std::error::Error + 'static)) -> String {
 fn quantize_hint(error: &quantize::Error) -> &'static str {
     use quantize::Error::{
         Busy, Changed, Exists, Family, Importance, Interrupted, NoLayers, NoRule, NotFinite, NotWeights, OtherModel,
-        Row, Source, Space, TooLarge, Write,
+        Source, Space, TooLarge, Write,
     };
     match error {
         Family { .. } => "take another recipe; --recipes lists them",
         NoRule { .. } => "add the rule `* copy` to the end of the recipe, or name the tensor with --tensor",
         NoLayers { .. } => "take a recipe that treats all layers alike, such as q8_0",
-        NotWeights { .. } | Row { .. } => "leave it as it is: --tensor NAME=copy",
+        NotWeights { .. } => "leave it as it is: --tensor NAME=copy",
         NotFinite { .. } => "the checkpoint is damaged: download it again, or ask who made it",
         TooLarge { .. } => "give it a type with a larger range: --tensor NAME=BF16",
         OtherModel { .. } => "take an importance matrix of this model, or leave out --imatrix",

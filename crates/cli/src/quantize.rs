@@ -9,7 +9,6 @@ use std::{
     thread,
 };
 
-use gguf::Element;
 use serde_json::json;
 use tools::{
     CompareError, Difference, GgufSource, Source, compare,
@@ -57,6 +56,7 @@ fn pack_or_show<S: Source>(source: &S, args: &QuantizeArgs) -> Result<(), Error>
     }
     let guide = args.imatrix.as_deref().map(|path| guide(path, source)).transpose()?;
     let plan = Plan::new(source, &recipe(args)?, guide.as_ref())?;
+    tell_importance(&plan, args.imatrix.as_deref());
     match &args.out {
         Some(out) if !args.dry_run => pack(source, &plan, guide.as_ref(), out, args),
         _ => output::print(&if args.json { as_json(&plan) } else { as_text(&plan) }),
@@ -118,6 +118,29 @@ fn pack<S: Source>(
     Ok(())
 }
 
+/// What is packed without importance, where that was given or is expected.
+fn tell_importance(plan: &Plan, imatrix: Option<&Path>) {
+    let packed: Vec<&Planned> = plan.targets.iter().filter(|t| t.is_packed()).collect();
+    let lacking: Vec<&Planned> = packed.iter().copied().filter(|t| !t.guided).collect();
+    if let (Some(path), Some(first)) = (imatrix, lacking.first()) {
+        let (n, n_all, path) = (lacking.len(), packed.len(), path.display());
+        terminal::note(&format!(
+            "{path}: has no importance for {n} of {n_all} tensors that are packed, such as {}",
+            first.name
+        ));
+    }
+    let coarse: Vec<&Planned> = lacking.into_iter().filter(|t| t.wants_importance()).collect();
+    if let Some(first) = coarse.first() {
+        terminal::note(&format!(
+            "{} tensors become types that want importance and have none, such as {}, which becomes {}: expect a loss that \
+             `ds4 imatrix` and --imatrix would spare",
+            coarse.len(),
+            first.name,
+            first.to.name(),
+        ));
+    }
+}
+
 /// What one should know before it takes hours.
 fn tell(plan: &Plan) {
     let fallen: Vec<&Planned> = plan.targets.iter().filter(|t| t.instead_of.is_some()).collect();
@@ -129,8 +152,7 @@ fn tell(plan: &Plan) {
             first.to.name(),
         ));
     }
-    let is_packed = |element: Element| element.block_len() > 1;
-    let again = plan.targets.iter().filter(|t| is_packed(t.from) && t.to != t.from).count();
+    let again = plan.targets.iter().filter(|t| t.from.has_blocks() && t.to != t.from).count();
     if again > 0 {
         terminal::note(&format!(
             "{again} tensors were packed before: what that lost is lost, and adds to what this loses"

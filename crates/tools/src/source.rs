@@ -17,7 +17,7 @@ pub trait Source: Sync {
     /// The files that it is read from.
     fn files(&self) -> Vec<PathBuf>;
 
-    /// The keys of the GGUF, but those that say how it was quantised.
+    /// The keys of the GGUF, but those that say how it was cut into several files.
     fn keys(&self) -> &[(String, Value)];
 
     /// The tensors of the GGUF, in its order.
@@ -69,8 +69,8 @@ impl Weights {
     }
 }
 
-/// Keys that say how a file was quantised, or cut into several.
-const OF_THE_FILE: [&str; 4] = ["general.file_type", "general.quantization_version", "quantize.", "split."];
+/// What keys begin with that say how a model was cut into several files.
+const SPLIT: &str = "split.";
 
 /// A GGUF to be packed anew.
 pub struct GgufSource {
@@ -86,7 +86,7 @@ impl GgufSource {
     /// What is wrong with the file.
     pub fn open(path: &Path) -> Result<GgufSource, gguf::Error> {
         let gguf = Gguf::open(path)?;
-        let keys = gguf.metadata().iter().filter(|(key, _)| !OF_THE_FILE.iter().any(|of| key.starts_with(of)));
+        let keys = gguf.metadata().iter().filter(|(key, _)| !key.starts_with(SPLIT));
         let keys = keys.map(|(key, value)| (key.to_string(), value.clone())).collect();
         let weights = gguf.tensors().iter();
         let weights =

@@ -45,15 +45,6 @@ pub enum Error {
         found: Element,
     },
 
-    /// No format takes such rows.
-    #[error("tensor `{tensor}`: rows of {n} values are too long")]
-    Row {
-        /// The tensor.
-        tensor: String,
-        /// Its columns.
-        n: usize,
-    },
-
     /// A weight is no number.
     #[error("tensor `{tensor}`, row {row}, column {column}: the weight is {value}")]
     NotFinite {

@@ -3,13 +3,21 @@
 use gguf::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::{Error, Planned};
+use super::Error;
 use crate::{Weights, imatrix::Imatrix};
 
 /// Who says how much the columns of a matrix matter.
 pub struct Guide {
     imatrix: Imatrix,
     file: String,
+}
+
+/// What is known of the matrices of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    Nothing,
+    Part,
+    All,
 }
 
 impl Guide {
@@ -38,19 +46,24 @@ impl Guide {
         Ok(self.imatrix.importance(tensor, n_cols, matrix)?.map(|known| known.columns))
     }
 
-    /// Checks that what is known fits the tensors that are packed by it, and that there are such.
+    /// What is known of a tensor, which fits all of its matrices.
     ///
     /// # Errors
-    /// [`Error::Importance`], [`Error::OtherModel`].
-    pub(super) fn check(&self, weights: &[Weights], targets: &[Planned]) -> Result<(), Error> {
-        let mut any = false;
-        for (weights, _) in weights.iter().zip(targets).filter(|(_, target)| target.to.block_len() > 1) {
-            let last = weights.n_rows() / weights.n_matrix_rows() - 1;
-            any |= self.importance(&weights.name, 0, weights.n_cols())?.is_some();
-            any |= self.importance(&weights.name, last, weights.n_cols())?.is_some();
-        }
-        let asked = targets.iter().any(|target| target.to.block_len() > 1);
-        if any || !asked { Ok(()) } else { Err(Error::OtherModel { file: self.file.clone() }) }
+    /// [`Error::Importance`].
+    pub(super) fn knows(&self, weights: &Weights) -> Result<Known, Error> {
+        let n = weights.n_rows() / weights.n_matrix_rows();
+        let known = |matrix| Ok(self.importance(&weights.name, matrix, weights.n_cols())?.is_some());
+        let n_known = (0..n).map(known).collect::<Result<Vec<_>, Error>>()?.into_iter().filter(|known| *known).count();
+        Ok(match n_known {
+            0 => Known::Nothing,
+            all if all == n => Known::All,
+            _ => Known::Part,
+        })
+    }
+
+    /// Why a model of which nothing is known is not packed by it.
+    pub(super) fn other_model(&self) -> Error {
+        Error::OtherModel { file: self.file.clone() }
     }
 
     /// What is written down about it.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use gguf::{Element, Layout, Value};
 use quant::Format;
 
-use super::{Error, Guide};
+use super::{Error, Guide, guide::Known, wants_importance};
 use crate::{
     Source, Weights,
     recipe::{Recipe, Target, Traits, fallback},
@@ -31,15 +31,29 @@ pub struct Planned {
     pub to: Element,
     /// What was asked for, where its rows are no whole blocks of that.
     pub instead_of: Option<Format>,
+    /// Whether importance says what matters in all of it.
+    pub guided: bool,
     /// Bytes in the file.
     pub n_bytes: u64,
+}
+
+impl Planned {
+    /// Whether it becomes blocks of fewer bits, other than those it has.
+    pub fn is_packed(&self) -> bool {
+        self.to.has_blocks() && self.to != self.from
+    }
+
+    /// Whether it is packed so coarsely that importance is expected.
+    pub fn wants_importance(&self) -> bool {
+        self.is_packed() && matches!(self.to, Element::Packed(format) if wants_importance(format))
+    }
 }
 
 impl Plan {
     /// Plans by a recipe; rows of a matrix hold no more than this many values.
     ///
     /// # Errors
-    /// [`Error::Family`], [`Error::NoLayers`], [`Error::NoRule`], [`Error::NotWeights`], [`Error::Row`], [`Error::Importance`],
+    /// [`Error::Family`], [`Error::NoLayers`], [`Error::NoRule`], [`Error::NotWeights`], [`Error::Importance`],
     /// [`Error::OtherModel`].
     pub fn new<S: Source>(source: &S, recipe: &Recipe, guide: Option<&Guide>) -> Result<Plan, Error> {
         let keys: HashMap<&str, &Value> = source.keys().iter().map(|(key, value)| (key.as_str(), value)).collect();
@@ -55,21 +69,13 @@ impl Plan {
             return Err(Error::NoLayers { key: format!("{arch}.{BLOCK_COUNT}") });
         }
         let choices = source.weights().iter().map(|weights| choose(weights, recipe, &traits));
-        let choices: Vec<_> = choices.collect::<Result<_, _>>()?;
-        let keys = written_keys(source.keys(), recipe, guide);
-        let tensors = source.weights().iter().zip(&choices).map(|(w, c)| (w.name.as_str(), w.shape.as_slice(), c.0));
+        let mut targets: Vec<Planned> = choices.collect::<Result<_, _>>()?;
+        let is_guided = guide.map_or(Ok(false), |guide| ask(guide, source.weights(), &mut targets))?;
+        let keys = written_keys(source.keys(), recipe, guide.filter(|_| is_guided), &targets);
+        let tensors = targets.iter().map(|t| (t.name.as_str(), t.shape.as_slice(), t.to));
         let layout = Layout::new(3, &keys, tensors);
-        let targets =
-            source.weights().iter().zip(choices).enumerate().map(|(i, (weights, (to, instead_of)))| Planned {
-                name: weights.name.clone(),
-                shape: weights.shape.clone(),
-                from: weights.element,
-                to,
-                instead_of,
-                n_bytes: layout.range(i).end - layout.range(i).start,
-            });
-        let targets: Vec<Planned> = targets.collect();
-        guide.map_or(Ok(()), |guide| guide.check(source.weights(), &targets))?;
+        let n_bytes = |i| layout.range(i).end - layout.range(i).start;
+        targets.iter_mut().enumerate().for_each(|(i, target)| target.n_bytes = n_bytes(i));
         Ok(Plan { targets, layout })
     }
 
@@ -96,8 +102,15 @@ fn traits(weights: &[Weights], arch: &str, keys: &HashMap<&str, &Value>, guided:
     }
 }
 
-/// What a tensor becomes, and what was asked for if that is not possible.
-fn choose(weights: &Weights, recipe: &Recipe, traits: &Traits) -> Result<(Element, Option<Format>), Error> {
+/// What a tensor becomes; how many bytes that are follows when all is known.
+fn choose(weights: &Weights, recipe: &Recipe, traits: &Traits) -> Result<Planned, Error> {
+    let (name, shape, from) = (weights.name.clone(), weights.shape.clone(), weights.element);
+    let (to, instead_of) = target(weights, recipe, traits)?;
+    Ok(Planned { name, shape, from, to, instead_of, guided: false, n_bytes: 0 })
+}
+
+/// The type that a tensor takes, and what was asked for if that is not possible.
+fn target(weights: &Weights, recipe: &Recipe, traits: &Traits) -> Result<(Element, Option<Format>), Error> {
     let Some(rule) = recipe.rule(&weights.name, traits) else {
         return Err(Error::NoRule { tensor: weights.name.clone() });
     };
@@ -111,18 +124,49 @@ fn choose(weights: &Weights, recipe: &Recipe, traits: &Traits) -> Result<(Elemen
     let asked = if weights.shape.len() == 1 && !rule.is_assigned() { Format::F32 } else { wanted };
     let mut format = asked;
     while format.row_bytes(weights.n_cols()).is_none() {
-        format = fallback(format).ok_or_else(|| Error::Row { tensor: weights.name.clone(), n: weights.n_cols() })?;
+        format = fallback(format).expect("fallbacks end at F16, whose rows may have any length");
     }
     Ok((Element::Packed(format), (format != asked).then_some(asked)))
+}
+
+/// Asks a guide about the tensors that are packed, and whether there are such.
+fn ask(guide: &Guide, weights: &[Weights], targets: &mut [Planned]) -> Result<bool, Error> {
+    let (mut is_asked, mut knows) = (false, false);
+    for (weights, target) in weights.iter().zip(targets).filter(|(_, target)| target.is_packed()) {
+        let known = guide.knows(weights)?;
+        target.guided = known == Known::All;
+        is_asked = true;
+        knows |= known != Known::Nothing;
+    }
+    if knows || !is_asked { Ok(is_asked) } else { Err(guide.other_model()) }
 }
 
 /// The version of ggml's block formats (`GGML_QNT_VERSION`).
 const QUANTIZATION_VERSION: u32 = 2;
 
-fn written_keys(keys: &[(String, Value)], recipe: &Recipe, guide: Option<&Guide>) -> Vec<(String, Value)> {
+const VERSION_KEY: &str = "general.quantization_version";
+const FILE_TYPE_KEY: &str = "general.file_type";
+
+/// Beginnings of the keys that say how a file was quantised, and are wrong once a tensor has another type.
+const OF_THE_TYPES: [&str; 3] = [FILE_TYPE_KEY, VERSION_KEY, "quantize."];
+
+fn written_keys(
+    keys: &[(String, Value)],
+    recipe: &Recipe,
+    guide: Option<&Guide>,
+    targets: &[Planned],
+) -> Vec<(String, Value)> {
     let mut keys = keys.to_vec();
-    keys.push(("general.quantization_version".into(), Value::U32(QUANTIZATION_VERSION)));
-    keys.extend(recipe.file_type.map(|number| ("general.file_type".into(), Value::U32(number))));
+    if targets.iter().any(|target| target.to != target.from) {
+        keys.retain(|(key, _)| !OF_THE_TYPES.iter().any(|of| key.starts_with(of)));
+    }
+    if !keys.iter().any(|(key, _)| key == VERSION_KEY) {
+        keys.push((VERSION_KEY.into(), Value::U32(QUANTIZATION_VERSION)));
+    }
+    if let Some(number) = recipe.file_type {
+        keys.retain(|(key, _)| key != FILE_TYPE_KEY);
+        keys.push((FILE_TYPE_KEY.into(), Value::U32(number)));
+    }
     keys.extend(guide.map(Guide::keys).unwrap_or_default());
     keys
 }

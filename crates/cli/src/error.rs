@@ -339,7 +339,8 @@ impl Error {
             Error::Interrupted => 130,
             Error::Stream { .. } | Error::Write { .. } | Error::NoSpace { .. } | Error::NoContext => 1,
             Error::SessionInUse { .. } | Error::BrokenPieces { .. } | Error::Kv(_) => 1,
-            Error::Quantize(quantize::Error::Busy { .. } | quantize::Error::Space { .. }) => 1,
+            Error::Quantize(quantize::Error::Busy { .. }) => 1,
+            Error::Quantize(e) if e.can_go_on() => 1,
             Error::Engine(e) | Error::NoRoom { source: e, .. } => engine_status(e),
             _ => 2,
         }
@@ -447,8 +448,8 @@ fn source_hint(error: &(dyn std::error::Error + 'static)) -> String {
 
 fn quantize_hint(error: &quantize::Error) -> &'static str {
     use quantize::Error::{
-        Busy, Changed, Exists, Family, Importance, Interrupted, NoLayers, NoRule, NotFinite, NotWeights, OtherModel,
-        Source, Space, TooLarge, Write,
+        Appeared, Busy, Changed, Exists, Family, Importance, Interrupted, NoLayers, NoRule, NotAFile, NotFinite,
+        NotWeights, OtherModel, Source, Space, TooLarge, Write,
     };
     match error {
         Family { .. } => "take another recipe; --recipes lists them",
@@ -460,6 +461,8 @@ fn quantize_hint(error: &quantize::Error) -> &'static str {
         OtherModel { .. } => "take an importance matrix of this model, or leave out --imatrix",
         Changed { .. } => "leave the files alone, and begin again",
         Exists { .. } => "choose another name, or replace it with --overwrite",
+        NotAFile { .. } => "choose another name",
+        Appeared { .. } => "move that away, or add --overwrite: the same command then only gives the result its name",
         Busy { .. } => "wait for it, or choose another name",
         Space { .. } => "make room, and give the same command again",
         Source(_) | Importance(_) | Write { .. } | Interrupted => "",

@@ -2,10 +2,11 @@
 
 use std::{
     fmt::Write as _,
+    fs,
     num::NonZero,
     ops::ControlFlow,
-    path::Path,
-    sync::{Mutex, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Mutex, Once, PoisonError},
     thread,
 };
 
@@ -14,7 +15,7 @@ use tools::{
     CompareError, Difference, GgufSource, Source, compare,
     hf::Folder,
     imatrix::Imatrix,
-    quantize::{self, Guide, Options, Plan, Planned},
+    quantize::{self, Guide, Options, Plan, Planned, Steps},
     recipe::{RECIPES, Recipe, names},
 };
 
@@ -103,19 +104,40 @@ fn pack<S: Source>(
     args: &QuantizeArgs,
 ) -> Result<(), Error> {
     output::check_name(out)?;
-    source.files().iter().chain(&args.imatrix).try_for_each(|file| output::never_over(out, file))?;
+    let inputs = inputs(source, args);
+    for name in quantize::names(out) {
+        inputs.iter().try_for_each(|file| output::never_over(&name, file))?;
+    }
     tell(plan);
     let n_threads = args.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get));
-    let options = Options { path: out.into(), n_threads, overwrite: args.overwrite };
+    let options = Options { path: out.into(), n_threads, overwrite: args.overwrite, steps: Steps::default() };
     let work = Work::begin();
     let progress = Mutex::new(Progress::packing());
+    let begun = Once::new();
     quantize::run(source, plan, guide, &options, &|done| {
+        begun.call_once(|| tell_resumed(done.n_tensors_before, plan));
         progress.lock().unwrap_or_else(PoisonError::into_inner).set_from(done.n_before, done.n_weights, done.n_all);
         if Work::is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     drop((progress, work));
     terminal::note(&format!("{} tensors, {} in {}", plan.targets.len(), units::bytes(plan.n_bytes()), out.display()));
     Ok(())
+}
+
+/// The files that a result is made of, whichever of them are read.
+fn inputs<S: Source>(source: &S, args: &QuantizeArgs) -> Vec<PathBuf> {
+    let weights = source.files().into_iter().map(|(path, _)| path);
+    let beside = args.input.iter().filter(|input| input.is_dir()).flat_map(fs::read_dir).flatten().flatten();
+    let words =
+        beside.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json" || e == "jinja"));
+    let recipe = args.recipe.iter().filter(|name| Recipe::named(&name.to_lowercase()).is_none()).map(PathBuf::from);
+    weights.chain(words).chain(recipe).chain(args.imatrix.clone()).collect()
+}
+
+fn tell_resumed(n_before: usize, plan: &Plan) {
+    if n_before > 0 {
+        terminal::note(&format!("goes on after {n_before} of {} tensors", plan.targets.len()));
+    }
 }
 
 /// What is packed without importance, where that was given or is expected.

@@ -2,9 +2,15 @@
 
 mod common;
 
-use std::fs;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
 
-use common::{Ran, run, scratch, testdata};
+use common::{Ran, ds4, run, scratch, testdata};
 use expect_test::{Expect, expect};
 
 fn micro() -> String {
@@ -248,4 +254,114 @@ fn what_cannot_be_is_refused_in_a_line() {
     "#]],
     );
     assert_eq!(fs::read(there).unwrap(), b"x");
+}
+
+/// A folder of this name that holds nothing but what is written to it next.
+fn folder(name: &str) -> PathBuf {
+    let folder = scratch().join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir(&folder).unwrap();
+    folder
+}
+
+#[cfg(unix)]
+#[test]
+fn no_input_is_written_to_under_any_name() {
+    let folder = folder("inputs");
+    let at = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    fs::copy(micro(), at("m.gguf.partial")).unwrap();
+    fs::write(at("state"), "* Q8_0").unwrap();
+    fs::hard_link(at("state"), at("n.gguf.partial.state")).unwrap();
+    let refused = |args: &[&str], name: &str| {
+        let ran = run(args);
+        let told = format!("error: {}: the result would overwrite what it is made from\n", at(name));
+        assert!(ran.status == Some(2) && ran.err.starts_with(&told), "{}", ran.err);
+    };
+    let source = at("m.gguf.partial");
+    refused(&["quantize", &source, "-r", "q8_0", "-o", &at("m.gguf")], "m.gguf.partial");
+    refused(&["quantize", &micro(), "-r", &at("state"), "-o", &at("n.gguf")], "n.gguf.partial.state");
+    assert_eq!(fs::read(source).unwrap(), fs::read(micro()).unwrap());
+}
+
+#[test]
+fn importance_is_asked_for_and_what_has_none_is_told() {
+    let folder = folder("importance");
+    let at = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    fs::write(at("text"), "Whoever quantises a matrix spends its bits where the inputs are large. ".repeat(20))
+        .unwrap();
+    let collect = ["imatrix", "-m", &micro(), "-f", &at("text"), "--out", &at("importance"), "--ctx", "32", "-t", "1"];
+    assert_eq!(run(&collect).status, Some(0));
+    let shown = |ran: &Ran| ran.show().replace(&format!("{}/", folder.display()), "");
+    let down = ["--recipe", "q8_0", "--tensor", "*.ffn_down.weight=IQ2_XXS"];
+    let ran = quantize(&[&down[..], &["--out", &at("plain")]].concat());
+    expect![[r#"
+        5 tensors become types that want importance and have none, such as blk.0.ffn_down.weight, which becomes IQ2_XXS: expect a loss that `ds4 imatrix` and --imatrix would spare
+        47 tensors, 457.8 KiB in plain
+        exit 0
+    "#]].assert_eq(&shown(&ran));
+    let ran = quantize(&[&down[..], &["--imatrix", &at("importance"), "--out", &at("guided")]].concat());
+    expect![[r#"
+        importance: has no importance for 1 of 36 tensors that are packed, such as token_embd.weight
+        47 tensors, 458.1 KiB in guided
+        exit 0
+    "#]]
+    .assert_eq(&shown(&ran));
+    fs::copy(at("importance"), at("over.partial")).unwrap();
+    let over = quantize(&["--recipe", "q8_0", "--imatrix", &at("over.partial"), "--out", &at("over")]);
+    assert!(over.err.contains("over.partial: the result would overwrite what it is made from"), "{}", over.err);
+    let keys = run(&["inspect", &at("guided")]);
+    assert!(keys.out_str().contains("quantize.imatrix.file"), "{}", keys.out_str());
+    let differ = |name: &str| {
+        let told = quantize(&["--compare", &at(name), "--json"]);
+        let told: serde_json::Value = serde_json::from_slice(&told.out).unwrap();
+        let tensors = told.as_array().unwrap().iter();
+        tensors.map(|t| (t["name"].to_string(), t["rmse"].as_f64().unwrap())).collect::<Vec<_>>()
+    };
+    for ((name, plain), (_, guided)) in differ("plain").into_iter().zip(differ("guided")) {
+        assert_eq!(plain != guided, name.contains("ffn_down"), "{name}: {plain} {guided}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_what_the_same_command_goes_on_with() {
+    use std::os::unix::fs::MetadataExt as _;
+    let folder = folder("interrupted");
+    let at = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    write_large(&at("large"));
+    let args = |out: &str| ["quantize", &at("large"), "-r", &at("recipe"), "-t", "1", "-o", out].map(str::to_owned);
+    fs::write(at("recipe"), "*0.weight IQ2_XXS\n* Q4_K\n").unwrap();
+    assert_eq!(run(&args(&at("whole"))).status, Some(0));
+
+    let child = ds4().args(args(&at("out"))).stderr(Stdio::piped()).spawn().unwrap();
+    // Blocks are there once something was written: more of them than a header takes, once it is the second tensor.
+    let is_written = || fs::metadata(at("out.partial")).is_ok_and(|found| found.blocks() > 64);
+    while !is_written() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert!(ran.status == Some(130) && !ran.err.contains("error"), "{}", ran.err);
+    assert!(!Path::new(&at("out")).exists() && Path::new(&at("out.partial")).exists());
+
+    let ran = run(&args(&at("out")));
+    assert_eq!(ran.status, Some(0), "{}", ran.err);
+    let on = |line: &str| line.strip_prefix("goes on after ")?.strip_suffix(" of 21 tensors")?.parse().ok();
+    let n: usize = ran.err.lines().find_map(on).unwrap_or_else(|| panic!("{}", ran.err));
+    assert!((1..21).contains(&n), "{n}");
+    assert!(fs::read(at("whole")).unwrap() == fs::read(at("out")).unwrap());
+}
+
+/// A model that takes a second or more to pack, beginning with a tensor that takes no time.
+fn write_large(path: &str) {
+    let value = |j: usize| (j * 7919 % 1009) as f32 / 504.0 - 1.0;
+    let bytes: Vec<u8> = (0..256 * 1024).flat_map(|j| value(j).to_le_bytes()).collect();
+    let mut writer = gguf::Writer::new();
+    writer.set("general.architecture", "llama".to_string());
+    let f32 = gguf::Element::from_id(0).unwrap();
+    writer.tensor("first.weight", &[256], f32, &bytes[..1024]);
+    for i in 0..20 {
+        writer.tensor(&format!("{i}0.weight"), &[1024, 256], f32, &bytes);
+    }
+    writer.write(Path::new(path)).unwrap();
 }

@@ -2,7 +2,7 @@
 
 use gguf::Element;
 
-use crate::{Source, Weights};
+use crate::{Source, Weights, source::N_AT_A_TIME};
 
 /// How far a tensor is from what it was made of.
 #[derive(Clone, Debug)]
@@ -103,7 +103,7 @@ fn difference<A: Source, B: Source>(
     if !is_packed(a) || !is_packed(b) {
         return Err(CompareError::Kind { tensor, found: a.element, expected: b.element });
     }
-    let (n_rows, step) = (a.n_rows(), a.rows_at_a_time());
+    let (n_rows, step) = (a.n_rows(), a.rows_at_a_time(N_AT_A_TIME));
     let (mut x, mut y) = (Vec::new(), Vec::new());
     let (mut squares, mut errors, mut largest) = (0.0, 0.0, 0f64);
     for start in (0..n_rows).step_by(step) {

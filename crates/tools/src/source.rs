@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use gguf::{Element, Gguf, Value};
+use gguf::{Element, Gguf, Stamp, Value};
 
 /// A model in files, of any format. What it reads is checked when it is opened; reading then fails only where the
 /// system does, or the files were changed since.
@@ -14,8 +14,8 @@ pub trait Source: Sync {
     /// What is wrong with the files.
     type Error: Error + Send + Sync + 'static;
 
-    /// The files that it is read from.
-    fn files(&self) -> Vec<PathBuf>;
+    /// The files that weights are read from, as they were when they were opened.
+    fn files(&self) -> Vec<(PathBuf, Stamp)>;
 
     /// The keys of the GGUF, but those that say how it was cut into several files.
     fn keys(&self) -> &[(String, Value)];
@@ -35,6 +35,9 @@ pub trait Source: Sync {
     /// As [`Source::read`].
     fn read_bytes(&self, i: usize, rows: Range<usize>, out: &mut [u8]) -> Result<(), Self::Error>;
 }
+
+/// Values that are worth reading at a time.
+pub(crate) const N_AT_A_TIME: usize = 1 << 20;
 
 /// A tensor of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,9 +61,9 @@ impl Weights {
         self.shape[..self.shape.len() - 1].iter().product()
     }
 
-    /// Rows that are worth reading at a time: about a million values.
-    pub(crate) fn rows_at_a_time(&self) -> usize {
-        ((1 << 20) / self.n_cols()).max(1)
+    /// Rows that have about so many values.
+    pub(crate) fn rows_at_a_time(&self, n_values: usize) -> usize {
+        (n_values / self.n_cols()).max(1)
     }
 
     /// Rows of a matrix, of which a tensor of experts has one for each.
@@ -104,8 +107,8 @@ impl GgufSource {
 impl Source for GgufSource {
     type Error = gguf::Error;
 
-    fn files(&self) -> Vec<PathBuf> {
-        self.gguf.paths().map(Path::to_owned).collect()
+    fn files(&self) -> Vec<(PathBuf, Stamp)> {
+        self.gguf.stamps().map(|(path, stamp)| (path.to_owned(), stamp)).collect()
     }
 
     fn keys(&self) -> &[(String, Value)] {

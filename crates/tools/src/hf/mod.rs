@@ -28,7 +28,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use gguf::{Element, Value};
+use gguf::{Element, Stamp, Value};
 
 use crate::{Source, Weights};
 use builder::Plan;
@@ -74,8 +74,8 @@ impl Folder {
 impl Source for Folder {
     type Error = Error;
 
-    fn files(&self) -> Vec<PathBuf> {
-        self.files.paths().map(Path::to_owned).collect()
+    fn files(&self) -> Vec<(PathBuf, Stamp)> {
+        self.files.stamps().map(|(path, stamp)| (path.to_owned(), stamp)).collect()
     }
 
     fn keys(&self) -> &[(String, Value)] {

@@ -60,9 +60,9 @@ impl Shards {
         &self.folder
     }
 
-    /// The files.
-    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(|file| file.path.as_path())
+    /// The files, as they were when they were opened.
+    pub(super) fn stamps(&self) -> impl Iterator<Item = (&Path, Stamp)> {
+        self.files.iter().map(|file| (file.path.as_path(), file.stamp))
     }
 
     /// The names of all tensors, in the order of the files.

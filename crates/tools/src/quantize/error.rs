@@ -1,6 +1,6 @@
 //! Why there is no file, each in one line.
 
-use std::{error, io, path::PathBuf};
+use std::{error, io, iter, path::PathBuf};
 
 use gguf::Element;
 
@@ -59,12 +59,14 @@ pub enum Error {
     },
 
     /// A weight is beyond what the format can hold.
-    #[error("tensor `{tensor}`, row {row}: a weight of {value:e} is beyond {format}")]
+    #[error("tensor `{tensor}`, row {row}, column {column}: a weight of {value:e} is beyond {format}")]
     TooLarge {
         /// The tensor.
         tensor: String,
         /// Its row, of all matrices.
         row: usize,
+        /// Its column.
+        column: usize,
         /// The weight.
         value: f32,
         /// The format.
@@ -94,6 +96,22 @@ pub enum Error {
     Exists {
         /// The file.
         path: PathBuf,
+    },
+
+    /// There is something of this name that is no file, and is not replaced by one.
+    #[error("{}: is no regular file", path.display())]
+    NotAFile {
+        /// What it is called.
+        path: PathBuf,
+    },
+
+    /// There was nothing of this name when the work began, or a file that could be replaced.
+    #[error("{}: somebody put something there; the result is complete as {}", path.display(), partial.display())]
+    Appeared {
+        /// The file.
+        path: PathBuf,
+        /// What was made.
+        partial: PathBuf,
     },
 
     /// Another process makes the same file.
@@ -131,6 +149,15 @@ pub enum Error {
 impl Error {
     /// Whether the same may work later, from where it ended.
     pub fn can_go_on(&self) -> bool {
-        matches!(self, Error::Write { .. } | Error::Space { .. } | Error::Interrupted)
+        match self {
+            Error::Write { .. } | Error::Space { .. } | Error::Appeared { .. } | Error::Interrupted => true,
+            Error::Source(e) => is_of_the_system(&**e),
+            _ => false,
+        }
     }
+}
+
+/// Whether a source cannot be read because the system could not, and not for what is in it.
+fn is_of_the_system(error: &(dyn error::Error + 'static)) -> bool {
+    iter::successors(Some(error), |e| e.source()).any(|e| e.is::<io::Error>())
 }

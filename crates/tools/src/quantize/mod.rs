@@ -6,9 +6,9 @@
 //! ```
 //!
 //! A piece is read, packed and written by one thread, so memory is a few pieces per thread, whatever the model's size.
-//! The bytes depend neither on threads nor on the machine. A run that was interrupted, killed, or out of space is gone on
-//! with by the next one for the same source, recipe and importance; a source that is broken leaves nothing. The file has
-//! its name when it is complete.
+//! The bytes depend neither on threads nor on the machine, nor on how large pieces are. A run that was interrupted, killed,
+//! out of space, or kept from reading is gone on with by the next one for the same source, recipe and importance; a source
+//! that is broken leaves nothing. The file has its name when it is complete.
 
 mod error;
 mod guide;
@@ -19,7 +19,8 @@ mod state;
 pub use error::Error;
 pub use guide::Guide;
 pub use plan::{Plan, Planned};
-pub use run::{Done, Options, run};
+pub use run::{Done, Options, Steps, run};
+pub use state::names;
 
 use quant::Format;
 

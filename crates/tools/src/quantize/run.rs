@@ -1,6 +1,7 @@
 //! The work itself: pieces are taken by threads in order, and tensors are complete in order.
 
 use std::{
+    io,
     ops::{ControlFlow, Range},
     path::PathBuf,
     sync::{
@@ -9,20 +10,15 @@ use std::{
     },
 };
 
-use gguf::Element;
+use gguf::{Element, Stamp};
 use quant::Format;
 
 use super::{
     Error, Guide, Plan,
-    state::{Partial, Stamp, identity},
+    state::{Partial, check_place, identity},
     wants_importance,
 };
-use crate::{Source, Weights};
-
-/// Bytes after which complete tensors are made to last.
-const LASTING: u64 = 256 << 20;
-/// Weights from which a scale might not fit its format.
-const LARGE: f32 = 16384.0;
+use crate::{Source, Weights, source::N_AT_A_TIME};
 
 /// How to write a file.
 pub struct Options {
@@ -32,6 +28,23 @@ pub struct Options {
     pub n_threads: usize,
     /// Whether it takes the place of one that is there.
     pub overwrite: bool,
+    /// How the work is cut.
+    pub steps: Steps,
+}
+
+/// How work is cut; the bytes do not depend on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Steps {
+    /// Weights that are read, packed and written at a time, in whole rows.
+    pub n_weights: usize,
+    /// Bytes after which complete tensors are made to last.
+    pub lasting_bytes: u64,
+}
+
+impl Default for Steps {
+    fn default() -> Steps {
+        Steps { n_weights: N_AT_A_TIME, lasting_bytes: 256 << 20 }
+    }
 }
 
 /// How far the work is.
@@ -41,14 +54,18 @@ pub struct Done {
     pub n_weights: u64,
     /// Those of an earlier process.
     pub n_before: u64,
+    /// Tensors of an earlier process.
+    pub n_tensors_before: usize,
     /// All weights.
     pub n_all: u64,
 }
 
-/// Packs a source as planned, and tells `progress` how far it is, from several threads, until that breaks off.
+/// Packs a source as planned, and tells `progress` how far it is, at the beginning and then from several threads, until that
+/// breaks off.
 ///
 /// # Errors
-/// All of [`Error`] but those of [`Plan::new`]. What was done remains for the next run where [`Error::can_go_on`].
+/// All of [`Error`] but what only [`Plan::new`] finds out. What was done remains for the next run where
+/// [`Error::can_go_on`].
 pub fn run<S: Source>(
     source: &S,
     plan: &Plan,
@@ -56,16 +73,14 @@ pub fn run<S: Source>(
     options: &Options,
     progress: &(dyn Fn(Done) -> ControlFlow<()> + Sync),
 ) -> Result<(), Error> {
-    if !options.overwrite && options.path.exists() {
-        return Err(Error::Exists { path: options.path.clone() });
-    }
-    let stamps = source.files().iter().map(|path| Stamp::of(path)).collect::<Result<Vec<_>, _>>()?;
-    let identity = identity(plan, &stamps, &guide.map(Guide::identity).unwrap_or_default());
+    check_place(&options.path, options.overwrite)?;
+    let files = source.files();
+    let identity = identity(plan, &files, &guide.map(Guide::identity).unwrap_or_default());
     let (partial, n_complete) = Partial::begin(&options.path, plan, &identity)?;
-    let job = Job::new(source, plan, guide, &partial, n_complete, progress);
-    let done = job.run(options.n_threads).and_then(|()| unchanged(&stamps));
+    let job = Job::new(source, plan, guide, options.steps, &partial, n_complete, progress);
+    let done = job.run(options.n_threads).and_then(|()| unchanged(&files));
     match done {
-        Ok(()) => partial.finish(),
+        Ok(()) => partial.finish(plan.targets.len(), options.overwrite),
         Err(error) if error.can_go_on() => {
             // What cannot be noted now is done again.
             let _ = partial.complete(job.course().n_complete);
@@ -78,11 +93,15 @@ pub fn run<S: Source>(
     }
 }
 
-fn unchanged(stamps: &[Stamp]) -> Result<(), Error> {
-    match stamps.iter().find(|was| !Stamp::of(&was.path).is_ok_and(|is| is == **was)) {
-        Some(stamp) => Err(Error::Changed { path: stamp.path.clone() }),
-        None => Ok(()),
-    }
+/// Checks that the paths lead to the files that were read, as they were when they were opened.
+fn unchanged(files: &[(PathBuf, Stamp)]) -> Result<(), Error> {
+    files.iter().try_for_each(|(path, was)| match Stamp::at(path) {
+        Ok(is) if is == *was => Ok(()),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Source(Box::new(io::Error::new(e.kind(), format!("{}: {e}", path.display())))))
+        }
+        _ => Err(Error::Changed { path: path.clone() }),
+    })
 }
 
 /// Some rows of a matrix.
@@ -96,6 +115,7 @@ struct Job<'a, S> {
     source: &'a S,
     plan: &'a Plan,
     guide: Option<&'a Guide>,
+    steps: Steps,
     partial: &'a Partial,
     progress: &'a (dyn Fn(Done) -> ControlFlow<()> + Sync),
     pieces: Vec<Piece>,
@@ -116,13 +136,28 @@ struct Course {
     error: Option<Error>,
 }
 
+impl Course {
+    /// A piece of a tensor is finished; how many tensors are complete, where so many bytes are that they should last.
+    fn finish(&mut self, tensor: usize, lasting_bytes: u64) -> Option<usize> {
+        self.n_left[tensor] -= 1;
+        let before = self.n_complete;
+        while self.n_left.get(self.n_complete) == Some(&0) {
+            self.n_complete += 1;
+        }
+        if self.n_complete == before || self.n_bytes < lasting_bytes {
+            return None;
+        }
+        self.n_bytes = 0;
+        Some(self.n_complete)
+    }
+}
+
 /// A thread's memory.
 #[derive(Default)]
 struct Scratch {
     values: Vec<f32>,
     importance: Vec<f32>,
     bytes: Vec<u8>,
-    again: Vec<f32>,
 }
 
 impl<'a, S: Source> Job<'a, S> {
@@ -130,23 +165,26 @@ impl<'a, S: Source> Job<'a, S> {
         source: &'a S,
         plan: &'a Plan,
         guide: Option<&'a Guide>,
+        steps: Steps,
         partial: &'a Partial,
         n_complete: usize,
         progress: &'a (dyn Fn(Done) -> ControlFlow<()> + Sync),
     ) -> Job<'a, S> {
         let weights = source.weights();
-        let pieces: Vec<Piece> = (n_complete..weights.len()).flat_map(|i| pieces(&weights[i], plan, i)).collect();
+        let pieces: Vec<Piece> =
+            (n_complete..weights.len()).flat_map(|i| pieces(&weights[i], plan, i, steps)).collect();
         let mut n_left = vec![0; weights.len()];
         pieces.iter().for_each(|piece| n_left[piece.tensor] += 1);
         let count = |weights: &[Weights]| weights.iter().map(|w| (w.n_rows() * w.n_cols()) as u64).sum();
         let n_before = count(&weights[..n_complete]);
-        let done = Done { n_weights: n_before, n_before, n_all: count(weights) };
+        let done = Done { n_weights: n_before, n_before, n_tensors_before: n_complete, n_all: count(weights) };
         let course = Mutex::new(Course { n_left, n_complete, n_bytes: 0, done, error: None });
         let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Job { source, plan, guide, partial, progress, pieces, next, stopped, course }
+        Job { source, plan, guide, steps, partial, progress, pieces, next, stopped, course }
     }
 
     fn run(&self, n_threads: usize) -> Result<(), Error> {
+        self.tell(0, 0)?;
         std::thread::scope(|scope| {
             (1..n_threads).for_each(|_| _ = scope.spawn(|| self.work()));
             self.work();
@@ -179,14 +217,14 @@ impl<'a, S: Source> Job<'a, S> {
             _ => None,
         };
         let row_bytes = to.row_bytes(n_cols).expect("planned rows are whole blocks");
-        let step = weights.rows_at_a_time();
+        let step = weights.rows_at_a_time(self.steps.n_weights);
         for start in piece.rows.clone().step_by(step) {
             let rows = start..(start + step).min(piece.rows.end);
             scratch.bytes.resize(rows.len() * row_bytes, 0);
             self.pack_rows(piece.tensor, rows, importance.as_deref(), scratch)?;
             let at = self.plan.layout.range(piece.tensor).start + (start * row_bytes) as u64;
             self.partial.write(&scratch.bytes, at)?;
-            self.tell(&scratch.bytes, n_cols * scratch.bytes.len() / row_bytes)?;
+            self.tell(scratch.bytes.len(), n_cols * scratch.bytes.len() / row_bytes)?;
         }
         Ok(())
     }
@@ -199,20 +237,20 @@ impl<'a, S: Source> Job<'a, S> {
         importance: Option<&[f32]>,
         scratch: &mut Scratch,
     ) -> Result<(), Error> {
-        let (weights, to) = (&self.source.weights()[i], self.plan.targets[i].to);
-        if weights.element == to {
+        let to = self.plan.targets[i].to;
+        if self.source.weights()[i].element == to {
             return self.copy_rows(i, rows, scratch);
         }
-        self.read(i, rows.clone(), &mut scratch.values)?;
-        let Scratch { values, importance: repeated, bytes, again } = scratch;
         let Element::Packed(format) = to else { unreachable!("whole numbers stay what they are") };
+        self.read(i, rows.clone(), format, &mut scratch.values)?;
+        let Scratch { values, importance: repeated, bytes } = scratch;
         let importance = importance.map(|one| {
             repeated.clear();
             rows.clone().for_each(|_| repeated.extend(one));
             repeated.as_slice()
         });
         format.encoder().expect("recipes name formats with encoders")(values, importance, bytes);
-        fits(weights, rows.start, format, values, bytes, again)
+        Ok(())
     }
 
     /// Copies rows into the scratch bytes; weights have to be numbers there, too.
@@ -223,15 +261,16 @@ impl<'a, S: Source> Job<'a, S> {
         let Element::Packed(format) = weights.element else { return Ok(()) };
         values.resize(rows.len() * weights.n_cols(), 0.0);
         format.decode(bytes, values);
-        are_numbers(weights, rows.start, values)
+        check(weights, rows.start, values, f32::MAX, format)
     }
 
-    /// Reads rows, which have to be numbers.
-    fn read(&self, i: usize, rows: Range<usize>, values: &mut Vec<f32>) -> Result<(), Error> {
+    /// Reads rows, which have to be numbers within what a format holds.
+    fn read(&self, i: usize, rows: Range<usize>, to: Format, values: &mut Vec<f32>) -> Result<(), Error> {
         let weights = &self.source.weights()[i];
         values.resize(rows.len() * weights.n_cols(), 0.0);
         self.source.read(i, rows.clone(), values).map_err(|e| Error::Source(Box::new(e)))?;
-        are_numbers(weights, rows.start, values)
+        let largest = to.largest().expect("recipes name formats with encoders");
+        check(weights, rows.start, values, largest, to)
     }
 
     /// How much the columns of a piece's matrix matter.
@@ -242,9 +281,9 @@ impl<'a, S: Source> Job<'a, S> {
             return Ok(known);
         }
         let mut sums = vec![0f64; weights.n_cols()];
-        let step = weights.rows_at_a_time();
+        let step = weights.rows_at_a_time(self.steps.n_weights);
         for start in piece.rows.clone().step_by(step) {
-            self.read(piece.tensor, start..(start + step).min(piece.rows.end), &mut scratch.values)?;
+            self.read(piece.tensor, start..(start + step).min(piece.rows.end), format, &mut scratch.values)?;
             for row in scratch.values.chunks_exact(weights.n_cols()) {
                 sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) * f64::from(x));
             }
@@ -252,10 +291,11 @@ impl<'a, S: Source> Job<'a, S> {
         Ok(Some(sums.into_iter().map(|sum| sum as f32).collect()))
     }
 
-    fn tell(&self, written: &[u8], n_weights: usize) -> Result<(), Error> {
+    /// So much more is written.
+    fn tell(&self, n_bytes: usize, n_weights: usize) -> Result<(), Error> {
         let done = {
             let mut course = self.course();
-            course.n_bytes += written.len() as u64;
+            course.n_bytes += n_bytes as u64;
             course.done.n_weights += n_weights as u64;
             course.done
         };
@@ -265,26 +305,18 @@ impl<'a, S: Source> Job<'a, S> {
         }
     }
 
+    /// A piece is written. Others go on while what is complete is made to last.
     fn finished(&self, piece: &Piece) -> Result<(), Error> {
-        let mut course = self.course();
-        course.n_left[piece.tensor] -= 1;
-        let before = course.n_complete;
-        while course.n_left.get(course.n_complete) == Some(&0) {
-            course.n_complete += 1;
-        }
-        if course.n_complete > before && course.n_bytes >= LASTING {
-            course.n_bytes = 0;
-            self.partial.complete(course.n_complete)?;
-        }
-        Ok(())
+        let complete = self.course().finish(piece.tensor, self.steps.lasting_bytes);
+        complete.map_or(Ok(()), |n| self.partial.complete(n))
     }
 }
 
 /// The pieces of a tensor. What may be guided by all of a matrix is read as a whole.
-fn pieces(weights: &Weights, plan: &Plan, tensor: usize) -> Vec<Piece> {
+fn pieces(weights: &Weights, plan: &Plan, tensor: usize, steps: Steps) -> Vec<Piece> {
     let n = weights.n_matrix_rows();
     let whole = matches!(plan.targets[tensor].to, Element::Packed(format) if wants_importance(format));
-    let step = if whole { n } else { weights.rows_at_a_time() };
+    let step = if whole { n } else { weights.rows_at_a_time(steps.n_weights) };
     let of_matrix = |matrix: usize| {
         let (first, end) = (matrix * n, (matrix + 1) * n);
         (first..end).step_by(step).map(move |start| Piece { tensor, matrix, rows: start..(start + step).min(end) })
@@ -292,40 +324,111 @@ fn pieces(weights: &Weights, plan: &Plan, tensor: usize) -> Vec<Piece> {
     (0..weights.n_rows() / n).flat_map(of_matrix).collect()
 }
 
-/// Checks rows of a tensor, from the row `first` on.
-fn are_numbers(weights: &Weights, first: usize, values: &[f32]) -> Result<(), Error> {
-    match values.iter().position(|x| !x.is_finite()) {
-        None => Ok(()),
-        Some(at) => Err(Error::NotFinite {
-            tensor: weights.name.clone(),
-            row: first + at / weights.n_cols(),
-            column: at % weights.n_cols(),
-            value: values[at],
-        }),
-    }
+/// Checks rows of a tensor, from the row `first` on: all are numbers, and none is beyond what it becomes.
+fn check(weights: &Weights, first: usize, values: &[f32], largest: f32, to: Format) -> Result<(), Error> {
+    let Some(at) = values.iter().position(|x| x.is_nan() || x.abs() > largest) else { return Ok(()) };
+    let (tensor, value) = (weights.name.clone(), values[at]);
+    let (row, column) = (first + at / weights.n_cols(), at % weights.n_cols());
+    Err(match value.is_finite() {
+        true => Error::TooLarge { tensor, row, column, value, format: to.name() },
+        false => Error::NotFinite { tensor, row, column, value },
+    })
 }
 
-/// Checks that large weights came out as numbers.
-fn fits(
-    weights: &Weights,
-    first: usize,
-    format: Format,
-    values: &[f32],
-    bytes: &[u8],
-    again: &mut Vec<f32>,
-) -> Result<(), Error> {
-    if values.iter().all(|x| x.abs() < LARGE) {
-        return Ok(());
-    }
-    again.resize(values.len(), 0.0);
-    format.decode(bytes, again);
-    match again.iter().position(|x| !x.is_finite()) {
-        None => Ok(()),
-        Some(at) => {
-            let row = at / weights.n_cols();
-            let of_row = &values[row * weights.n_cols()..][..weights.n_cols()];
-            let value = of_row.iter().fold(0f32, |m, x| if x.abs() > m.abs() { *x } else { m });
-            Err(Error::TooLarge { tensor: weights.name.clone(), row: first + row, value, format: format.name() })
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, fs};
+
+    use gguf::Value;
+
+    use super::*;
+    use crate::recipe::Recipe;
+
+    /// Tensors of numbers, from no file.
+    struct Numbers(Vec<Weights>);
+
+    impl Numbers {
+        fn new() -> Numbers {
+            let element = Element::Packed(Format::F32);
+            let of = |i: usize| Weights { name: format!("{i}.weight"), shape: vec![8, 64], element };
+            Numbers((0..8).map(of).collect())
         }
+    }
+
+    impl Source for Numbers {
+        type Error = Infallible;
+
+        fn files(&self) -> Vec<(PathBuf, Stamp)> {
+            Vec::new()
+        }
+
+        fn keys(&self) -> &[(String, Value)] {
+            &[]
+        }
+
+        fn weights(&self) -> &[Weights] {
+            &self.0
+        }
+
+        fn read(&self, i: usize, rows: Range<usize>, out: &mut [f32]) -> Result<(), Infallible> {
+            let first = 64 * (8 * i + rows.start);
+            out.iter_mut().enumerate().for_each(|(j, x)| *x = ((first + j) * 7919 % 1009) as f32);
+            Ok(())
+        }
+
+        fn read_bytes(&self, _: usize, _: Range<usize>, _: &mut [u8]) -> Result<(), Infallible> {
+            unreachable!("nothing is copied")
+        }
+    }
+
+    #[test]
+    fn what_was_done_before_a_write_failed_is_gone_on_with() {
+        let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let source = Numbers::new();
+        let recipe = Recipe::parse("* Q8_0").unwrap_or_else(|e| panic!("{e}"));
+        let plan = Plan::new(&source, &recipe, None).unwrap_or_else(|e| panic!("{e}"));
+        let steps = Steps { n_weights: 100, lasting_bytes: 0 };
+        let options = |name: &str| Options { path: folder.path().join(name), n_threads: 1, overwrite: false, steps };
+        let go_on = |_| ControlFlow::Continue(());
+        let (whole, failed) = (options("whole"), options("failed"));
+        run(&source, &plan, None, &whole, &go_on).unwrap_or_else(|e| panic!("{e}"));
+
+        let half = |done: Done| match 2 * done.n_weights < done.n_all {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        };
+        assert!(matches!(run(&source, &plan, None, &failed, &half), Err(Error::Interrupted)));
+        let identity = identity(&plan, &[], &[0; 32]);
+        let (mut partial, n) = Partial::begin(&failed.path, &plan, &identity).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(n, 3);
+        partial.break_writes();
+        let ended = Job::new(&source, &plan, None, steps, &partial, n, &go_on).run(2);
+        assert!(ended.is_err_and(|error| error.can_go_on()));
+        drop(partial);
+
+        let first = Mutex::new(None);
+        let note = |done: Done| {
+            first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(done);
+            ControlFlow::Continue(())
+        };
+        run(&source, &plan, None, &failed, &note).unwrap_or_else(|e| panic!("{e}"));
+        let first = first.into_inner().unwrap_or_else(PoisonError::into_inner).expect("it was told");
+        assert_eq!((first.n_tensors_before, first.n_weights), (3, 3 * 8 * 64));
+        assert!(fs::read(&whole.path).is_ok_and(|whole| whole == fs::read(&failed.path).unwrap_or_default()));
+    }
+
+    #[test]
+    fn tensors_are_complete_in_order_and_last_when_there_is_enough_of_them() {
+        let done = Done { n_weights: 0, n_before: 0, n_tensors_before: 0, n_all: 0 };
+        let mut course = Course { n_left: vec![1, 2, 1, 1], n_complete: 0, n_bytes: 0, done, error: None };
+        let mut finish = |tensor, n_bytes| {
+            course.n_bytes += n_bytes;
+            course.finish(tensor, 100)
+        };
+        assert_eq!(finish(2, 60), None, "there are others before");
+        assert_eq!(finish(0, 30), None, "so little is made again");
+        assert_eq!(finish(1, 30), None);
+        assert_eq!(finish(1, 0), Some(3));
+        assert_eq!(finish(3, 99), None);
     }
 }

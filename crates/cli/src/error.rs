@@ -340,6 +340,7 @@ impl Error {
             Error::Stream { .. } | Error::Write { .. } | Error::NoSpace { .. } | Error::NoContext => 1,
             Error::SessionInUse { .. } | Error::BrokenPieces { .. } | Error::Kv(_) => 1,
             Error::Quantize(quantize::Error::Busy { .. }) => 1,
+            Error::Quantize(quantize::Error::Threads { .. }) => 2,
             Error::Quantize(e) if e.can_go_on() => 1,
             Error::Engine(e) | Error::NoRoom { source: e, .. } => engine_status(e),
             _ => 2,
@@ -448,8 +449,8 @@ fn source_hint(error: &(dyn std::error::Error + 'static)) -> String {
 
 fn quantize_hint(error: &quantize::Error) -> &'static str {
     use quantize::Error::{
-        Appeared, Busy, Changed, Exists, Family, Importance, Interrupted, NoLayers, NoRule, NotAFile, NotFinite,
-        NotWeights, OtherModel, Source, Space, TooLarge, Write,
+        Appeared, Busy, Changed, Exists, Family, Importance, Interrupted, NoLayers, NoRule, NotAFile, NotAModel,
+        NotFinite, NotOurs, NotWeights, OtherModel, Source, Space, Threads, TooLarge, Write,
     };
     match error {
         Family { .. } => "take another recipe; --recipes lists them",
@@ -462,7 +463,10 @@ fn quantize_hint(error: &quantize::Error) -> &'static str {
         Changed { .. } => "leave the files alone, and begin again",
         Exists { .. } => "choose another name, or replace it with --overwrite",
         NotAFile { .. } => "choose another name",
+        NotAModel { .. } => "give the GGUF or the folder of a model",
         Appeared { .. } => "move that away, or add --overwrite: the same command then only gives the result its name",
+        NotOurs { .. } => "move it away, or choose another --out",
+        Threads { .. } => "ask for fewer, with --threads",
         Busy { .. } => "wait for it, or choose another name",
         Space { .. } => "make room, and give the same command again",
         Source(_) | Importance(_) | Write { .. } | Interrupted => "",

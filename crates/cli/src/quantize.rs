@@ -16,7 +16,7 @@ use tools::{
     hf::Folder,
     imatrix::Imatrix,
     quantize::{self, Guide, Options, Plan, Planned, Steps},
-    recipe::{RECIPES, Recipe, names},
+    recipe::{RECIPES, Recipe, Rule, names},
 };
 
 use crate::{
@@ -55,12 +55,25 @@ fn pack_or_show<S: Source>(source: &S, args: &QuantizeArgs) -> Result<(), Error>
     if let Some(other) = &args.compare {
         return show_differences(source, other, args.json);
     }
+    check_rules(source, args)?;
     let guide = args.imatrix.as_deref().map(|path| guide(path, source)).transpose()?;
     let plan = Plan::new(source, &recipe(args)?, guide.as_ref())?;
     tell_importance(&plan, args.imatrix.as_deref());
     match &args.out {
         Some(out) if !args.dry_run => pack(source, &plan, guide.as_ref(), out, args),
         _ => output::print(&if args.json { as_json(&plan) } else { as_text(&plan) }),
+    }
+}
+
+/// Refuses rules that were given for nothing.
+fn check_rules<S: Source>(source: &S, args: &QuantizeArgs) -> Result<(), Error> {
+    let is_idle = |rule: &&Rule| !source.weights().iter().any(|weights| rule.is_about(&weights.name));
+    match args.tensor.iter().find(is_idle) {
+        Some(rule) => Err(Error::Usage {
+            what: format!("--tensor {}: no tensor of this model has such a name", rule.pattern()),
+            help: "--dry-run shows the names".into(),
+        }),
+        None => Ok(()),
     }
 }
 
@@ -114,12 +127,13 @@ fn pack<S: Source>(
     let work = Work::begin();
     let progress = Mutex::new(Progress::packing());
     let begun = Once::new();
-    quantize::run(source, plan, guide, &options, &|done| {
+    let made = quantize::run(source, plan, guide, &options, &|done| {
         begun.call_once(|| tell_resumed(done.n_tensors_before, plan));
         progress.lock().unwrap_or_else(PoisonError::into_inner).set_from(done.n_before, done.n_weights, done.n_all);
         if Work::is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
+    });
     drop((progress, work));
+    made.inspect_err(|error| tell_kept(error, out))?;
     terminal::note(&format!("{} tensors, {} in {}", plan.targets.len(), units::bytes(plan.n_bytes()), out.display()));
     Ok(())
 }
@@ -140,6 +154,15 @@ fn tell_resumed(n_before: usize, plan: &Plan) {
     }
 }
 
+/// What remains of a run that ended early.
+fn tell_kept(error: &quantize::Error, out: &Path) {
+    let [_, partial, _] = quantize::names(out);
+    if error.can_go_on() && partial.exists() {
+        let partial = partial.display();
+        terminal::note(&format!("{partial}: what is done is kept here, and the same command goes on from it"));
+    }
+}
+
 /// What is packed without importance, where that was given or is expected.
 fn tell_importance(plan: &Plan, imatrix: Option<&Path>) {
     let packed: Vec<&Planned> = plan.targets.iter().filter(|t| t.is_packed()).collect();
@@ -150,6 +173,9 @@ fn tell_importance(plan: &Plan, imatrix: Option<&Path>) {
             "{path}: has no importance for {n} of {n_all} tensors that are packed, such as {}",
             first.name
         ));
+    }
+    if let (Some(path), true) = (imatrix, packed.is_empty()) {
+        terminal::note(&format!("{}: has no effect, as no tensor is packed", path.display()));
     }
     let coarse: Vec<&Planned> = lacking.into_iter().filter(|t| t.wants_importance()).collect();
     if let Some(first) = coarse.first() {
@@ -203,7 +229,7 @@ fn row(t: &Planned) -> Vec<String> {
 
 fn as_json(plan: &Plan) -> String {
     let tensors = plan.targets.iter().map(|t| {
-        json!({ "name": t.name, "shape": t.shape, "from": t.from.name(), "type": t.to.name(), "n_bytes": t.n_bytes })
+        json!({ "name": t.name, "shape": t.shape, "from": t.from.name(), "type": t.to.name(), "instead_of": t.instead_of.map(|asked| asked.name()), "n_bytes": t.n_bytes })
     });
     format!("{:#}\n", json!({ "n_bytes": plan.n_bytes(), "tensors": tensors.collect::<Vec<_>>() }))
 }

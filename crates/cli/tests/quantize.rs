@@ -365,3 +365,20 @@ fn write_large(path: &str) {
     }
     writer.write(Path::new(path)).unwrap();
 }
+
+#[test]
+fn a_rule_for_no_tensor_is_refused() {
+    let ran = quantize(&["--recipe", "q8_0", "--tensor", "blk.*.atn_v.weight=F16", "--dry-run"]);
+    assert_eq!(ran.status, Some(2));
+    assert!(ran.err.contains("--tensor blk.*.atn_v.weight: no tensor of this model has such a name"), "{}", ran.err);
+}
+
+#[test]
+fn json_says_what_gave_way() {
+    let ran = quantize(&["--recipe", "q4_k_m", "--dry-run", "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&ran.out).unwrap();
+    let tensors = told["tensors"].as_array().unwrap();
+    let of = |name: &str| &tensors.iter().find(|t| t["name"] == name).unwrap()["instead_of"];
+    assert_eq!(of("token_embd.weight"), "Q6_K");
+    assert_eq!(of("blk.0.ffn_down.weight"), &serde_json::Value::Null);
+}

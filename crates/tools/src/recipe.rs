@@ -30,6 +30,9 @@ use std::ops::RangeInclusive;
 
 use quant::{FORMATS, Format};
 
+/// What some editors put before a text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// A parsed recipe.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Recipe {
@@ -120,7 +123,7 @@ impl Recipe {
     /// The first line that is no rule.
     pub fn parse(text: &str) -> Result<Recipe, RecipeError> {
         let mut recipe = Recipe::default();
-        for (line, text) in (1..).zip(text.lines()) {
+        for (line, text) in (1..).zip(text.trim_start_matches(BYTE_ORDER_MARK).lines()) {
             let text = text.split('#').next().unwrap_or_default().trim();
             if !text.is_empty() {
                 recipe.add(text).map_err(|what| RecipeError { line: Some(line), what })?;
@@ -207,8 +210,18 @@ impl Rule {
         self.assigned
     }
 
+    /// Which tensors it is about, by their names.
+    pub fn pattern(&self) -> &str {
+        &self.pattern
+    }
+
+    /// Whether it is about tensors of this name.
+    pub fn is_about(&self, tensor: &str) -> bool {
+        matches(&self.pattern, tensor)
+    }
+
     fn fits(&self, tensor: &str, traits: &Traits) -> bool {
-        matches(&self.pattern, tensor) && self.conditions.iter().all(|c| c.holds(layer(tensor), traits))
+        self.is_about(tensor) && self.conditions.iter().all(|c| c.holds(layer(tensor), traits))
     }
 }
 

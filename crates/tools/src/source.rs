@@ -66,6 +66,11 @@ impl Weights {
         (n_values / self.n_cols()).max(1)
     }
 
+    /// Matrices: experts, of a tensor that has them.
+    pub fn n_matrices(&self) -> usize {
+        self.n_rows() / self.n_matrix_rows()
+    }
+
     /// Rows of a matrix, of which a tensor of experts has one for each.
     pub fn n_matrix_rows(&self) -> usize {
         if self.shape.len() > 2 { self.shape[self.shape.len() - 2] } else { self.n_rows() }

@@ -478,19 +478,21 @@ fn importance_is_that_of_each_matrix() {
         [&made, &from].map(|file| file.bytes(file.tensor(EXPERTS).unwrap_or_else(|| panic!("it is gone"))));
     let values: Vec<f32> = from.as_ref().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
     let encode = Format::Q2_K.encoder().unwrap_or_else(|| panic!("no encoder"));
-    let packed = |expert: usize, columns: &[f32]| {
+    let packed = |expert: usize, columns: Option<Vec<f32>>| {
         let mut bytes = vec![0; 64 * 2 * 84];
-        encode(&values[expert * 64 * 512..][..64 * 512], Some(&columns.repeat(64)), &mut bytes);
+        let columns = columns.map(|columns| columns.repeat(64));
+        encode(&values[expert * 64 * 512..][..64 * 512], columns.as_deref(), &mut bytes);
         bytes
     };
     let entry = entry(512, &counts);
+    // Of an expert that no row met nothing is known, as if the file did not have it.
     let columns = |expert: usize| match counts[expert] {
-        0 => vec![1.0; 512],
-        n => entry.sums()[512 * expert..][..512].iter().map(|sum| sum / n as f32).collect::<Vec<f32>>(),
+        0 => None,
+        n => Some(entry.sums()[512 * expert..][..512].iter().map(|sum| sum / n as f32).collect::<Vec<f32>>()),
     };
     for (expert, made) in made.as_ref().chunks(64 * 2 * 84).enumerate() {
-        assert!(made == packed(expert, &columns(expert)), "expert {expert}");
-        assert!(made != packed(expert, &columns((expert + 1) % 3)), "expert {expert} by another's");
+        assert!(made == packed(expert, columns(expert)), "expert {expert}");
+        assert!(made != packed(expert, columns((expert + 1) % 3)), "expert {expert} by another's");
     }
 }
 
@@ -622,4 +624,45 @@ fn recipes_are_for_their_family() {
     let recipe = Recipe::named("q2").unwrap_or_else(|| panic!("no q2"));
     let ended = Plan::new(&source(&folder), &recipe, None).err();
     assert!(matches!(ended, Some(Error::Family { .. })), "{ended:?}");
+}
+
+#[test]
+fn a_partial_file_of_somebody_else_is_left_alone() {
+    let folder = folder();
+    let source = source(&folder);
+    let plan = plan(&source, "* Q8_0");
+    let partial = folder.path().join("out.gguf.partial");
+    fs::write(&partial, "precious").unwrap_or_else(|e| panic!("{e}"));
+    let refused = run(&source, &plan, None, &options(&folder, 1), &go_on);
+    assert!(matches!(refused, Err(Error::NotOurs { .. })), "{refused:?}");
+    assert_eq!(fs::read(&partial).unwrap_or_else(|e| panic!("{e}")), b"precious");
+}
+
+#[test]
+fn what_is_no_model_is_not_packed() {
+    let folder = folder();
+    let refused = |writer: &Writer| {
+        let path = folder.path().join("other.gguf");
+        writer.write(&path).unwrap_or_else(|e| panic!("{e}"));
+        let error = planned(&open(&path), "* Q8_0", None).err().unwrap_or_else(|| panic!("it is packed"));
+        assert!(matches!(error, Error::NotAModel { .. }), "{error}");
+    };
+    refused(Writer::new().set("general.architecture", "llama".to_string()));
+    let zeros = [0u8; 4];
+    let mut writer = Writer::new();
+    writer.set("general.type", "imatrix".to_string()).tensor("x.in_sum2", &[1], Element::Packed(Format::F32), zeros);
+    refused(&writer);
+}
+
+#[test]
+fn importance_of_a_wider_model_or_of_more_experts_is_refused() {
+    let folder = folder();
+    let source = source(&folder);
+    let refused = |name: &str, known: Entry| {
+        let plan = planned(&source, "* Q4_0", Some(&guide(&[(name, known)])));
+        let error = plan.err().unwrap_or_else(|| panic!("{name}: it fits"));
+        assert!(matches!(error, Error::Importance(_)), "{error}");
+    };
+    refused("output.weight", entry(1024, &[1]));
+    refused(EXPERTS, entry(512, &[1, 2, 3, 4, 5, 6]));
 }

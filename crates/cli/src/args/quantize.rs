@@ -32,7 +32,7 @@ pub(crate) struct QuantizeArgs {
     #[arg(long, value_name = "PATTERN=TYPE", value_parser = rule, alias = "tensor-type")]
     pub(crate) tensor: Vec<Rule>,
 
-    /// Spend the bits where this importance matrix says that errors matter: as `imatrix` writes them, or llama.cpp, or ds4
+    /// Spend the bits where this importance matrix says that errors matter: as `imatrix` writes them, or llama.cpp, or antirez's DS4
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) imatrix: Option<PathBuf>,
 

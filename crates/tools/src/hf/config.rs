@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use gguf::Stamp;
 use serde_json::Value;
 
 use super::{Error, shards::read_json};
@@ -23,13 +24,20 @@ pub(super) const N_CTX_MAX: usize = 1 << 30;
 /// The values of the file.
 pub(super) struct Config {
     path: PathBuf,
+    /// The file as it was before it was read.
+    stamp: Stamp,
     values: Value,
 }
 
 impl Config {
     pub(super) fn read(folder: &Path) -> Result<Config, Error> {
         let path = folder.join("config.json");
-        Ok(Config { values: read_json(&path)?, path })
+        let stamp = Stamp::at(&path).map_err(Error::io(&path))?;
+        Ok(Config { values: read_json(&path)?, path, stamp })
+    }
+
+    pub(super) fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -41,6 +41,8 @@ pub use error::Error;
 /// An opened folder.
 pub struct Folder {
     files: Shards,
+    /// What says how weights are read, and some are made of it alone.
+    config: (PathBuf, Stamp),
     keys: Vec<(String, Value)>,
     plan: Plan,
 }
@@ -62,7 +64,8 @@ impl Folder {
         let plan = (family.plan)(&config, &files)?;
         // Only now is it known that there are as many words as the numbers say, each of which takes memory.
         keys.extend(tokenizer::keys(path, &config, family.pre)?);
-        Ok(Folder { files, keys, plan })
+        let config = (config.path().to_owned(), config.stamp());
+        Ok(Folder { files, config, keys, plan })
     }
 
     /// The stored tensors that the GGUF goes without: drafters, and what is computed from others.
@@ -75,7 +78,8 @@ impl Source for Folder {
     type Error = Error;
 
     fn files(&self) -> Vec<(PathBuf, Stamp)> {
-        self.files.stamps().map(|(path, stamp)| (path.to_owned(), stamp)).collect()
+        let weights = self.files.stamps().map(|(path, stamp)| (path.to_owned(), stamp));
+        weights.chain([self.config.clone()]).collect()
     }
 
     fn keys(&self) -> &[(String, Value)] {

@@ -91,7 +91,7 @@ pub enum Error {
     Engine(#[from] engine::Error),
 
     /// The model's tensor has other sizes.
-    #[error("entry `{entry}` has {found} sums, but matrix {expert} of the tensor has {n_cols} columns")]
+    #[error("entry `{entry}` has {found} sums, but the tensor has {n_experts} times {n_cols} columns")]
     Length {
         /// The entry.
         entry: String,
@@ -99,8 +99,8 @@ pub enum Error {
         found: usize,
         /// Columns of the tensor.
         n_cols: usize,
-        /// Its matrix that was asked for.
-        expert: usize,
+        /// Its matrices.
+        n_experts: usize,
     },
 }
 

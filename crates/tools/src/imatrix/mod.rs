@@ -146,13 +146,18 @@ impl Imatrix {
         self.entries.is_empty()
     }
 
-    /// The importance of a tensor's columns, for its matrix `expert`, which is 0 where there are no experts. It is looked for
+    /// The importance of a tensor's columns, for its matrix `expert` of `n_experts`, 0 of 1 where there are none. It is looked for
     /// under `NAME.expert.E`, `NAME.expert_E`, and as the expert's part of what `NAME` has, or as all that `NAME` has. None if
     /// there is nothing under any of these names. Nothing is known either where [`Importance::count`] is 0.
     ///
     /// # Errors
     /// If what is there has another length, or its file was written to since it was read.
-    pub fn importance(&self, name: &str, n_cols: usize, expert: usize) -> Result<Option<Importance>, Error> {
+    pub fn importance(
+        &self,
+        name: &str,
+        n_cols: usize,
+        [expert, n_experts]: [usize; 2],
+    ) -> Result<Option<Importance>, Error> {
         let own = [format!("{name}.expert.{expert}"), format!("{name}.expert_{expert}")];
         let own = own.iter().find_map(|name| self.entries.get_key_value(name));
         let Some((name, entry)) = own.or_else(|| self.entries.get_key_value(name)) else { return Ok(None) };
@@ -161,8 +166,8 @@ impl Imatrix {
         let i = if n == Some(1) { 0 } else { expert };
         let known = match n {
             Some(n) if is_grouped(name) && entry.has_parts(n) => entry.fold(n_cols).part(0, 1),
-            Some(n) if entry.has_parts(n) && (n == 1 || own.is_none() && i < n) => entry.part(i, n),
-            _ => return Err(Error::Length { entry: name.clone(), found, n_cols, expert }),
+            Some(n) if entry.has_parts(n) && (n == 1 || own.is_none() && n == n_experts) => entry.part(i, n),
+            _ => return Err(Error::Length { entry: name.clone(), found, n_cols, n_experts }),
         };
         entry.check_unchanged()?;
         Ok(Some(known))

@@ -46,7 +46,7 @@ fn refused(bytes: &[u8], why: Expect) {
     why.assert_eq(&read(bytes).err().unwrap_or_else(|| "it was read".into()));
 }
 
-fn columns(imatrix: &Imatrix, name: &str, n_cols: usize, expert: usize) -> Vec<f32> {
+fn columns(imatrix: &Imatrix, name: &str, n_cols: usize, expert: [usize; 2]) -> Vec<f32> {
     let found = imatrix.importance(name, n_cols, expert).unwrap_or_else(|e| panic!("{e}"));
     found.map_or(Vec::new(), |found| found.columns)
 }
@@ -91,8 +91,10 @@ proptest! {
         let back = again(&imatrix, Imatrix::write_legacy);
         for (name, entry) in &imatrix.entries {
             let n_cols = entry.sums().len() / entry.counts().len();
-            for e in 0..entry.counts().len() {
-                for (a, b) in columns(&imatrix, name, n_cols, e).iter().zip(columns(&back, name, n_cols, e)) {
+            let n = entry.counts().len();
+            for e in 0..n {
+                let [a, b] = [&imatrix, &back].map(|of| columns(of, name, n_cols, [e, n]));
+                for (a, b) in a.into_iter().zip(b) {
                     prop_assert!((a - b).abs() <= a * 1e-6, "{name} {e}: {a} {b}");
                 }
             }
@@ -141,11 +143,14 @@ fn importance_is_the_mean_of_squares_and_one_where_nothing_was_counted() {
     let imatrix = of(&[("x", entry(&[2.0, 8.0, 0.0, 0.0, 9.0, 0.0], &[2, 0, 3])), ("y", entry(&[6.0, 3.0], &[3]))]);
     for write in FORMATS {
         let back = again(&imatrix, write);
-        assert_eq!(columns(&back, "x", 2, 0), [1.0, 4.0]);
-        assert_eq!(columns(&back, "x", 2, 2), [3.0, 0.0]);
-        assert_eq!(columns(&back, "y", 2, 0), [2.0, 1.0]);
-        assert_eq!(back.importance("x", 2, 1).ok().flatten(), Some(Importance { columns: vec![1.0; 2], count: 0 }));
-        assert_eq!(back.importance("z", 2, 0).ok(), Some(None));
+        assert_eq!(columns(&back, "x", 2, [0, 3]), [1.0, 4.0]);
+        assert_eq!(columns(&back, "x", 2, [2, 3]), [3.0, 0.0]);
+        assert_eq!(columns(&back, "y", 2, [0, 1]), [2.0, 1.0]);
+        assert_eq!(
+            back.importance("x", 2, [1, 3]).ok().flatten(),
+            Some(Importance { columns: vec![1.0; 2], count: 0 })
+        );
+        assert_eq!(back.importance("z", 2, [0, 1]).ok(), Some(None));
     }
 }
 
@@ -156,23 +161,26 @@ fn an_experts_own_entry_comes_first_and_one_for_all_last() {
         ("x.expert_2", entry(&[2.0, 2.0], &[1])),
         ("x", entry(&[3.0, 3.0], &[1])),
     ]);
-    let found: Vec<_> = (0..3).map(|e| columns(&imatrix, "x", 2, e)).collect();
+    let found: Vec<_> = (0..3).map(|e| columns(&imatrix, "x", 2, [e, 3])).collect();
     assert_eq!(found, [[3.0, 3.0], [1.0, 1.0], [2.0, 2.0]]);
 }
 
 #[test]
 fn another_models_entry_is_named() {
     let imatrix = of(&[("x", entry(&[1.0; 6], &[1, 2, 3])), ("x.expert.0", entry(&[1.0; 6], &[1]))]);
-    let check = |n_cols, expert, shown: Expect| match imatrix.importance("x", n_cols, expert) {
+    let check = |n_cols, expert: [usize; 2], shown: Expect| match imatrix.importance("x", n_cols, expert) {
         Err(e) => shown.assert_eq(&e.to_string()),
         Ok(found) => panic!("{found:?}"),
     };
-    check(4, 1, expect!["entry `x` has 6 sums, but matrix 1 of the tensor has 4 columns"]);
-    check(6, 1, expect!["entry `x` has 6 sums, but matrix 1 of the tensor has 6 columns"]);
-    check(3, 1, expect!["entry `x` has 6 sums, but matrix 1 of the tensor has 3 columns"]);
-    check(2, 3, expect!["entry `x` has 6 sums, but matrix 3 of the tensor has 2 columns"]);
-    check(2, 0, expect!["entry `x.expert.0` has 6 sums, but matrix 0 of the tensor has 2 columns"]);
-    check(0, 1, expect!["entry `x` has 6 sums, but matrix 1 of the tensor has 0 columns"]);
+    check(4, [1, 3], expect!["entry `x` has 6 sums, but the tensor has 3 times 4 columns"]);
+    check(3, [1, 3], expect!["entry `x` has 6 sums, but the tensor has 3 times 3 columns"]);
+    check(2, [1, 2], expect!["entry `x` has 6 sums, but the tensor has 2 times 2 columns"]);
+    check(2, [0, 3], expect!["entry `x.expert.0` has 6 sums, but the tensor has 3 times 2 columns"]);
+    check(0, [1, 3], expect!["entry `x` has 6 sums, but the tensor has 3 times 0 columns"]);
+    // Twice as wide, and for a model without experts.
+    let wide = of(&[("x", entry(&[1.0; 4], &[1]))]);
+    let refused = wide.importance("x", 2, [0, 1]).map_err(|e| e.to_string()).unwrap_err();
+    assert_eq!(refused, "entry `x` has 4 sums, but the tensor has 1 times 2 columns");
 }
 
 #[test]
@@ -216,7 +224,11 @@ fn groups_count_for_the_same_columns_whoever_kept_them_apart() {
     let together = of(&[(name, entry(&[12.0, 30.0], &[6]))]);
     for (sums, counts) in [(entry(&[3.0, 10.0, 4.0, 10.0, 5.0, 10.0], &[2]), 2), (entry(&[12.0, 30.0], &[6]), 6)] {
         let apart = of(&[(name, sums)]);
-        assert_eq!(apart.importance(name, 2, 0).unwrap(), together.importance(name, 2, 0).unwrap(), "{counts}");
+        assert_eq!(
+            apart.importance(name, 2, [0, 1]).unwrap(),
+            together.importance(name, 2, [0, 1]).unwrap(),
+            "{counts}"
+        );
         for [mut a, b] in [[&apart, &together], [&together, &apart]].map(|pair| pair.map(Imatrix::clone)) {
             a.merge(b).unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(a.entries[name], entry(&[24.0, 60.0], &[12]));
@@ -225,7 +237,7 @@ fn groups_count_for_the_same_columns_whoever_kept_them_apart() {
     // Some of its builds call a matrix that they cut by another name.
     let cut = of(&[("blk.0.attn_output_a.weight (reshaped)", entry(&[3.0, 10.0, 9.0, 20.0], &[3]))]);
     let cut = again(&cut, Imatrix::write_gguf);
-    assert_eq!(columns(&cut, name, 2, 0), [2.0, 5.0]);
+    assert_eq!(columns(&cut, name, 2, [0, 1]), [2.0, 5.0]);
 }
 
 #[test]
@@ -235,10 +247,10 @@ fn sums_stay_in_their_file_which_has_to_stay_as_it_is() {
         let file = tempfile::NamedTempFile::new().unwrap_or_else(|e| panic!("{e}"));
         fs::write(file.path(), bytes(&imatrix, write)).unwrap_or_else(|e| panic!("{e}"));
         let read = Imatrix::read(file.path()).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(columns(&read, "x", 2, 1), [1.5, 2.0]);
+        assert_eq!(columns(&read, "x", 2, [1, 2]), [1.5, 2.0]);
         let appended = fs::File::options().append(true).open(file.path());
         appended.and_then(|mut file| std::io::Write::write_all(&mut file, b"more")).unwrap_or_else(|e| panic!("{e}"));
-        let refused = read.importance("x", 2, 1).map_err(|e| e.to_string()).unwrap_err();
+        let refused = read.importance("x", 2, [1, 2]).map_err(|e| e.to_string()).unwrap_err();
         assert!(refused.contains("changed"), "{refused}");
     }
 }

@@ -13,6 +13,13 @@ pub enum Error {
     #[error(transparent)]
     Source(Box<dyn error::Error + Send + Sync>),
 
+    /// There is nothing to pack.
+    #[error("the source is {found}, no model")]
+    NotAModel {
+        /// What it is.
+        found: &'static str,
+    },
+
     /// The recipe is for other models.
     #[error("the recipe is for models of the family {expected}, and this one is of the family {found:?}")]
     Family {
@@ -132,6 +139,22 @@ pub enum Error {
         free: u64,
     },
 
+    /// What is called as the file in the making would be was left by no run.
+    #[error("{}: is there already, and is no unfinished file of this program", path.display())]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// The system has no room for so many threads.
+    #[error("{n_threads} threads cannot be started: {source}")]
+    Threads {
+        /// How many were asked for.
+        n_threads: usize,
+        /// What the system said.
+        source: io::Error,
+    },
+
     /// The result cannot be written.
     #[error("{}: {source}", path.display())]
     Write {
@@ -150,7 +173,11 @@ impl Error {
     /// Whether the same may work later, from where it ended.
     pub fn can_go_on(&self) -> bool {
         match self {
-            Error::Write { .. } | Error::Space { .. } | Error::Appeared { .. } | Error::Interrupted => true,
+            Error::Write { .. }
+            | Error::Space { .. }
+            | Error::Appeared { .. }
+            | Error::Threads { .. }
+            | Error::Interrupted => true,
             Error::Source(e) => is_of_the_system(&**e),
             _ => false,
         }

@@ -38,12 +38,13 @@ impl Guide {
     }
 
     /// The importance of each of the columns of a tensor's matrix, an expert's where there are several; `None` where
-    /// nothing is known of it.
+    /// nothing is known of it, as of an expert that the corpus never met.
     ///
     /// # Errors
     /// [`Error::Importance`].
-    pub(super) fn importance(&self, tensor: &str, matrix: usize, n_cols: usize) -> Result<Option<Vec<f32>>, Error> {
-        Ok(self.imatrix.importance(tensor, n_cols, matrix)?.map(|known| known.columns))
+    pub(super) fn importance(&self, weights: &Weights, matrix: usize) -> Result<Option<Vec<f32>>, Error> {
+        let known = self.imatrix.importance(&weights.name, weights.n_cols(), [matrix, weights.n_matrices()])?;
+        Ok(known.filter(|known| known.count > 0).map(|known| known.columns))
     }
 
     /// What is known of a tensor, which fits all of its matrices.
@@ -51,8 +52,8 @@ impl Guide {
     /// # Errors
     /// [`Error::Importance`].
     pub(super) fn knows(&self, weights: &Weights) -> Result<Known, Error> {
-        let n = weights.n_rows() / weights.n_matrix_rows();
-        let known = |matrix| Ok(self.importance(&weights.name, matrix, weights.n_cols())?.is_some());
+        let n = weights.n_matrices();
+        let known = |matrix| Ok(self.imatrix.importance(&weights.name, weights.n_cols(), [matrix, n])?.is_some());
         let n_known = (0..n).map(known).collect::<Result<Vec<_>, Error>>()?.into_iter().filter(|known| *known).count();
         Ok(match n_known {
             0 => Known::Nothing,

@@ -53,7 +53,7 @@ impl Plan {
     /// Plans by a recipe; rows of a matrix hold no more than this many values.
     ///
     /// # Errors
-    /// [`Error::Family`], [`Error::NoLayers`], [`Error::NoRule`], [`Error::NotWeights`], [`Error::Importance`],
+    /// [`Error::NotAModel`], [`Error::Family`], [`Error::NoLayers`], [`Error::NoRule`], [`Error::NotWeights`], [`Error::Importance`],
     /// [`Error::OtherModel`].
     pub fn new<S: Source>(source: &S, recipe: &Recipe, guide: Option<&Guide>) -> Result<Plan, Error> {
         let keys: HashMap<&str, &Value> = source.keys().iter().map(|(key, value)| (key.as_str(), value)).collect();
@@ -61,6 +61,7 @@ impl Plan {
             Some(Value::String(arch)) => arch.as_str(),
             _ => "",
         };
+        check_kind(source.weights(), keys.get("general.type").copied())?;
         if let Some(family) = recipe.family.as_deref().filter(|family| *family != arch) {
             return Err(Error::Family { found: arch.into(), expected: family.into() });
         }
@@ -83,6 +84,16 @@ impl Plan {
     pub fn n_bytes(&self) -> u64 {
         self.layout.n_bytes()
     }
+}
+
+/// Refuses what is no model.
+fn check_kind(weights: &[Weights], kind: Option<&Value>) -> Result<(), Error> {
+    let found = match kind {
+        Some(Value::String(kind)) if kind == "imatrix" => "an importance matrix",
+        _ if weights.is_empty() => "without tensors",
+        _ => return Ok(()),
+    };
+    Err(Error::NotAModel { found })
 }
 
 const BLOCK_COUNT: &str = "block_count";

@@ -8,6 +8,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    thread,
 };
 
 use gguf::{Element, Stamp};
@@ -171,8 +172,8 @@ impl<'a, S: Source> Job<'a, S> {
         progress: &'a (dyn Fn(Done) -> ControlFlow<()> + Sync),
     ) -> Job<'a, S> {
         let weights = source.weights();
-        let pieces: Vec<Piece> =
-            (n_complete..weights.len()).flat_map(|i| pieces(&weights[i], plan, i, steps)).collect();
+        let pieces_of = |i: usize| pieces(&weights[i], plan.targets[i].to, i, guide.is_some(), steps);
+        let pieces: Vec<Piece> = (n_complete..weights.len()).flat_map(pieces_of).collect();
         let mut n_left = vec![0; weights.len()];
         pieces.iter().for_each(|piece| n_left[piece.tensor] += 1);
         let count = |weights: &[Weights]| weights.iter().map(|w| (w.n_rows() * w.n_cols()) as u64).sum();
@@ -185,8 +186,13 @@ impl<'a, S: Source> Job<'a, S> {
 
     fn run(&self, n_threads: usize) -> Result<(), Error> {
         self.tell(0, 0)?;
-        std::thread::scope(|scope| {
-            (1..n_threads).for_each(|_| _ = scope.spawn(|| self.work()));
+        thread::scope(|scope| {
+            for _ in 1..n_threads {
+                if let Err(source) = thread::Builder::new().spawn_scoped(scope, || self.work()) {
+                    self.fail(Error::Threads { n_threads, source });
+                    break;
+                }
+            }
             self.work();
         });
         let error = self.course().error.take();
@@ -198,10 +204,15 @@ impl<'a, S: Source> Job<'a, S> {
         while !self.stopped.load(Ordering::Relaxed) {
             let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) else { return };
             if let Err(error) = self.pack(piece, &mut scratch).and_then(|()| self.finished(piece)) {
-                self.stopped.store(true, Ordering::Relaxed);
-                self.course().error.get_or_insert(error);
+                self.fail(error);
             }
         }
+    }
+
+    /// Has all threads end.
+    fn fail(&self, error: Error) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.course().error.get_or_insert(error);
     }
 
     fn course(&self) -> MutexGuard<'_, Course> {
@@ -276,7 +287,7 @@ impl<'a, S: Source> Job<'a, S> {
     /// How much the columns of a piece's matrix matter.
     fn importance(&self, piece: &Piece, format: Format, scratch: &mut Scratch) -> Result<Option<Vec<f32>>, Error> {
         let weights = &self.source.weights()[piece.tensor];
-        let known = self.guide.map_or(Ok(None), |g| g.importance(&weights.name, piece.matrix, weights.n_cols()))?;
+        let known = self.guide.map_or(Ok(None), |g| g.importance(weights, piece.matrix))?;
         if known.is_some() || !wants_importance(format) {
             return Ok(known);
         }
@@ -312,10 +323,11 @@ impl<'a, S: Source> Job<'a, S> {
     }
 }
 
-/// The pieces of a tensor. What may be guided by all of a matrix is read as a whole.
-fn pieces(weights: &Weights, plan: &Plan, tensor: usize, steps: Steps) -> Vec<Piece> {
-    let n = weights.n_matrix_rows();
-    let whole = matches!(plan.targets[tensor].to, Element::Packed(format) if wants_importance(format));
+/// The pieces of a tensor. What may be guided by all of a matrix is read as a whole; where nothing guides, all matrices are as
+/// one, however many there are.
+fn pieces(weights: &Weights, to: Element, tensor: usize, guided: bool, steps: Steps) -> Vec<Piece> {
+    let whole = matches!(to, Element::Packed(format) if wants_importance(format));
+    let n = if whole || guided && to.has_blocks() { weights.n_matrix_rows() } else { weights.n_rows() };
     let step = if whole { n } else { weights.rows_at_a_time(steps.n_weights) };
     let of_matrix = |matrix: usize| {
         let (first, end) = (matrix * n, (matrix + 1) * n);
@@ -378,6 +390,17 @@ mod tests {
 
         fn read_bytes(&self, _: usize, _: Range<usize>, _: &mut [u8]) -> Result<(), Infallible> {
             unreachable!("nothing is copied")
+        }
+    }
+
+    /// A piece for each of them would be more than the weights themselves.
+    #[test]
+    fn matrices_of_a_few_values_are_packed_together() {
+        let weights = Weights { name: "x".into(), shape: vec![1 << 20, 1, 1], element: Element::Packed(Format::F32) };
+        for guided in [false, true] {
+            let pieces = pieces(&weights, Element::Packed(Format::F16), 0, guided, Steps::default());
+            assert_eq!(pieces.len(), 1);
+            assert_eq!(pieces[0].rows, 0..1 << 20);
         }
     }
 

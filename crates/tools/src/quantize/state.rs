@@ -53,11 +53,14 @@ impl Partial {
     /// tensors that are there already.
     ///
     /// # Errors
-    /// [`Error::NotAFile`], [`Error::Busy`], [`Error::Space`], [`Error::Write`].
+    /// [`Error::NotAFile`], [`Error::NotOurs`], [`Error::Busy`], [`Error::Space`], [`Error::Write`].
     pub(super) fn begin(path: &Path, plan: &Plan, identity: &str) -> Result<(Partial, usize), Error> {
         let fails = |source| Error::Write { path: path.to_owned(), source };
         let [path, partial, state] = names(path);
         [&partial, &state].into_iter().try_for_each(|path| check_place(path, true))?;
+        if !state.exists() && partial.metadata().is_ok_and(|found| found.len() > 0) {
+            return Err(Error::NotOurs { path: partial });
+        }
         let file = open_alone(&path, &partial)?;
         let mut log = OpenOptions::new().create(true).append(true).open(&state).map_err(fails)?;
         let said = n_complete(&state, identity).filter(|(n, _)| bears_out(&file, plan, *n));
@@ -125,7 +128,7 @@ impl Partial {
         let Partial { partial, state, file, log, .. } = self;
         drop((file, log));
         // What cannot be removed does not have the file's name.
-        let _ = fs::remove_file(state).and(fs::remove_file(partial));
+        let _ = fs::remove_file(partial).and(fs::remove_file(state));
     }
 
     fn fails(&self, source: io::Error) -> Error {
@@ -293,7 +296,14 @@ pub(super) mod tests {
         check_afresh(|[_, partial, _]| done(cut(&partial, end(&plan(), 2) - 1)));
         check_afresh(|[.., state]| done(fs::write(state, "identity\n2\n4\n")));
         check_afresh(|[.., state]| done(fs::write(state, "another\n2\n")));
-        check_afresh(|[.., state]| done(fs::remove_file(state)));
+        check_afresh(|[.., state]| done(fs::write(state, "")));
+    }
+
+    #[test]
+    fn what_no_state_tells_of_is_somebody_elses() {
+        let (_folder, path) = two_of_three();
+        fs::remove_file(&names(&path)[2]).unwrap_or_else(|e| panic!("{e}"));
+        assert!(matches!(Partial::begin(&path, &plan(), "identity"), Err(Error::NotOurs { .. })));
     }
 
     #[cfg(unix)]

@@ -475,6 +475,21 @@ fn files_that_change_give_no_rows() {
     }
 }
 
+/// Some weights are made of it alone: whoever goes on with a file has to see that it is another.
+#[test]
+fn the_config_is_among_the_files_that_a_model_is_read_from() {
+    let model = Model::new();
+    model.write();
+    let stamp = || {
+        let files = Folder::open(model.folder.path()).unwrap_or_else(|e| panic!("{e}")).files();
+        files.into_iter().find(|(path, _)| path.ends_with("config.json")).expect("it is there").1
+    };
+    let before = stamp();
+    let config = fs::read_to_string(model.path("config.json")).unwrap_or_else(|e| panic!("{e}"));
+    fs::write(model.path("config.json"), config + "\n").unwrap_or_else(|e| panic!("{e}"));
+    assert_ne!(before, stamp());
+}
+
 #[test]
 fn numbers_that_no_type_of_a_gguf_has_are_named() {
     let mut model = Model::new();

@@ -1,0 +1,180 @@
+"""Chat rendering against DeepSeek's vectors, token files, packing, and that training resumes exactly.
+
+    pytest test_data.py
+    NANO_DATA=/folder/of/shared/data pytest test_data.py     # also with the vectors and the tokenizer there
+"""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tasks
+from chat import EOS, render, text_of
+from data import CONTEXT, Packing, Split, Writer, encoded
+from test_model import SMALL
+from tokenizer import ANY_MARK, MARKS, trained
+from train import Trainer, orthogonal
+
+VECTORS = Path(__file__).parent.parent / "testdata/chat/deepseek_v4"
+DATA = Path(os.environ.get("NANO_DATA", "/nowhere"))
+
+
+def ours(message: dict) -> dict:
+    """A message of the vectors in our form."""
+    calls = [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in message.get("tool_calls") or []]
+    return dict(role=message["role"], content=message.get("content") or "", calls=calls,
+                reasoning=message.get("reasoning_content") or "")
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_prompts_are_those_of_the_release(n):
+    given = json.loads((VECTORS / f"test_input_{n}.json").read_text())
+    messages, tools = (given["messages"], given["tools"]) if isinstance(given, dict) else (given, [])
+    pieces = render([ours(m) for m in messages], [t["function"] for t in tools], thinking=True)
+    assert text_of(pieces) == (VECTORS / f"test_output_{n}.txt").read_text()
+
+
+@pytest.mark.parametrize("case", json.loads((VECTORS / "recipe.json").read_text())["cases"], ids=lambda c: c["name"])
+def test_prompts_are_those_of_the_recipe(case):
+    request = case["request"]
+    prompt = case.get("prompt")
+    beyond = {"tool_choice", "response_format", "reasoning_effort"} & set(request)
+    special = case["name"] in ("system_in_middle", "prefix_completion", "content_parts", "specials_in_text",
+                               "tool_result_parallel_out_of_order")
+    if prompt is None or beyond or special:
+        pytest.skip("not made for training")
+    prompt = prompt.replace(prompt[prompt.find("Reasoning Effort"):prompt.find("unchecked.\n\n") + 12], "") \
+        if "Reasoning Effort" in prompt else prompt
+    tools = [dict(t["function"]) for t in request.get("tools", [])]
+    for t in tools:
+        t.setdefault("description", "")
+    thinking = request.get("thinking", {}).get("type") != "disabled"
+    pieces = render([ours(m) for m in request["messages"]], tools, thinking, asks=True)
+    assert text_of(pieces) == prompt
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="NANO_DATA is not set")
+def test_text_is_cut_as_the_official_tokenizer_does():
+    from data import raw
+
+    official = json.loads(raw(DATA / "tokenizers/deepseek_v4_tokenizer.json.zst"))
+    file = trained(["some text"], 600)
+    for part in ("pre_tokenizer", "normalizer", "decoder", "post_processor"):
+        assert file[part] == official[part]
+    marks = {t["content"]: t for t in official["added_tokens"] if "holder" not in t["content"]}
+    mine = {t["content"]: t for t in file["added_tokens"]}
+    assert {k: v | {"id": 0} for k, v in mine.items()} == {k: v | {"id": 0} for k, v in marks.items()}
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    from tokenizers import Tokenizer
+
+    texts = [text_of(render(t.messages, t.tools, t.thinking)) for t in (tasks.tools(random.Random(i)) for i in range(40))]
+    return Tokenizer.from_str(json.dumps(trained(texts, 768)))
+
+
+def test_the_assistants_words_are_learned_and_nothing_else(vocabulary):
+    talk = tasks.tools(random.Random(5))
+    pieces = render(talk.messages, talk.tools, talk.thinking)
+    ids = encoded(pieces, vocabulary)
+    whole = vocabulary.encode(text_of(pieces), add_special_tokens=False).ids
+    assert (ids & (CONTEXT - 1)).tolist() == whole
+    learned = vocabulary.decode([int(i) for i in ids if i < CONTEXT], skip_special_tokens=False)
+    assert learned == "".join(p.text for p in pieces if p.learned) and learned.endswith(EOS)
+
+
+def test_ids_are_as_many_as_asked_for(vocabulary):
+    assert vocabulary.get_vocab_size() == 768
+    assert [vocabulary.token_to_id(mark) for mark in MARKS] == list(range(768 - len(MARKS), 768))
+
+
+@pytest.mark.parametrize("make", [tasks.tools, tasks.questions, tasks.arithmetic])
+def test_generated_talks_are_well_formed(make):
+    for i in range(300):
+        talk = make(random.Random(i))
+        text = text_of(render(talk.messages, talk.tools, talk.thinking))
+        assert text.endswith(EOS) and text.count("<think>") <= text.count("</think>")
+        said = [ANY_MARK.search(m["content"]) for m in talk.messages]
+        assert not any(said), "words must not spell marks"
+        names = {t["name"] for t in talk.tools}
+        assert all(name in names for m in talk.messages for name, _ in m.get("calls", []))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    r = np.random.default_rng(1)
+    for split, n in (("train", 150), ("held", 5)):
+        writer = Writer(tmp_path, split)
+        for _ in range(n):
+            ids = r.integers(0, SMALL["vocab_size"], int(r.integers(2, 64)), dtype=np.uint16)
+            ids[0] |= CONTEXT
+            writer.add(ids, 0)
+        writer.finish()
+    (tmp_path / "manifest.json").write_text("{}")
+    return tmp_path
+
+
+def test_packing_loses_and_mixes_nothing(folder):
+    split = Split(folder, "train")
+    packing = Packing(split, [32, 64], 128, "seed", keeps_rest=True)
+    seen = sorted(i for _, rows in packing.batches for row in rows for i in row)
+    assert seen == list(range(150))
+    for b, (length, rows) in enumerate(packing.batches):
+        batch = packing.batch(b)
+        assert batch.ids.shape == (len(rows), length)
+        for row, ids, start in zip(rows, batch.ids, batch.start):
+            at = 0
+            for document in row:
+                n = split.lengths[document]
+                assert (ids[at:at + n] == split.document(document) & (CONTEXT - 1)).all()
+                assert (start[at:at + n] == at).all()
+                at += n
+    again = Packing(split, [32, 64], 128, "seed", keeps_rest=True)
+    assert [rows for _, rows in again.batches] == [rows for _, rows in packing.batches]
+
+
+TRAINING = dict(lengths=[32, 64], batch_tokens=256, micro_tokens=128, learning_rate=0.01, weight_decay=0.1,
+                warmup_tokens=512, draft_weight=0.3, draft_every=2, index_weight=0.1, index_stride=4, bias_rate=0.01, seed=1)
+
+
+def trainer(folder: Path, out: Path, **training) -> Trainer:
+    return Trainer(dict(model=SMALL, training=TRAINING | training), folder, out, 1e5)
+
+
+def test_a_run_that_was_cut_goes_on_bit_for_bit(folder, tmp_path):
+    whole = trainer(folder, tmp_path / "whole")
+    losses = [whole.train_step() for _ in range(24)]
+    cut = trainer(folder, tmp_path / "cut")
+    for _ in range(11):
+        cut.train_step()
+    cut.save()
+    resumed = trainer(folder, tmp_path / "cut")
+    assert resumed.resume()
+    assert [resumed.train_step() for _ in range(13)] == losses[11:]
+    assert whole.epoch > 0, "the run has to cross an epoch"
+    for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values()):
+        assert torch.equal(a, b), name
+
+
+def test_the_bias_brings_loads_together(folder, tmp_path):
+    t = trainer(folder, tmp_path, learning_rate=0.0)
+    ffn = t.model.layers[-1].ffn
+    ffn.gate.bias.copy_(torch.tensor([0.3, 0.0, 0.0, -0.3]))
+    spread = []
+    for _ in range(60):
+        t.train_step()
+        load = torch.bincount(ffn.chosen.flatten(), minlength=4).float()
+        spread.append(float(load.max() / load.mean()))
+    assert spread[0] > 1.8 and spread[-1] < 1.3
+
+
+def test_muon_makes_singular_values_alike():
+    g = torch.randn(3, 20, 40, generator=torch.Generator().manual_seed(1))
+    values = torch.linalg.svdvals(orthogonal(g))
+    assert values.min() > 0.4 and values.max() < 1.4

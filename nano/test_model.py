@@ -1,0 +1,189 @@
+"""The model against the engine's golden logits, and against itself.
+
+    pytest test_model.py                       # goldens from ../testdata/deepseek_v4
+    NANO_GOLDEN=/some/folder pytest test_model.py
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader, dequantize
+
+from model import CSA_RATIO, Config, Model, Sinkhorn
+
+GOLDEN = Path(os.environ.get("NANO_GOLDEN", Path(__file__).parent.parent / "testdata/deepseek_v4"))
+
+KEYS = {
+    "vocab_size": "vocab_size", "hidden_size": "embedding_length", "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count", "head_dim": "attention.key_length",
+    "qk_rope_head_dim": "rope.dimension_count", "q_lora_rank": "attention.q_lora_rank",
+    "o_lora_rank": "attention.output_lora_rank", "o_groups": "attention.output_group_count",
+    "sliding_window": "attention.sliding_window", "compress_ratios": "attention.compress_ratios",
+    "index_n_heads": "attention.indexer.head_count", "index_head_dim": "attention.indexer.key_length",
+    "index_topk": "attention.indexer.top_k", "n_routed_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count", "n_shared_experts": "expert_shared_count",
+    "moe_intermediate_size": "expert_feed_forward_length", "num_hash_layers": "hash_layer_count",
+    "routed_scaling_factor": "expert_weights_scale", "hc_mult": "hyper_connection.count",
+    "hc_sinkhorn_iters": "hyper_connection.sinkhorn_iterations", "hc_eps": "hyper_connection.epsilon",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon", "rope_theta": "rope.freq_base",
+    "compress_rope_theta": "attention.compress_rope_freq_base",
+}
+"""`config.json` by the keys of the GGUF."""
+
+TENSORS = {
+    "token_embd.weight": "embed.weight", "output.weight": "head.weight", "output_norm.weight": "norm.weight",
+    "output_hc_fn.weight": "hc_head_fn", "output_hc_base.weight": "hc_head_base",
+    "output_hc_scale.weight": "hc_head_scale",
+}
+"""Names of the model's own tensors."""
+
+PARTS = {
+    "attn_norm.weight": "attn_norm.weight", "ffn_norm.weight": "ffn_norm.weight", "attn_sinks.weight": "attn.attn_sink",
+    "attn_q_a.weight": "attn.wq_a.weight", "attn_q_a_norm.weight": "attn.q_norm.weight",
+    "attn_q_b.weight": "attn.wq_b.weight", "attn_kv.weight": "attn.wkv.weight",
+    "attn_kv_a_norm.weight": "attn.kv_norm.weight", "attn_output_a.weight": "attn.wo_a.weight",
+    "attn_output_b.weight": "attn.wo_b.weight", "indexer.attn_q_b.weight": "attn.indexer.wq_b.weight",
+    "indexer.proj.weight": "attn.indexer.weights_proj.weight", "ffn_gate_inp.weight": "ffn.gate.weight",
+    "ffn_gate_tid2eid.weight": "ffn.gate.tid2eid", "exp_probs_b.bias": "ffn.gate.bias",
+    "ffn_gate_exps.weight": "ffn.experts.w1", "ffn_up_exps.weight": "ffn.experts.w3",
+    "ffn_down_exps.weight": "ffn.experts.w2", "ffn_gate_shexp.weight": "ffn.shared_experts.w1.weight",
+    "ffn_up_shexp.weight": "ffn.shared_experts.w3.weight", "ffn_down_shexp.weight": "ffn.shared_experts.w2.weight",
+    **{f"hc_{part}_{what}.weight": f"hc_{part}_{what}" for part in ("attn", "ffn") for what in ("fn", "base", "scale")},
+    **{f"{gguf}_{what}{end}": f"{ours}.{new}{new_end}"
+       for gguf, ours in (("attn_compressor", "attn.compressor"), ("indexer_compressor", "attn.indexer.compressor"))
+       for what, end, new, new_end in (("kv", ".weight", "wkv", ".weight"), ("gate", ".weight", "wgate", ".weight"),
+                                       ("ape", ".weight", "ape", ""), ("norm", ".weight", "norm", ".weight"))},
+}
+"""Names of a layer's tensors."""
+
+
+def from_gguf(path: Path) -> Model:
+    """A GGUF as our model, in float32."""
+    reader = GGUFReader(path)
+    value = {key: reader.fields[f"deepseek4.{name}"].contents() for key, name in KEYS.items()}
+    scaling = {"factor": "factor", "original_max_position_embeddings": "original_context_length",
+               "beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
+    value["rope_scaling"] = {k: reader.fields[f"deepseek4.rope.scaling.{v}"].contents() for k, v in scaling.items()}
+    value["swiglu_limit"] = reader.fields["deepseek4.swiglu_clamp_exp"].contents()[0]
+    model = Model(Config.of(value | {"num_nextn_predict_layers": 0}))
+    model.load_state_dict({our_name(t.name): torch.from_numpy(numbers(t)) for t in reader.tensors})
+    return model
+
+
+def numbers(tensor) -> np.ndarray:
+    if tensor.tensor_type.name == "I32":
+        return np.array(tensor.data, dtype=np.int64)
+    shape = tuple(int(n) for n in reversed(tensor.shape))
+    return dequantize(tensor.data, tensor.tensor_type).astype(np.float32).reshape(shape)
+
+
+def our_name(name: str) -> str:
+    if name in TENSORS:
+        return TENSORS[name]
+    _, layer, part = name.split(".", 2)
+    return f"layers.{layer}.{PARTS[part]}"
+
+
+@pytest.fixture(scope="module", params=["micro-flash", "micro-pro", "micro-native"])
+def golden(request) -> tuple[Model, torch.Tensor, torch.Tensor]:
+    model = from_gguf(GOLDEN / f"{request.param}.gguf")
+    ids = torch.tensor([[int(n) for n in (GOLDEN / f"{request.param}.tokens").read_text().split()]])
+    logits = np.fromfile(GOLDEN / f"{request.param}.logits.f32", dtype="<f4").reshape(ids.shape[1], -1)
+    return model, ids, torch.from_numpy(logits)
+
+
+SMALL = dict(
+    vocab_size=64, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, head_dim=16, qk_rope_head_dim=8,
+    q_lora_rank=16, o_lora_rank=8, o_groups=2, sliding_window=16, compress_ratios=[0, 4, 16, 4], index_n_heads=4,
+    index_head_dim=16, index_topk=512, n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1,
+    moe_intermediate_size=32, num_hash_layers=1, routed_scaling_factor=1.5, swiglu_limit=10.0, hc_mult=4,
+    hc_sinkhorn_iters=20, hc_eps=1e-6, rms_norm_eps=1e-6, rope_theta=10000.0, compress_rope_theta=160000.0,
+    rope_scaling=dict(factor=16, original_max_position_embeddings=65536, beta_fast=32, beta_slow=1),
+    num_nextn_predict_layers=1,
+)
+
+
+@pytest.fixture
+def small() -> Model:
+    model = Model(Config.of(SMALL)).initialize(1)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith(("ape", "sink", "base")):
+                p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(2)))
+    return model
+
+
+def some_ids(*shape: int) -> torch.Tensor:
+    return torch.randint(0, SMALL["vocab_size"], shape, generator=torch.Generator().manual_seed(3))
+
+
+@torch.no_grad()
+def test_logits_are_the_golden_ones(golden):
+    model, ids, logits = golden
+    worst = (model(ids)[0] - logits).abs().max().item()
+    print(f"worst {worst:.1e}")
+    assert worst < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 63, 64, 65, 127, 128, 129, 255])
+def test_later_tokens_change_nothing(golden, n):
+    model, ids, logits = golden
+    assert (model(ids[:, :n])[0] - logits[:n]).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_packed_documents_are_kept_apart(small):
+    lengths = [5, 37, 1, 64, 21]
+    ids = some_ids(1, sum(lengths))
+    begins = np.cumsum([0] + lengths[:-1])
+    start = torch.from_numpy(np.repeat(begins, lengths))[None]
+    packed = small(ids, start)
+    for begin, n in zip(begins, lengths):
+        alone = small(ids[:, begin:begin + n])
+        assert (packed[:, begin:begin + n] - alone).abs().max() < 2e-5
+
+
+@torch.no_grad()
+def test_rows_of_a_batch_do_not_meet(small):
+    ids = some_ids(3, 48)
+    assert (small(ids)[1] - small(ids[1:2])[0]).abs().max() < 1e-5
+
+
+def test_an_indexer_that_keeps_all_changes_nothing_and_learns(small):
+    ids = some_ids(2, 64)
+    start, learned = torch.zeros_like(ids), torch.ones_like(ids, dtype=torch.bool)
+    plain = small.losses(ids, start, learned, False, 0)
+    trained = small.losses(ids, start, learned, True, 4)
+    assert plain.next == trained.next and trained.index > 0
+    trained.index.backward()
+    touched = {name for name, p in small.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert touched and all(".indexer." in name for name in touched)
+
+
+def test_every_parameter_gets_a_gradient(small):
+    ids = some_ids(2, 64)
+    l = small.losses(ids, torch.zeros_like(ids), torch.ones_like(ids, dtype=torch.bool), True, 4)
+    (l.next + l.draft + l.index).backward()
+    assert [name for name, p in small.named_parameters() if p.grad is None or p.grad.abs().max() == 0] == []
+
+
+def test_sinkhorn_has_the_gradient_of_its_steps():
+    logits = torch.randn(4, 4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: Sinkhorn.apply(x, 5, 1e-6), logits)
+    c = Sinkhorn.apply(logits, 20, 1e-6)
+    assert (c.sum(0) - 1).abs().max() < 2e-6
+
+
+@torch.no_grad()
+def test_a_small_topk_hides_rows(small):
+    few = Model(dataclasses.replace(small.c, index_topk=2))
+    few.load_state_dict(small.state_dict())
+    ids = some_ids(1, 64)
+    a, b = small(ids)[0], few(ids)[0]
+    assert (a[:3 * CSA_RATIO - 1] - b[:3 * CSA_RATIO - 1]).abs().max() < 1e-5
+    assert (a[3 * CSA_RATIO:] - b[3 * CSA_RATIO:]).abs().max() > 1e-3

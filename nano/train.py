@@ -1,0 +1,388 @@
+"""Trains the model; a run that was cut goes on where it was, bit for bit on a CPU.
+
+    python train.py --config configs/small.json --data work/data --out work/run --tokens 60e6 --minutes 120
+
+The schedule, warm-up and then half a cosine, is a function of the tokens seen and of `--tokens`, not of time: a run cut
+by `--minutes` or by the machine is continued by the same command. In `--out`:
+
+    checkpoint.pt   everything, every few minutes and at the end; the one before it is previous.pt
+    log.jsonl       a line per start (machine, settings, hashes), per few steps, and per evaluation
+
+Matrices that map vectors to vectors are trained with Muon (momentum, made orthogonal by five Newton-Schulz steps and
+scaled to the size of AdamW's updates), all else with AdamW. No loss balances experts: after each step the selection
+bias of an expert that had less than the mean load rises a little, and that of the others falls. A GPU computes in
+bfloat16 where autocast allows, a CPU in float32.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data import Batch, Packing, Split
+from model import Config, Layout, Model, head
+
+MOMENTUM = 0.95
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the polynomial that brings all singular values near 1 in five steps (Jordan et al. 2024)."""
+
+
+class Muon(torch.optim.Optimizer):
+    """`w -= lr (0.2 sqrt(max(n_out, n_in)) orthogonal(momentum) + decay w)` for the last two dimensions of each parameter."""
+
+    def __init__(self, params: list[nn.Parameter], decay: float):
+        super().__init__(params, dict(lr=0.0, decay=decay))
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    by_shape.setdefault(p.shape[-2:], []).append(p)
+            for same in by_shape.values():
+                self.step_together(same, group["lr"], group["decay"])
+
+    def step_together(self, params: list[nn.Parameter], lr: float, decay: float) -> None:
+        """Parameters whose matrices have one shape are one batch of products."""
+        shape = params[0].shape[-2:]
+        directions = []
+        for p in params:
+            momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+            momentum.lerp_(p.grad, 1 - MOMENTUM)
+            directions.append(p.grad.lerp(momentum, MOMENTUM).reshape(-1, *shape))
+        update = orthogonal(torch.cat(directions)) * 0.2 * math.sqrt(max(shape))
+        for p, part in zip(params, update.split([len(d) for d in directions])):
+            p.mul_(1 - lr * decay).add_(part.view_as(p), alpha=-lr)
+
+
+def orthogonal(g: Tensor) -> Tensor:
+    """The nearest matrices with equal singular values, roughly."""
+    a, b, c = NEWTON_SCHULZ
+    x = g.bfloat16() if g.is_cuda else g
+    is_tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if is_tall else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return (x.mT if is_tall else x).to(g.dtype)
+
+
+def is_matrix(name: str, p: Tensor) -> bool:
+    """Whether a parameter maps vectors to vectors inside the model."""
+    others = ("embed.weight", "head.weight", ".gate.weight", ".weights_proj.weight", ".ape")
+    return p.dim() > 1 and "hc_" not in name and not name.endswith(others)
+
+
+def optimizers(model: Model, t: dict) -> list[torch.optim.Optimizer]:
+    named = [(name, p) for name, p in model.named_parameters()]
+    decayed = [p for name, p in named if not is_matrix(name, p) and p.dim() > 1 and "hc_" not in name]
+    plain = [p for name, p in named if not is_matrix(name, p) and (p.dim() == 1 or "hc_" in name)]
+    groups = [dict(params=decayed, weight_decay=t["weight_decay"]), dict(params=plain, weight_decay=0.0)]
+    return [Muon([p for name, p in named if is_matrix(name, p)], t["weight_decay"]),
+            torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-10)]
+
+
+def rate(t: dict, seen: float, total: float) -> float:
+    """The learning rate after `seen` tokens: up in a line, down by half a cosine to a fiftieth."""
+    warm = min(1.0, (seen + t["batch_tokens"]) / t["warmup_tokens"])
+    done = min(1.0, seen / total)
+    return t["learning_rate"] * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+class Trainer:
+    """A run: the model, its optimizers, and how far it is."""
+
+    def __init__(self, config: dict, data: Path, out: Path, total: float, device: str = "cpu"):
+        self.config, self.t, self.out, self.total = config, config["training"], out, total
+        self.device = torch.device(device)
+        self.split = Split(data, "train")
+        self.manifest = hashlib.sha256((data / "manifest.json").read_bytes()).hexdigest()
+        self.model = Model(Config.of(config["model"])).initialize(self.t["seed"])
+        self.hash_tables()
+        self.model.to(self.device)
+        self.optimizers = optimizers(self.model, self.t)
+        self.step = self.seen = self.epoch = self.at = 0
+        self.seconds = 0.0
+        self.packing: tuple[int, Packing] | None = None
+
+    def hash_tables(self) -> None:
+        """Fills the hash layers' tables: each word's experts are those that had least to do so far, frequent words first."""
+        c = self.model.c
+        count = np.bincount(self.split.tokens[:] & 32767, minlength=c.vocab_size)
+        for i, layer in enumerate(self.model.layers[:c.num_hash_layers]):
+            r = np.random.default_rng(self.t["seed"] + i)
+            load = np.zeros(c.n_routed_experts)
+            table = np.zeros((c.vocab_size, c.num_experts_per_tok), np.int64)
+            for word in np.argsort(-count, kind="stable"):
+                table[word] = np.argsort(load + r.random(len(load)))[:c.num_experts_per_tok]
+                load[table[word]] += count[word] + 1
+            layer.ffn.gate.tid2eid.copy_(torch.from_numpy(table))
+
+    # --- steps -----------------------------------------------------------------------------------------------------
+
+    def next_batch(self) -> Batch:
+        if self.packing is None or self.packing[0] != self.epoch:
+            seed = f"{self.t['seed']} {self.epoch}"
+            self.packing = self.epoch, Packing(self.split, self.t["lengths"], self.t["batch_tokens"], seed)
+        packing = self.packing[1]
+        batch = packing.batch(self.at)
+        self.at += 1
+        if self.at == len(packing.batches):
+            self.epoch, self.at = self.epoch + 1, 0
+        return batch
+
+    def train_step(self) -> dict:
+        """One batch, in parts that fit the caches or the GPU. Gives its losses."""
+        batch, t = self.next_batch(), self.t
+        drafts = self.step % t["draft_every"] == 0
+        same = [batch.start[:, k:] == batch.start[:, :-k] for k in (1, 2)]
+        n = [max(int((batch.learned[:, k:] & s).sum()), 1) for k, s in zip((1, 2), same)]
+        per_part = max(1, t["micro_tokens"] // batch.ids.shape[1])
+        parts = range(0, len(batch.ids), per_part)
+        scored = [layer.ffn for layer in self.model.layers[self.model.c.num_hash_layers:]]
+        scored += [m.ffn for m in self.model.mtp] if drafts else []
+        loads = torch.zeros(len(scored), self.model.c.n_routed_experts, device=self.device)
+        totals = torch.zeros(3, device=self.device)
+        for i in parts:
+            ids, start, learned = (torch.from_numpy(x[i:i + per_part]).to(self.device)
+                                   for x in (batch.ids, batch.start, batch.learned))
+            with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+                l = self.model.losses(ids, start, learned, drafts, t["index_stride"])
+            parts_of_loss = torch.stack([l.next / n[0], l.draft / n[1], l.index / len(parts)])
+            weights = torch.tensor([1.0, t["draft_weight"], t["index_weight"]], device=self.device)
+            (parts_of_loss @ weights).backward()
+            totals += parts_of_loss.detach()
+            for load, ffn in zip(loads, scored):
+                load += torch.bincount(ffn.chosen.flatten(), minlength=len(load))
+        self.update(loads, scored)
+        self.step += 1
+        self.seen += batch.ids.size
+        next_loss, draft_loss, index_loss = totals.tolist()
+        return dict(loss=next_loss, draft=draft_loss if drafts else None, index=index_loss)
+
+    def update(self, loads: Tensor, scored: list[nn.Module]) -> None:
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        lr = rate(self.t, self.seen, self.total)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        for load, ffn in zip(loads, scored):
+            ffn.gate.bias += self.t["bias_rate"] * (load.mean() - load).sign()
+
+    # --- checkpoints -----------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Writes a file beside, then puts it in the place of the last: it is there in full or not at all."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        new, last = self.out / "checkpoint.new", self.out / "checkpoint.pt"
+        state = dict(config=self.config, manifest=self.manifest, model=self.model.state_dict(), total=self.total,
+                     optimizers=[o.state_dict() for o in self.optimizers], step=self.step, seen=self.seen,
+                     epoch=self.epoch, at=self.at, seconds=self.seconds, rng=torch.get_rng_state())
+        torch.save(state, new)
+        if last.exists():
+            os.replace(last, self.out / "previous.pt")
+        os.replace(new, last)
+
+    def resume(self) -> bool:
+        """Takes up the newest checkpoint, if there is one."""
+        path = next((p for p in (self.out / "checkpoint.pt", self.out / "previous.pt") if p.exists()), None)
+        if path is None:
+            return False
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if (state["config"], state["manifest"], state["total"]) != (self.config, self.manifest, self.total):
+            raise SystemExit(f"{path} is of a run with another config, other data or another --tokens")
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"]):
+            optimizer.load_state_dict(saved)
+        self.step, self.seen, self.epoch, self.at = (state[k] for k in ("step", "seen", "epoch", "at"))
+        self.seconds = state["seconds"]
+        torch.set_rng_state(state["rng"].cpu())
+        return True
+
+
+# --- evaluation ----------------------------------------------------------------------------------------------------
+
+def word_bytes(tokenizer: Path) -> Tensor:
+    """How many bytes of text each id stands for; marks for none."""
+    file = json.loads(tokenizer.read_text())
+    size = torch.zeros(max(t["id"] for t in file["added_tokens"]) + 1)
+    for text, i in file["model"]["vocab"].items():
+        size[i] = len(text)
+    for token in file["added_tokens"]:
+        size[token["id"]] = 0
+    return size
+
+
+@torch.no_grad()
+def evaluate(trainer: Trainer, held: Split, kinds: list[str], sizes: Tensor, tokens_max: int) -> dict:
+    """Per kind: nats per token, bits per byte, how often the best word is right, and how often the drafted one is the
+    model's own best. For stories also how experts are used. Always on the same documents."""
+    model, t, found = trainer.model.eval(), trainer.t, {}
+    for kind, name in enumerate(kinds):
+        which = np.nonzero(held.kinds == kind)[0]
+        which = which[np.cumsum(held.lengths[which]) <= tokens_max]
+        if not len(which):
+            continue
+        packing = Packing(held, t["lengths"], t["micro_tokens"], "held", which, keeps_rest=True)
+        sums, usage = torch.zeros(6), Usage(model)
+        for i in range(len(packing.batches)):
+            sums += batch_sums(model, packing.batch(i), sizes, trainer.device, usage)
+        loss, n, size, right, accepted, n_draft = sums.tolist()
+        found[name] = dict(nats=loss / n, right=right / n, bits_per_byte=loss / math.log(2) / max(size, 1),
+                           accepted=accepted / max(n_draft, 1), tokens=int(n))
+        if name == "stories":
+            found[name]["experts"] = usage.told()
+    model.train()
+    return found
+
+
+def batch_sums(model: Model, batch: Batch, sizes: Tensor, device: torch.device, usage: "Usage") -> Tensor:
+    """Loss, tokens, bytes, right words, accepted drafts, drafts."""
+    ids, start, learned = (torch.from_numpy(x).to(device) for x in (batch.ids, batch.start, batch.learned))
+    with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        layout = Layout(model.c, start)
+        x = model.trunk(ids, layout)
+        logits = model.head(head(model, x, model.c)).float()
+        after = ids.roll(-1, 1)
+        drafted = model.mtp[0].draft(x, after, model.embed(after), layout) if model.mtp else None
+        drafted = model.head(drafted).argmax(-1) if model.mtp else torch.full_like(ids, -1)
+    usage.add(start)
+    best = logits.argmax(-1)
+    keep = learned[:, 1:] & (start[:, 1:] == start[:, :-1])
+    target = ids[:, 1:][keep]
+    loss = nn.functional.cross_entropy(logits[:, :-1][keep], target, reduction="sum")
+    keep_draft = learned[:, 2:] & (start[:, 2:] == start[:, :-2])
+    accepted = (drafted[:, :-2] == best[:, 1:-1])[keep_draft].sum()
+    values = [loss, keep.sum(), sizes.to(device)[target].sum(), (best[:, :-1][keep] == target).sum(), accepted,
+              keep_draft.sum()]
+    return torch.stack([v.float().cpu() for v in values])
+
+
+class Usage:
+    """How often each expert of each layer is chosen, and how often the one that neighbours share."""
+
+    def __init__(self, model: Model):
+        self.layers = [layer.ffn for layer in model.layers]
+        n = model.c.n_routed_experts
+        self.count = torch.zeros(len(self.layers), n)
+        self.shared = torch.zeros(len(self.layers))
+        self.n_pair = 0
+
+    def add(self, start: Tensor) -> None:
+        same = (start[:, 1:] == start[:, :-1]).cpu()
+        self.n_pair += int(same.sum())
+        for i, ffn in enumerate(self.layers):
+            chosen = ffn.chosen.view(*start.shape, -1).cpu()
+            self.count[i] += torch.bincount(chosen.flatten(), minlength=self.count.shape[1])
+            shares = (chosen[:, 1:, :, None] == chosen[:, :-1, None, :]).any(-1).float().mean(-1)
+            self.shared[i] += shares[same].sum()
+
+    def told(self) -> list[dict]:
+        """Per layer: the largest and smallest load over the mean, the share of experts that the token before had too,
+        and what that share would be if tokens chose on their own."""
+        n_used = self.layers[0].chosen.shape[-1]
+        p = self.count / self.count.sum(1, keepdim=True) * n_used
+        mean = n_used / p.shape[1]
+        chance = p.square().sum(1) / n_used
+        rows = zip(p.max(1).values / mean, p.min(1).values / mean, self.shared / max(self.n_pair, 1), chance)
+        return [dict(zip(("most", "least", "shared", "by_chance"), (round(v.item(), 4) for v in row))) for row in rows]
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+def machine() -> dict:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.processor())
+    return dict(cpu=cpu, cores=os.cpu_count(), gpu=gpu, torch=torch.__version__, threads=torch.get_num_threads(),
+                python=platform.python_version())
+
+
+class Log:
+    """Lines of JSON, on a file and in short on the screen."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(path, "a")
+
+    def write(self, **values) -> None:
+        line = json.dumps(values)
+        self.file.write(line + "\n")
+        self.file.flush()
+        print(line[:300], flush=True)
+
+
+def run(trainer: Trainer, a: argparse.Namespace, log: Log) -> None:
+    """Steps until the tokens or the minutes are used up."""
+    held, sizes = Split(a.data, "held"), word_bytes(a.tokenizer / "tokenizer.json")
+    kinds = list(json.loads((a.data / "manifest.json").read_text())["kinds"])
+    begun = saved = evaluated = time.monotonic()
+    sums: dict[str, list[float]] = {}
+    told, told_seen = begun, trainer.seen
+    while trainer.seen < trainer.total and time.monotonic() - begun < 60 * a.minutes:
+        clock = time.monotonic()
+        for name, value in trainer.train_step().items():
+            sums.setdefault(name, []).append(value)
+        now = time.monotonic()
+        trainer.seconds += now - clock
+        if trainer.step % a.log_every == 0:
+            means = {k: round(sum(x) / len(x), 4) for k, v in sums.items() if (x := [y for y in v if y is not None])}
+            log.write(step=trainer.step, tokens=trainer.seen, **means, lr=round(rate(trainer.t, trainer.seen, trainer.total), 6),
+                      tokens_per_second=round((trainer.seen - told_seen) / (now - told)), seconds=round(trainer.seconds),
+                      load=os.getloadavg()[0])
+            sums, told, told_seen = {}, now, trainer.seen
+        if now - saved > 60 * a.save_minutes:
+            trainer.save()
+            saved = time.monotonic()
+        if now - evaluated > 60 * a.evaluate_minutes:
+            log.write(step=trainer.step, tokens=trainer.seen, held=evaluate(trainer, held, kinds, sizes, a.held_tokens))
+            evaluated = time.monotonic()
+    trainer.save()
+    log.write(step=trainer.step, tokens=trainer.seen, held=evaluate(trainer, held, kinds, sizes, a.held_tokens))
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--config", type=Path, required=True)
+    ap.add_argument("--data", type=Path, required=True, help="token files, as data.py writes them")
+    ap.add_argument("--tokenizer", type=Path, required=True)
+    ap.add_argument("--out", type=Path, required=True)
+    ap.add_argument("--tokens", type=float, required=True, help="tokens of the whole run, on which the schedule depends")
+    ap.add_argument("--minutes", type=float, default=math.inf, help="stop after these, with a checkpoint")
+    ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    ap.add_argument("--threads", type=int, help="threads of the CPU")
+    ap.add_argument("--compile", action="store_true", help="have torch.compile fuse each layer")
+    ap.add_argument("--log-every", type=int, default=10, help="steps")
+    ap.add_argument("--save-minutes", type=float, default=5)
+    ap.add_argument("--evaluate-minutes", type=float, default=30)
+    ap.add_argument("--held-tokens", type=int, default=20000, help="held-out tokens of each kind")
+    a = ap.parse_args()
+    if a.threads:
+        torch.set_num_threads(a.threads)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    config = json.loads(a.config.read_text())
+    trainer = Trainer(config, a.data, a.out, a.tokens, a.device)
+    resumed = trainer.resume()
+    if a.compile:
+        for layer in [*trainer.model.layers, *trainer.model.mtp]:
+            layer.compile()
+    log = Log(a.out / "log.jsonl")
+    log.write(start=time.strftime("%Y-%m-%d %H:%M:%S"), resumed=resumed, step=trainer.step, machine=machine(),
+              config=config, total=a.tokens, manifest=trainer.manifest,
+              parameters=sum(p.numel() for p in trainer.model.parameters()))
+    run(trainer, a, log)
+
+
+if __name__ == "__main__":
+    main()

@@ -201,7 +201,8 @@ class Trainer:
         if path is None:
             return False
         state = torch.load(path, map_location=self.device, weights_only=True)
-        if (state["config"], state["manifest"], state["total"]) != (self.config, self.manifest, self.total):
+        mine, its = (what_matters(c) for c in (self.config, state["config"]))
+        if (its, state["manifest"], state["total"]) != (mine, self.manifest, self.total):
             raise SystemExit(f"{path} is of a run with another config, other data or another --tokens")
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"]):
@@ -210,6 +211,11 @@ class Trainer:
         self.seconds = state["seconds"]
         torch.set_rng_state(state["rng"].cpu())
         return True
+
+
+def what_matters(config: dict) -> dict:
+    """A config without what may change between the parts of a run."""
+    return config | {"training": {k: v for k, v in config["training"].items() if k != "micro_tokens"}}
 
 
 # --- evaluation ----------------------------------------------------------------------------------------------------

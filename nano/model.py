@@ -90,6 +90,38 @@ def frequencies(c: Config, compressed: bool) -> Tensor:
     return freq / s["factor"] * ramp + freq * (1 - ramp)
 
 
+def pieces(x: Tensor) -> list[slice]:
+    """Parts of the rows of `x` that stay in a CPU's cache; on a GPU all rows."""
+    size = len(x) if x.is_cuda else max(1, (1 << 17) // x[0].numel())
+    return [slice(i, i + size) for i in range(0, len(x), size)]
+
+
+class Normalize(torch.autograd.Function):
+    """`w x / sqrt(mean(x^2) + eps)` over the last dimension, in a third of the passes that autograd makes on a CPU."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        out, scale = torch.empty_like(rows), rows.new_empty(len(rows), 1)
+        for piece in pieces(rows):
+            square = torch.linalg.vector_norm(rows[piece], dim=1, keepdim=True).square_()
+            scale[piece] = (square / rows.shape[1]).add_(eps).rsqrt_()
+            torch.mul(rows[piece], scale[piece], out=out[piece]).mul_(weight)
+        ctx.save_for_backward(rows, weight, scale)
+        return out.view(x.shape)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        rows, weight, scale = ctx.saved_tensors
+        g, dx, dweight = grad.reshape(rows.shape), torch.empty_like(rows), torch.zeros_like(weight)
+        for piece in pieces(rows):
+            product = g[piece] * rows[piece]
+            shrink = (product @ weight)[:, None] * scale[piece] ** 3 / -rows.shape[1]
+            dweight += scale[piece, 0] @ product
+            torch.mul(g[piece], weight, out=dx[piece]).mul_(scale[piece]).addcmul_(rows[piece], shrink)
+        return dx.view(grad.shape), dweight, None
+
+
 class Rotate(torch.autograd.Function):
     """Turns the last elements of each vector, in adjacent pairs, by `turn` [T, n_rot / 2], unit complex numbers. (A4, B5)
 
@@ -117,29 +149,39 @@ class Rotate(torch.autograd.Function):
 
 
 class Sinkhorn(torch.autograd.Function):
-    """`logits` [source, destination, N] become matrices whose columns, and nearly rows, sum to 1. (H6 to H8)
+    """`logits` [n n, N], source by destination, become matrices whose columns, and nearly rows, sum to 1. (H6 to H8)
 
-    Tokens are the last dimension, so that each of the 39 steps is a few passes over contiguous numbers.
+    Tokens are the last dimension, and the sums of a step are a product with a constant matrix that leaves each sum in
+    all the places that are divided by it: a step is two passes over contiguous numbers, and three backward.
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, n_iter: int, eps: float) -> Tensor:
-        soft = logits.softmax(1)
-        c, steps = soft + eps, []
+    def forward(ctx, logits: Tensor, n: int, n_iter: int, eps: float) -> Tensor:
+        sums = Sinkhorn.sums(n, logits)
+        soft = logits.view(n, n, -1).softmax(1).view_as(logits)
+        small, c, steps = soft.new_full((1,), eps), soft + eps, []
         for i in range(2 * n_iter - 1):
-            total = c.sum(i % 2, keepdim=True).add_(eps)
+            total = torch.addmm(small, sums[i % 2], c)
             c = c / total
             steps += [c, total]
         ctx.save_for_backward(soft, *steps)
+        ctx.n = n
         return c
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         soft, *steps = ctx.saved_tensors
+        sums = Sinkhorn.sums(ctx.n, soft)
         for i in reversed(range(len(steps) // 2)):
             c, total = steps[2 * i:2 * i + 2]
-            grad = (grad - (grad * c).sum(i % 2, keepdim=True)) / total
-        return soft * (grad - (grad * soft).sum(1, keepdim=True)), None, None
+            grad = torch.addmm(grad, sums[i % 2], grad * c, alpha=-1).div_(total)
+        return soft * torch.addmm(grad, sums[1], grad * soft, alpha=-1), None, None, None
+
+    @staticmethod
+    def sums(n: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Matrices [n n, n n] that put the sum of its column, and of its row, in each place."""
+        one, ones = torch.eye(n, device=like.device, dtype=like.dtype), like.new_ones(n, n)
+        return torch.kron(ones, one), torch.kron(one, ones)
 
 
 @dataclass
@@ -203,7 +245,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
+        with torch.autocast(x.device.type, enabled=False):
+            return Normalize.apply(x.float(), self.weight, self.eps)
 
 
 def linear(n_in: int, n_out: int) -> nn.Linear:
@@ -297,7 +340,7 @@ class Attention(nn.Module):
         turn = self.turn(a.shape[1], a.device)
         qr = self.q_norm(self.wq_a(a))
         q = self.wq_b(qr).float().unflatten(-1, (c.num_attention_heads, c.head_dim))
-        q = Rotate.apply(F.rms_norm(q, (c.head_dim,), None, c.rms_norm_eps), turn)
+        q = Rotate.apply(Normalize.apply(q, q.new_ones(c.head_dim), c.rms_norm_eps), turn)
         kv = Rotate.apply(self.kv_norm(self.wkv(a)), turn)
         windows, rows, bias = layout.windows.get(self.ratio), None, layout.bias[self.ratio]
         if windows is not None and windows.first.shape[1]:
@@ -503,11 +546,81 @@ class MoE(nn.Module):
         return out.view_as(x) + self.shared_experts(x)
 
 
-def hyper_mix(x: Tensor, fn: Tensor, eps: float) -> Tensor:
-    """`W u / rms(u)` for the streams `x` [B, T, n, d] as one vector `u`. (H1, H2)"""
-    u = x.flatten(2)
-    rms = (torch.linalg.vector_norm(u, dim=-1, keepdim=True).square() / u.shape[-1] + eps).rsqrt()
-    return F.linear(u, fn) * rms
+class HyperMix(torch.autograd.Function):
+    """`W u / rms(u)` for the streams `x` [N, n, d] as one vector `u`; and `x` again. (H1, H2)
+
+    This, `HyperRead` and `HyperWrite` pass the streams on, so that backward a single gradient of them goes from one to
+    the next, each adding its part in place, piece by piece. Left to autograd, streams and gradients, which are most of
+    the memory, would go to and from it four times as often.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, fn: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        u = x.flatten(1)
+        product, square = u.new_empty(len(u), len(fn)), u.new_empty(len(u), 1)
+        for piece in pieces(u):
+            torch.mm(u[piece], fn.t(), out=product[piece])
+            square[piece] = torch.linalg.vector_norm(u[piece], dim=1, keepdim=True).square_()
+        scale = (square / u.shape[1] + eps).rsqrt_()
+        ctx.save_for_backward(x, fn, product, scale)
+        return x.view_as(x), product * scale
+
+    @staticmethod
+    def backward(ctx, dx: Tensor, grad: Tensor):
+        x, fn, product, scale = ctx.saved_tensors
+        u, du, dfn = x.flatten(1), dx.flatten(1), torch.zeros_like(fn)
+        dproduct = grad * scale
+        shrink = (grad * product).sum(1, keepdim=True) * scale ** 3 / -u.shape[1]
+        for piece in pieces(u):
+            du[piece].addmm_(dproduct[piece], fn).addcmul_(u[piece], shrink[piece])
+            dfn.addmm_(dproduct[piece].t(), u[piece])
+        return du.view_as(x), dfn, None
+
+
+class HyperRead(torch.autograd.Function):
+    """`sum_h pre[h] X[h]` for `x` [N, n, d] and `pre` [N, n]; and `x` again. (H9)"""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, pre)
+        y = x.new_empty(len(x), 1, x.shape[2])
+        for piece in pieces(x):
+            torch.bmm(pre[piece, None], x[piece], out=y[piece])
+        return x.view_as(x), y.squeeze(1)
+
+    @staticmethod
+    def backward(ctx, dx: Tensor, dy: Tensor):
+        x, pre = ctx.saved_tensors
+        dpre = torch.empty_like(pre)
+        for piece in pieces(x):
+            dx[piece].addcmul_(pre[piece, :, None], dy[piece, None])
+            torch.bmm(x[piece], dy[piece, :, None], out=dpre[piece, :, None])
+        return dx, dpre
+
+
+class HyperWrite(torch.autograd.Function):
+    """`X[k] = post[k] f + sum_j C[k, j] X[j]` for `x` [N, n, d], `f` [N, d], `post` [N, n], `comb` [N, n, n]. (H10)"""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, f: Tensor, post: Tensor, comb: Tensor) -> Tensor:
+        ctx.save_for_backward(x, f, post, comb)
+        out = torch.empty_like(x)
+        for piece in pieces(x):
+            torch.bmm(comb[piece], x[piece], out=out[piece])
+            out[piece].addcmul_(post[piece, :, None], f[piece, None])
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, f, post, comb = ctx.saved_tensors
+        grad = grad.contiguous()
+        dx, df, dpost, dcomb = (torch.empty_like(t) for t in (x, f, post, comb))
+        for piece in pieces(x):
+            torch.bmm(comb[piece].mT, grad[piece], out=dx[piece])
+            torch.bmm(post[piece, None], grad[piece], out=df[piece, None])
+            torch.bmm(grad[piece], x[piece].mT, out=dcomb[piece])
+            torch.bmm(grad[piece], f[piece, :, None], out=dpost[piece, :, None])
+        return dx, df, dpost, dcomb
 
 
 class Block(nn.Module):
@@ -537,17 +650,16 @@ class Block(nn.Module):
         c, n = self.c, self.c.hc_mult
         fn, base, scale = (getattr(self, f"hc_{part}_{name}") for name in ("fn", "base", "scale"))
         with torch.autocast(x.device.type, enabled=False):
-            mix = hyper_mix(x, fn, c.rms_norm_eps).flatten(0, 1) * scale[self.scale_of_mix] + base
+            streams, mix = HyperMix.apply(x.flatten(0, 1), fn, c.rms_norm_eps)
+            mix = mix * scale[self.scale_of_mix] + base
             pre = mix[:, :n].sigmoid() + c.hc_eps
             post = 2 * mix[:, n:2 * n].sigmoid()
-            logits = mix[:, 2 * n:].t().contiguous().view(n, n, -1)
-            comb = Sinkhorn.apply(logits, c.hc_sinkhorn_iters, c.hc_eps)
-            streams = x.flatten(0, 1)
-            y = (pre[:, None] @ streams).view(*x.shape[:2], -1)
-        out = f(y).float()
+            comb = Sinkhorn.apply(mix[:, 2 * n:].t().contiguous(), n, c.hc_sinkhorn_iters, c.hc_eps)
+            streams, y = HyperRead.apply(streams, pre)
+        out = f(y.view(*x.shape[:2], -1)).float()
         with torch.autocast(x.device.type, enabled=False):
-            kept = comb.permute(2, 1, 0).contiguous() @ streams
-            return (kept + post[:, :, None] * out.flatten(0, 1)[:, None]).view_as(x)
+            turned = comb.view(n, n, -1).permute(2, 1, 0).contiguous()
+            return HyperWrite.apply(streams, out.flatten(0, 1), post, turned).view_as(x)
 
 
 def add_head(m: nn.Module, c: Config) -> None:
@@ -561,8 +673,9 @@ def add_head(m: nn.Module, c: Config) -> None:
 def head(m: nn.Module, x: Tensor, c: Config) -> Tensor:
     """Streams [B, T, n, d] become one normalised vector. (E10, E11)"""
     with torch.autocast(x.device.type, enabled=False):
-        pre = (hyper_mix(x, m.hc_head_fn, c.rms_norm_eps) * m.hc_head_scale + m.hc_head_base).sigmoid() + c.hc_eps
-        return m.norm((pre[:, :, None] @ x).squeeze(2))
+        streams, mix = HyperMix.apply(x.flatten(0, 1), m.hc_head_fn, c.rms_norm_eps)
+        pre = (mix * m.hc_head_scale + m.hc_head_base).sigmoid() + c.hc_eps
+        return m.norm(HyperRead.apply(streams, pre)[1].view(*x.shape[:2], -1))
 
 
 class Drafter(Block):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from gguf import GGUFReader, dequantize
 
-from model import CSA_RATIO, Config, Model, Sinkhorn
+from model import CSA_RATIO, Config, HyperMix, HyperRead, HyperWrite, Model, Normalize, Sinkhorn
 
 GOLDEN = Path(os.environ.get("NANO_GOLDEN", Path(__file__).parent.parent / "testdata/deepseek_v4"))
 
@@ -172,11 +172,45 @@ def test_every_parameter_gets_a_gradient(small):
     assert [name for name, p in small.named_parameters() if p.grad is None or p.grad.abs().max() == 0] == []
 
 
-def test_sinkhorn_has_the_gradient_of_its_steps():
-    logits = torch.randn(4, 4, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: Sinkhorn.apply(x, 5, 1e-6), logits)
-    c = Sinkhorn.apply(logits, 20, 1e-6)
-    assert (c.sum(0) - 1).abs().max() < 2e-6
+def test_sinkhorn_is_its_steps_and_has_their_gradient():
+    logits = torch.randn(16, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    found = Sinkhorn.apply(logits, 4, 5, 1e-6)
+    c = logits.view(4, 4, -1).softmax(1) + 1e-6
+    c = c / (c.sum(0, keepdim=True) + 1e-6)
+    for _ in range(4):
+        c = c / (c.sum(1, keepdim=True) + 1e-6)
+        c = c / (c.sum(0, keepdim=True) + 1e-6)
+    assert (found.view(4, 4, -1) - c).abs().max() < 1e-12
+    assert torch.autograd.gradcheck(lambda x: Sinkhorn.apply(x, 4, 5, 1e-6), logits)
+
+
+def test_streams_have_the_gradients_of_their_equations():
+    g = torch.Generator().manual_seed(1)
+    x, fn, f, pre, comb = (torch.randn(shape, dtype=torch.float64, generator=g, requires_grad=True)
+                           for shape in ((130, 4, 6), (24, 24), (130, 6), (130, 4), (130, 4, 4)))
+
+    def ours() -> torch.Tensor:
+        streams, mix = HyperMix.apply(x, fn, 1e-6)
+        streams, y = HyperRead.apply(streams, pre)
+        return HyperWrite.apply(streams, f * y, mix[:, :4], comb)
+
+    def plain() -> torch.Tensor:
+        u = x.flatten(1)
+        mix = u @ fn.t() * (u.square().mean(1, keepdim=True) + 1e-6).rsqrt()
+        y = (pre[:, :, None] * x).sum(1)
+        return mix[:, :4, None] * (f * y)[:, None] + comb @ x
+
+    inputs = (x, fn, f, pre, comb)
+    for a, b in zip((ours(), *torch.autograd.grad(ours().square().sum(), inputs)),
+                    (plain(), *torch.autograd.grad(plain().square().sum(), inputs))):
+        assert (a - b).abs().max() < 1e-9 * b.abs().max()
+
+
+def test_normalizing_has_its_gradient():
+    x, w = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 2, 8), (8,)))
+    plain = w * x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+    assert (Normalize.apply(x, w, 1e-6) - plain).abs().max() < 1e-12
+    assert torch.autograd.gradcheck(lambda x, w: Normalize.apply(x, w, 1e-6), (x, w))
 
 
 @torch.no_grad()

@@ -34,13 +34,13 @@ PLAIN_MARKS = [
     *(f"<｜{task}｜>" for task in ("action", "query", "authority", "domain", "task", "political", "entity", "title",
                                 "safety", "answer", "search")),
     "<dsml:", "</dsml:", "<｜search▁begin｜>", "<｜search▁end｜>", "<｜extracted_url｜>", "<｜read_url｜>",
-    "<｜image2｜>", "<｜/table>｜", "<｜table｜>", "<｜/td｜>", "<｜td｜>", "<｜/tr｜>", "<｜tr｜>",
 ]
+TABLE_MARKS = ["<｜image2｜>", "<｜/table>｜", "<｜table｜>", "<｜/td｜>", "<｜td｜>", "<｜/tr｜>", "<｜tr｜>"]
 SPECIAL_MARKS = [
     "<｜end_of_query｜>", "<｜rl_image_pad｜>", "<｜rl_image_start｜>",
     *(f"<｜{slash}{what}｜>" for what in ("polygon", "point", "box", "ref") for slash in ("/", "")), "<｜image｜>",
 ]
-MARKS = PLAIN_MARKS + SPECIAL_MARKS
+MARKS = PLAIN_MARKS + TABLE_MARKS + SPECIAL_MARKS
 ANY_MARK = re.compile("|".join(map(re.escape, [BOS, EOS, PAD, *MARKS])))
 
 
@@ -61,7 +61,7 @@ def finished(file: dict) -> dict:
     added = [(i, mark, True) for i, mark in enumerate((BOS, EOS, PAD))]
     added += [(n + i, mark, mark in SPECIAL_MARKS) for i, mark in enumerate(MARKS)]
     flags = dict(single_word=False, lstrip=False, rstrip=False)
-    file["added_tokens"] = [dict(id=i, content=mark, **flags, normalized=not special, special=special)
+    file["added_tokens"] = [dict(id=i, content=mark, **flags, normalized=mark in PLAIN_MARKS, special=special)
                             for i, mark, special in added]
     file["normalizer"] = {"type": "Sequence", "normalizers": []}
     byte_level = {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}

@@ -484,10 +484,15 @@ class Experts(nn.Module):
         self.w3 = nn.Parameter(torch.empty(n, width, hidden))
         self.w2 = nn.Parameter(torch.empty(n, hidden, width))
 
+    @staticmethod
+    def groups(x: Tensor) -> bool:
+        """Whether all experts' products are one operation."""
+        return x.is_cuda
+
     def forward(self, x: Tensor, chosen: Tensor, weight: Tensor) -> Tensor:
         """Inputs are sorted by expert. A GPU's grouped product wants groups to begin at multiples of 16: filling is 0."""
         n, n_used = chosen.shape
-        align = 16 if x.is_cuda else 1
+        align = 16 if Experts.groups(x) else 1
         flat = chosen.flatten()
         count = torch.bincount(flat, minlength=len(self.w1))
         ends = ((count + align - 1) // align * align).cumsum(0)
@@ -509,7 +514,7 @@ class Experts(nn.Module):
 
 def grouped(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
     """Rows up to `ends[0]` times `w[0]^T`, those up to `ends[1]` times `w[1]^T`, and so on."""
-    if x.is_cuda:
+    if Experts.groups(x):
         return F.grouped_mm(x.bfloat16(), w.bfloat16().transpose(1, 2), offs=ends.int())
     sizes = ends.diff(prepend=ends.new_zeros(1)).tolist()
     return torch.cat([F.linear(part, one) for part, one in zip(x.split(sizes), w)])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from gguf import GGUFReader, dequantize
 
-from model import CSA_RATIO, Config, HyperMix, HyperRead, HyperWrite, Model, Normalize, Sinkhorn
+from model import CSA_RATIO, Config, Experts, HyperMix, HyperRead, HyperWrite, Model, Normalize, Sinkhorn
 
 GOLDEN = Path(os.environ.get("NANO_GOLDEN", Path(__file__).parent.parent / "testdata/deepseek_v4"))
 
@@ -211,6 +211,24 @@ def test_normalizing_has_its_gradient():
     plain = w * x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
     assert (Normalize.apply(x, w, 1e-6) - plain).abs().max() < 1e-12
     assert torch.autograd.gradcheck(lambda x, w: Normalize.apply(x, w, 1e-6), (x, w))
+
+
+def test_grouped_products_are_those_of_experts_one_by_one(small, monkeypatch):
+    """The way of GPUs, in bfloat16, where PyTorch has it on a CPU."""
+    experts = small.layers[1].ffn.experts
+    x, weight = torch.randn(50, 32), torch.rand(50, 2)
+    chosen = torch.stack([torch.randperm(4)[:2] for _ in range(50)])
+
+    def found() -> list[torch.Tensor]:
+        experts.zero_grad()
+        out = experts(x, chosen, weight)
+        out.square().sum().backward()
+        return [out.detach(), experts.w1.grad.clone(), experts.w2.grad.clone(), experts.w3.grad.clone()]
+
+    plain = found()
+    monkeypatch.setattr(Experts, "groups", staticmethod(lambda x: True))
+    for a, b in zip(found(), plain):
+        assert (a - b).norm() < 0.02 * b.norm()
 
 
 @torch.no_grad()

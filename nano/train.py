@@ -371,8 +371,8 @@ def main() -> None:
     ap.add_argument("--compile", action="store_true", help="have torch.compile fuse each layer")
     ap.add_argument("--log-every", type=int, default=10, help="steps")
     ap.add_argument("--save-minutes", type=float, default=5)
-    ap.add_argument("--evaluate-minutes", type=float, default=30)
-    ap.add_argument("--held-tokens", type=int, default=20000, help="held-out tokens of each kind")
+    ap.add_argument("--evaluate-minutes", type=float, default=60)
+    ap.add_argument("--held-tokens", type=int, default=8000, help="held-out tokens of each kind")
     a = ap.parse_args()
     if a.threads:
         torch.set_num_threads(a.threads)

@@ -60,8 +60,18 @@ def main() -> None:
         told["tool"] = told["valid"] and [name for name, _ in found] == [name for name, _ in wanted]
         told["arguments"] = told["valid"] and found == wanted
         counts.update(k for k, v in told.items() if v)
-        lines.append(json.dumps(dict(ask=body["messages"][-1]["content"], think=body["think"], wanted=wanted, found=found,
-                                     answer=choice["message"], **told)))
+        lines.append(
+            json.dumps(
+                dict(
+                    ask=body["messages"][-1]["content"],
+                    think=body["think"],
+                    wanted=wanted,
+                    found=found,
+                    answer=choice["message"],
+                    **told,
+                )
+            )
+        )
     if a.detail:
         a.detail.write_text("\n".join(lines) + "\n")
     print(", ".join(f"{k} {100 * counts[k] / a.requests:.1f} %" for k in ("valid", "tool", "arguments", "ended")))

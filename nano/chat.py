@@ -90,8 +90,10 @@ def called(calls: list[tuple[str, dict]]) -> str:
     """Calls, set off from the answer before them."""
     if not calls:
         return ""
-    blocks = (f'<{DSML}invoke name="{name}">\n' + "\n".join(parameter(*p) for p in arguments.items())
-              + f"\n</{DSML}invoke>\n" for name, arguments in calls)
+    blocks = (
+        f'<{DSML}invoke name="{name}">\n' + "\n".join(parameter(*p) for p in arguments.items()) + f"\n</{DSML}invoke>\n"
+        for name, arguments in calls
+    )
     return f"\n\n<{DSML}tool_calls>\n" + "".join(blocks) + f"</{DSML}tool_calls>"
 
 

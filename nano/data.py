@@ -79,8 +79,6 @@ def json_lines(text: str) -> list[dict]:
     return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
-# --- documents -----------------------------------------------------------------------------------------------------
-
 def documents(folder: Path, config: dict) -> Iterator[Document]:
     """All documents, kind by kind. `config` says how many of those that could be made without end."""
     for kind, make in KINDS.items():
@@ -131,6 +129,7 @@ def story_talks(make):
             is_held = i % HELD_OUT == HELD_OUT - 1
             if is_held or r.random() < share:
                 yield make(r, story, rare) if make is tasks.prompted_story else make(r, story)
+
     return talks
 
 
@@ -182,7 +181,7 @@ def chats(folder: Path, config: dict, r: random.Random) -> Iterator[Talk | None]
 
 
 def sums(folder: Path, config: dict, r: random.Random) -> Iterator[Talk | None]:
-    for d in json_lines(read(folder, "sums"))[:config["count"]["sums"]]:
+    for d in json_lines(read(folder, "sums"))[: config["count"]["sums"]]:
         steps, value = re.sub(r"<<.*?>>", "", d["answer"]).split("\n#### ")
         yield asked(d["question"], f"The answer is {value}.", 1200, steps, True)
 
@@ -190,6 +189,7 @@ def sums(folder: Path, config: dict, r: random.Random) -> Iterator[Talk | None]:
 def made(make):
     def talks(folder: Path, config: dict, r: random.Random) -> Iterator[Talk]:
         return (make(r) for _ in range(config["count"][make.__name__]))
+
     return talks
 
 
@@ -209,8 +209,6 @@ KINDS = {
 }
 """What the corpus is made of."""
 
-
-# --- token files ---------------------------------------------------------------------------------------------------
 
 def encoded(pieces: list[Piece], tokenizer) -> np.ndarray:
     """Ids, those that are not learned with `CONTEXT`. Neighbours that are alike are one text."""
@@ -234,8 +232,11 @@ class Writer:
         self.kinds.append(kind)
 
     def finish(self) -> dict:
-        parts = dict(tokens=np.concatenate(self.tokens).astype("<u2"), docs=np.array(self.ends, "<i8"),
-                     kinds=np.array(self.kinds, "u1"))
+        parts = dict(
+            tokens=np.concatenate(self.tokens).astype("<u2"),
+            docs=np.array(self.ends, "<i8"),
+            kinds=np.array(self.kinds, "u1"),
+        )
         for name, values in parts.items():
             values.tofile(self.folder / f"{self.split}.{name}")
         return {f"{self.split}.{name}": hashlib.sha256(values.tobytes()).hexdigest() for name, values in parts.items()}
@@ -262,16 +263,22 @@ def build(config: dict, data: Path, tokenizer_file: Path, out: Path) -> dict:
     total = sum(c["tokens"] for c in counts.values())
     for count in counts.values():
         count["share"] = round(count["tokens"] / total, 4)
-    sources = {name: dict(file=file, licence=licence, sha256=hashlib.sha256((data / file).read_bytes()).hexdigest())
-               for name, (file, licence) in SOURCES.items()}
+    sources = {
+        name: dict(file=file, licence=licence, sha256=hashlib.sha256((data / file).read_bytes()).hexdigest())
+        for name, (file, licence) in SOURCES.items()
+    }
     files = writers[False].finish() | writers[True].finish()
-    manifest = dict(config=config["data"], sources=sources, kinds=counts, tokens=total, files=files,
-                    tokenizer_sha256=hashlib.sha256(tokenizer_file.read_bytes()).hexdigest())
+    manifest = dict(
+        config=config["data"],
+        sources=sources,
+        kinds=counts,
+        tokens=total,
+        files=files,
+        tokenizer_sha256=hashlib.sha256(tokenizer_file.read_bytes()).hexdigest(),
+    )
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
 
-
-# --- rows ----------------------------------------------------------------------------------------------------------
 
 class Split:
     """The documents of a split, read from its files."""
@@ -283,7 +290,7 @@ class Split:
         self.lengths = np.diff(self.docs)
 
     def document(self, i: int) -> np.ndarray:
-        return np.array(self.tokens[self.docs[i]:self.docs[i + 1]])
+        return np.array(self.tokens[self.docs[i] : self.docs[i + 1]])
 
 
 @dataclass
@@ -305,8 +312,15 @@ class Packing:
 
     LOOK_AHEAD = 64
 
-    def __init__(self, split: Split, lengths: list[int], n_token: int, seed: str, which: np.ndarray | None = None,
-                 keeps_rest: bool = False):
+    def __init__(
+        self,
+        split: Split,
+        lengths: list[int],
+        n_token: int,
+        seed: str,
+        which: np.ndarray | None = None,
+        keeps_rest: bool = False,
+    ):
         """Of all documents, or of those that are in `which`."""
         which = np.arange(len(split.lengths)) if which is None else which
         r = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8]))
@@ -316,14 +330,17 @@ class Packing:
             fits = which[(split.lengths[which] > shorter) & (split.lengths[which] <= length)]
             rows = self.rows(r.permutation(fits).tolist(), length)
             per_batch = n_token // length
-            self.batches += [(length, rows[i:i + per_batch]) for i in range(0, len(rows), per_batch)
-                             if keeps_rest or i + per_batch <= len(rows)]
+            self.batches += [
+                (length, rows[i : i + per_batch])
+                for i in range(0, len(rows), per_batch)
+                if keeps_rest or i + per_batch <= len(rows)
+            ]
             shorter = length
         self.batches = [self.batches[i] for i in r.permutation(len(self.batches))]
 
     def rows(self, order: list[int], length: int) -> list[list[int]]:
         lengths = self.split.lengths
-        waiting, rows, at = order[:self.LOOK_AHEAD], [], self.LOOK_AHEAD
+        waiting, rows, at = order[: self.LOOK_AHEAD], [], self.LOOK_AHEAD
         while waiting:
             row, room = [], length
             while fitting := [i for i in waiting if lengths[i] <= room]:
@@ -331,15 +348,18 @@ class Packing:
                 row.append(best)
                 room -= lengths[best]
                 waiting.remove(best)
-                waiting += order[at:at + 1]
+                waiting += order[at : at + 1]
                 at += 1
             rows.append(row)
         return rows
 
     def batch(self, i: int) -> Batch:
         length, rows = self.batches[i]
-        batch = Batch(np.zeros((len(rows), length), np.int64), np.tile(np.arange(length), (len(rows), 1)),
-                      np.zeros((len(rows), length), bool))
+        batch = Batch(
+            np.zeros((len(rows), length), np.int64),
+            np.tile(np.arange(length), (len(rows), 1)),
+            np.zeros((len(rows), length), bool),
+        )
         for b, row in enumerate(rows):
             at = 0
             for document in row:

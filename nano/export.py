@@ -17,10 +17,21 @@ from torch import Tensor
 
 from model import Config, Model
 
-FIXED = dict(architectures=["DeepseekV4ForCausalLM"], model_type="deepseek_v4", attention_bias=False,
-             attention_dropout=0.0, bos_token_id=0, eos_token_id=1, hidden_act="silu", initializer_range=0.02,
-             norm_topk_prob=True, scoring_func="sqrtsoftplus", topk_method="noaux_tc", tie_word_embeddings=False,
-             use_cache=True)
+FIXED = dict(
+    architectures=["DeepseekV4ForCausalLM"],
+    model_type="deepseek_v4",
+    attention_bias=False,
+    attention_dropout=0.0,
+    bos_token_id=0,
+    eos_token_id=1,
+    hidden_act="silu",
+    initializer_range=0.02,
+    norm_topk_prob=True,
+    scoring_func="sqrtsoftplus",
+    topk_method="noaux_tc",
+    tie_word_embeddings=False,
+    use_cache=True,
+)
 """What `config.json` says of every model of the family."""
 
 GENERATION = dict(_from_model_config=True, bos_token_id=0, eos_token_id=1, do_sample=True, temperature=1.0, top_p=1.0)

@@ -83,8 +83,10 @@ def frequencies(c: Config, compressed: bool) -> Tensor:
     if not compressed:
         return freq
     s = c.rope_scaling
-    bound = [n_rot * math.log(s["original_max_position_embeddings"] / (beta * 2 * math.pi)) / (2 * math.log(theta))
-             for beta in (s["beta_fast"], s["beta_slow"])]
+    bound = [
+        n_rot * math.log(s["original_max_position_embeddings"] / (beta * 2 * math.pi)) / (2 * math.log(theta))
+        for beta in (s["beta_fast"], s["beta_slow"])
+    ]
     low, high = max(math.floor(bound[0]), 0), min(math.ceil(bound[1]), n_rot - 1)
     ramp = ((pair - low) / max(high - low, 1e-3)).clamp(0, 1)
     return freq / s["factor"] * ramp + freq * (1 - ramp)
@@ -123,7 +125,7 @@ class Normalize(torch.autograd.Function):
 
 
 class Rotate(torch.autograd.Function):
-    """Turns the last elements of each vector, in adjacent pairs, by `turn` [T, n_rot / 2], unit complex numbers. (A4, B5)
+    """Turns the last elements of vectors, in adjacent pairs, by `turn` [T, n_rot / 2], complex of length 1. (A4, B5)
 
     `x` is [B, T, ..., width] in float32. One copy and one product in place, where autograd would make eight.
     """
@@ -142,7 +144,7 @@ class Rotate(torch.autograd.Function):
     def turned(x: Tensor, turn: Tensor) -> Tensor:
         out = x.clone(memory_format=torch.contiguous_format)
         n_rot = 2 * turn.shape[-1]
-        pairs = torch.view_as_complex(out[..., out.shape[-1] - n_rot:].unflatten(-1, (-1, 2)))
+        pairs = torch.view_as_complex(out[..., out.shape[-1] - n_rot :].unflatten(-1, (-1, 2)))
         middle = (1,) * (x.dim() - 3)
         pairs.mul_(turn.view(*turn.shape[:-1], *middle, turn.shape[-1]))
         return out
@@ -173,7 +175,7 @@ class Sinkhorn(torch.autograd.Function):
         soft, *steps = ctx.saved_tensors
         sums = Sinkhorn.sums(ctx.n, soft)
         for i in reversed(range(len(steps) // 2)):
-            c, total = steps[2 * i:2 * i + 2]
+            c, total = steps[2 * i : 2 * i + 2]
             grad = torch.addmm(grad, sums[i % 2], grad * c, alpha=-1).div_(total)
         return soft * torch.addmm(grad, sums[1], grad * soft, alpha=-1), None, None, None
 
@@ -198,7 +200,7 @@ class Windows:
         n_batch, n = start.shape
         place = torch.arange(n, device=start.device)
         pos = place - start
-        ends = torch.where((pos + 1) % ratio == 0, place, n).sort(1).values[:, :n // ratio]
+        ends = torch.where((pos + 1) % ratio == 0, place, n).sort(1).values[:, : n // ratio]
         first = (ends - ratio + 1).clamp(max=n - ratio)
         sees = (ends[:, None] <= place[None, :, None]) & (ends[:, None] >= start[:, :, None])
         row = torch.arange(n_batch, device=start.device)[:, None, None] * n
@@ -283,8 +285,8 @@ class Compressor(nn.Module):
 
     def with_previous(self, x: Tensor) -> Tensor:
         """Eight slots of a window: the first half of the tokens before it, the second half of its own."""
-        previous = F.pad(x[:, :-1, :, :self.width], (0, 0, 0, 0, 1, 0))
-        return torch.cat([previous, x[..., self.width:]], 2)
+        previous = F.pad(x[:, :-1, :, : self.width], (0, 0, 0, 0, 1, 0))
+        return torch.cat([previous, x[..., self.width :]], 2)
 
 
 class Indexer(nn.Module):
@@ -308,7 +310,7 @@ class Indexer(nn.Module):
         """-inf for rows that are not among the best of a query; earlier rows win ties. (I9)"""
         order = scores.masked_fill(~sees, -math.inf).sort(dim=-1, descending=True, stable=True).indices
         bias = torch.full_like(scores, -math.inf)
-        return bias.scatter_(-1, order[..., :self.topk], 0.0)
+        return bias.scatter_(-1, order[..., : self.topk], 0.0)
 
 
 class Attention(nn.Module):
@@ -372,7 +374,7 @@ class Attention(nn.Module):
         hidden = self.indexer.unchosen(self.indexer.scores(a, qr, rows, turn), windows.sees)
         first = 2 * self.c.sliding_window
         bias = bias.clone()
-        bias[..., first:first + rows.shape[1]] += hidden.view(*bias.shape[:3], -1)
+        bias[..., first : first + rows.shape[1]] += hidden.view(*bias.shape[:3], -1)
         return bias
 
     def imitation(self, a: Tensor, qr: Tensor, given: Tensor, windows: Windows, turn: Tensor, stride: int) -> Tensor:
@@ -420,10 +422,10 @@ class Met:
         v = F.pad(v, (0, SINK_WIDTH, 0, 1 + more)).flatten(0, 1)[:, None]
         mark = torch.zeros(v.shape[2:], device=v.device, dtype=v.dtype)
         mark[at, dim] = 1
-        meets_sink = F.pad((sink * dim ** 0.5)[:, None], (0, SINK_WIDTH - 1)).to(q.dtype)
+        meets_sink = F.pad((sink * dim**0.5)[:, None], (0, SINK_WIDTH - 1)).to(q.dtype)
         q = torch.cat([q, meets_sink.expand(n_batch, n, n_head, -1)], -1)
         q = q.view(-1, layout.width, n_head, dim + SINK_WIDTH).transpose(1, 2)
-        return Met(q, v + mark, v, dim ** -0.5)
+        return Met(q, v + mark, v, dim**-0.5)
 
     def attended(self, bias: Tensor) -> Tensor:
         """[B, T, H, D]. (B1 to B4)"""
@@ -438,7 +440,7 @@ class Met:
         some = slice(stride - 1, None, stride)
         scores = self.q[:, :, some].float() @ self.k.float().mT * self.scale + bias.flatten(0, 1)[:, None, some]
         first = 2 * layout.width
-        given = scores.softmax(-1)[..., first:first + n_row].sum(1)
+        given = scores.softmax(-1)[..., first : first + n_row].sum(1)
         return given.unflatten(0, bias.shape[:2]).flatten(1, 2)
 
 
@@ -490,7 +492,7 @@ class Experts(nn.Module):
         return x.is_cuda
 
     def forward(self, x: Tensor, chosen: Tensor, weight: Tensor) -> Tensor:
-        """Inputs are sorted by expert. A GPU's grouped product wants groups to begin at multiples of 16: filling is 0."""
+        """Inputs are sorted by expert. On a GPU groups begin at multiples of 16, and filling is 0."""
         n, n_used = chosen.shape
         align = 16 if Experts.groups(x) else 1
         flat = chosen.flatten()
@@ -575,7 +577,7 @@ class HyperMix(torch.autograd.Function):
         x, fn, product, scale = ctx.saved_tensors
         u, du, dfn = x.flatten(1), dx.flatten(1), torch.zeros_like(fn)
         dproduct = grad * scale
-        shrink = (grad * product).sum(1, keepdim=True) * scale ** 3 / -u.shape[1]
+        shrink = (grad * product).sum(1, keepdim=True) * scale**3 / -u.shape[1]
         for piece in pieces(u):
             du[piece].addmm_(dproduct[piece], fn).addcmul_(u[piece], shrink[piece])
             dfn.addmm_(dproduct[piece].t(), u[piece])
@@ -658,8 +660,8 @@ class Block(nn.Module):
             streams, mix = HyperMix.apply(x.flatten(0, 1), fn, c.rms_norm_eps)
             mix = mix * scale[self.scale_of_mix] + base
             pre = mix[:, :n].sigmoid() + c.hc_eps
-            post = 2 * mix[:, n:2 * n].sigmoid()
-            comb = Sinkhorn.apply(mix[:, 2 * n:].t().contiguous(), n, c.hc_sinkhorn_iters, c.hc_eps)
+            post = 2 * mix[:, n : 2 * n].sigmoid()
+            comb = Sinkhorn.apply(mix[:, 2 * n :].t().contiguous(), n, c.hc_sinkhorn_iters, c.hc_eps)
             streams, y = HyperRead.apply(streams, pre)
         out = f(y.view(*x.shape[:2], -1)).float()
         with torch.autocast(x.device.type, enabled=False):
@@ -750,7 +752,7 @@ class Model(nn.Module):
                 p[:n] = -1.1
                 p[layer % n] = 0.5
                 if len(p) > n:
-                    p[2 * n:] = (4 * torch.eye(n)).flatten()
+                    p[2 * n :] = (4 * torch.eye(n)).flatten()
 
     def forward(self, ids: Tensor, start: Tensor | None = None) -> Tensor:
         """Logits [B, T, vocab_size] of any length; `start` is 0 everywhere unless given."""
@@ -782,8 +784,9 @@ class Model(nn.Module):
         draft, n_draft = zero, zero
         if drafts and self.mtp:
             after = ids.roll(-1, 1)
-            n_draft, draft = self.cross_entropy(self.mtp[0].draft(x, after, self.embed(after), layout), ids, start,
-                                                learned, 2)
+            n_draft, draft = self.cross_entropy(
+                self.mtp[0].draft(x, after, self.embed(after), layout), ids, start, learned, 2
+            )
         return Losses(total, n, draft, n_draft, torch.stack(index).sum() if index else zero)
 
     def cross_entropy(self, y: Tensor, ids: Tensor, start: Tensor, learned: Tensor, ahead: int):

@@ -4,7 +4,7 @@
     python sample_stories.py --model package/src/llama2.data --stories 500000 --out work/more.txt
 
 A file of llama2.c: seven int32 (width, hidden width, layers, heads, KV heads, words, positions), then float32 matrices
-in the order of `Weights`; here its vocabulary follows, as int32 longest and (float32 score, int32 bytes, text) per word.
+in the order of `Weights`; here its vocabulary follows: int32 longest, and (float32 score, int32 bytes, text) per word.
 Rows of a batch are independent; each is cut where its story ends, and those that do not end are dropped. The seed and
 the batch decide everything. Name the file as `more_stories` in the config's `data`.
 """
@@ -30,9 +30,21 @@ class Weights:
         assert n_kv == self.n_head and words > 0, "another kind of file than stories15M"
         self.head_dim, self.at, self.data = self.width // self.n_head, 28, data
         n, d, h = self.n_layer, self.width, hidden
-        shapes = dict(embed=(words, d), attn_norm=(n, d), wq=(n, d, d), wk=(n, d, d), wv=(n, d, d), wo=(n, d, d),
-                      ffn_norm=(n, d), w1=(n, h, d), w2=(n, d, h), w3=(n, h, d), norm=(d,),
-                      cos=(self.n_pos, self.head_dim // 2), sin=(self.n_pos, self.head_dim // 2))
+        shapes = dict(
+            embed=(words, d),
+            attn_norm=(n, d),
+            wq=(n, d, d),
+            wk=(n, d, d),
+            wv=(n, d, d),
+            wo=(n, d, d),
+            ffn_norm=(n, d),
+            w1=(n, h, d),
+            w2=(n, d, h),
+            w3=(n, h, d),
+            norm=(d,),
+            cos=(self.n_pos, self.head_dim // 2),
+            sin=(self.n_pos, self.head_dim // 2),
+        )
         dtype = torch.float16 if device == "cuda" else torch.float32
         for name, shape in shapes.items():
             setattr(self, name, torch.from_numpy(self.take(shape)).to(device, dtype))
@@ -46,8 +58,8 @@ class Weights:
     def vocabulary(self, n: int) -> list[bytes]:
         at, words = self.at + 4, []
         for _ in range(n):
-            size, = struct.unpack_from("i", self.data, at + 4)
-            words.append(self.data[at + 8:at + 8 + size])
+            (size,) = struct.unpack_from("i", self.data, at + 4)
+            words.append(self.data[at + 8 : at + 8 + size])
             at += 8 + size
         return [bytes([int(w[3:5], 16)]) if len(w) == 6 and w.startswith(b"<0x") else w for w in words]
 
@@ -70,7 +82,7 @@ def step(w: Weights, ids: Tensor, pos: int, cache: Tensor) -> Tensor:
         cache[i, 0, :, :, pos] = turned(k, w.cos[pos], w.sin[pos])
         cache[i, 1, :, :, pos] = v
         q = turned(q, w.cos[pos], w.sin[pos])[:, :, None]
-        out = F.scaled_dot_product_attention(q, cache[i, 0, :, :, :pos + 1], cache[i, 1, :, :, :pos + 1])
+        out = F.scaled_dot_product_attention(q, cache[i, 0, :, :, : pos + 1], cache[i, 1, :, :, : pos + 1])
         x = x + F.linear(out.flatten(1), w.wo[i])
         h = rms_norm(x, w.ffn_norm[i])
         x = x + F.linear(F.silu(F.linear(h, w.w1[i])) * F.linear(h, w.w3[i]), w.w2[i])
@@ -94,7 +106,7 @@ def text(words: list[bytes], row: list[int]) -> str | None:
     """The story of a row, if it ends."""
     if BOS not in row[1:]:
         return None
-    return b"".join(words[i] for i in row[1:row.index(BOS, 1)]).decode(errors="ignore").strip()
+    return b"".join(words[i] for i in row[1 : row.index(BOS, 1)]).decode(errors="ignore").strip()
 
 
 def main() -> None:

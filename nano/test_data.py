@@ -1,7 +1,7 @@
 """Chat rendering against DeepSeek's vectors, token files, packing, and that training resumes exactly.
 
-    pytest test_data.py
-    NANO_DATA=/folder/of/shared/data pytest test_data.py     # also with the vectors and the tokenizer there
+pytest test_data.py
+NANO_DATA=/folder/of/shared/data pytest test_data.py     # also with the vectors and the tokenizer there
 """
 
 import json
@@ -27,8 +27,12 @@ DATA = Path(os.environ.get("NANO_DATA", "/nowhere"))
 def ours(message: dict) -> dict:
     """A message of the vectors in our form."""
     calls = [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in message.get("tool_calls") or []]
-    return dict(role=message["role"], content=message.get("content") or "", calls=calls,
-                reasoning=message.get("reasoning_content") or "")
+    return dict(
+        role=message["role"],
+        content=message.get("content") or "",
+        calls=calls,
+        reasoning=message.get("reasoning_content") or "",
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -44,12 +48,20 @@ def test_prompts_are_those_of_the_recipe(case):
     request = case["request"]
     prompt = case.get("prompt")
     beyond = {"tool_choice", "response_format", "reasoning_effort"} & set(request)
-    special = case["name"] in ("system_in_middle", "prefix_completion", "content_parts", "specials_in_text",
-                               "tool_result_parallel_out_of_order")
+    special = case["name"] in (
+        "system_in_middle",
+        "prefix_completion",
+        "content_parts",
+        "specials_in_text",
+        "tool_result_parallel_out_of_order",
+    )
     if prompt is None or beyond or special:
         pytest.skip("not made for training")
-    prompt = prompt.replace(prompt[prompt.find("Reasoning Effort"):prompt.find("unchecked.\n\n") + 12], "") \
-        if "Reasoning Effort" in prompt else prompt
+    prompt = (
+        prompt.replace(prompt[prompt.find("Reasoning Effort") : prompt.find("unchecked.\n\n") + 12], "")
+        if "Reasoning Effort" in prompt
+        else prompt
+    )
     tools = [dict(t["function"]) for t in request.get("tools", [])]
     for t in tools:
         t.setdefault("description", "")
@@ -75,7 +87,9 @@ def test_text_is_cut_as_the_official_tokenizer_does():
 def vocabulary():
     from tokenizers import Tokenizer
 
-    texts = [text_of(render(t.messages, t.tools, t.thinking)) for t in (tasks.tools(random.Random(i)) for i in range(40))]
+    texts = [
+        text_of(render(t.messages, t.tools, t.thinking)) for t in (tasks.tools(random.Random(i)) for i in range(40))
+    ]
     return Tokenizer.from_str(json.dumps(trained(texts, 768)))
 
 
@@ -132,15 +146,27 @@ def test_packing_loses_and_mixes_nothing(folder):
             at = 0
             for document in row:
                 n = split.lengths[document]
-                assert (ids[at:at + n] == split.document(document) & (CONTEXT - 1)).all()
-                assert (start[at:at + n] == at).all()
+                assert (ids[at : at + n] == split.document(document) & (CONTEXT - 1)).all()
+                assert (start[at : at + n] == at).all()
                 at += n
     again = Packing(split, [32, 64], 128, "seed", keeps_rest=True)
     assert [rows for _, rows in again.batches] == [rows for _, rows in packing.batches]
 
 
-TRAINING = dict(lengths=[32, 64], batch_tokens=256, micro_tokens=128, learning_rate=0.01, weight_decay=0.1,
-                warmup_tokens=512, draft_weight=0.3, draft_every=2, index_weight=0.1, index_stride=4, bias_rate=0.01, seed=1)
+TRAINING = dict(
+    lengths=[32, 64],
+    batch_tokens=256,
+    micro_tokens=128,
+    learning_rate=0.01,
+    weight_decay=0.1,
+    warmup_tokens=512,
+    draft_weight=0.3,
+    draft_every=2,
+    index_weight=0.1,
+    index_stride=4,
+    bias_rate=0.01,
+    seed=1,
+)
 
 
 def trainer(folder: Path, out: Path, **training) -> Trainer:

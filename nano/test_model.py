@@ -1,7 +1,7 @@
 """The model against the engine's golden logits, and against itself.
 
-    pytest test_model.py                       # goldens from ../testdata/deepseek_v4
-    NANO_GOLDEN=/some/folder pytest test_model.py
+pytest test_model.py                       # goldens from ../testdata/deepseek_v4
+NANO_GOLDEN=/some/folder pytest test_model.py
 """
 
 import dataclasses
@@ -18,45 +18,78 @@ from model import CSA_RATIO, Config, Experts, HyperMix, HyperRead, HyperWrite, M
 GOLDEN = Path(os.environ.get("NANO_GOLDEN", Path(__file__).parent.parent / "testdata/deepseek_v4"))
 
 KEYS = {
-    "vocab_size": "vocab_size", "hidden_size": "embedding_length", "num_hidden_layers": "block_count",
-    "num_attention_heads": "attention.head_count", "head_dim": "attention.key_length",
-    "qk_rope_head_dim": "rope.dimension_count", "q_lora_rank": "attention.q_lora_rank",
-    "o_lora_rank": "attention.output_lora_rank", "o_groups": "attention.output_group_count",
-    "sliding_window": "attention.sliding_window", "compress_ratios": "attention.compress_ratios",
-    "index_n_heads": "attention.indexer.head_count", "index_head_dim": "attention.indexer.key_length",
-    "index_topk": "attention.indexer.top_k", "n_routed_experts": "expert_count",
-    "num_experts_per_tok": "expert_used_count", "n_shared_experts": "expert_shared_count",
-    "moe_intermediate_size": "expert_feed_forward_length", "num_hash_layers": "hash_layer_count",
-    "routed_scaling_factor": "expert_weights_scale", "hc_mult": "hyper_connection.count",
-    "hc_sinkhorn_iters": "hyper_connection.sinkhorn_iterations", "hc_eps": "hyper_connection.epsilon",
-    "rms_norm_eps": "attention.layer_norm_rms_epsilon", "rope_theta": "rope.freq_base",
+    "vocab_size": "vocab_size",
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "head_dim": "attention.key_length",
+    "qk_rope_head_dim": "rope.dimension_count",
+    "q_lora_rank": "attention.q_lora_rank",
+    "o_lora_rank": "attention.output_lora_rank",
+    "o_groups": "attention.output_group_count",
+    "sliding_window": "attention.sliding_window",
+    "compress_ratios": "attention.compress_ratios",
+    "index_n_heads": "attention.indexer.head_count",
+    "index_head_dim": "attention.indexer.key_length",
+    "index_topk": "attention.indexer.top_k",
+    "n_routed_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count",
+    "n_shared_experts": "expert_shared_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "num_hash_layers": "hash_layer_count",
+    "routed_scaling_factor": "expert_weights_scale",
+    "hc_mult": "hyper_connection.count",
+    "hc_sinkhorn_iters": "hyper_connection.sinkhorn_iterations",
+    "hc_eps": "hyper_connection.epsilon",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "rope_theta": "rope.freq_base",
     "compress_rope_theta": "attention.compress_rope_freq_base",
 }
 """`config.json` by the keys of the GGUF."""
 
 TENSORS = {
-    "token_embd.weight": "embed.weight", "output.weight": "head.weight", "output_norm.weight": "norm.weight",
-    "output_hc_fn.weight": "hc_head_fn", "output_hc_base.weight": "hc_head_base",
+    "token_embd.weight": "embed.weight",
+    "output.weight": "head.weight",
+    "output_norm.weight": "norm.weight",
+    "output_hc_fn.weight": "hc_head_fn",
+    "output_hc_base.weight": "hc_head_base",
     "output_hc_scale.weight": "hc_head_scale",
 }
 """Names of the model's own tensors."""
 
 PARTS = {
-    "attn_norm.weight": "attn_norm.weight", "ffn_norm.weight": "ffn_norm.weight", "attn_sinks.weight": "attn.attn_sink",
-    "attn_q_a.weight": "attn.wq_a.weight", "attn_q_a_norm.weight": "attn.q_norm.weight",
-    "attn_q_b.weight": "attn.wq_b.weight", "attn_kv.weight": "attn.wkv.weight",
-    "attn_kv_a_norm.weight": "attn.kv_norm.weight", "attn_output_a.weight": "attn.wo_a.weight",
-    "attn_output_b.weight": "attn.wo_b.weight", "indexer.attn_q_b.weight": "attn.indexer.wq_b.weight",
-    "indexer.proj.weight": "attn.indexer.weights_proj.weight", "ffn_gate_inp.weight": "ffn.gate.weight",
-    "ffn_gate_tid2eid.weight": "ffn.gate.tid2eid", "exp_probs_b.bias": "ffn.gate.bias",
-    "ffn_gate_exps.weight": "ffn.experts.w1", "ffn_up_exps.weight": "ffn.experts.w3",
-    "ffn_down_exps.weight": "ffn.experts.w2", "ffn_gate_shexp.weight": "ffn.shared_experts.w1.weight",
-    "ffn_up_shexp.weight": "ffn.shared_experts.w3.weight", "ffn_down_shexp.weight": "ffn.shared_experts.w2.weight",
+    "attn_norm.weight": "attn_norm.weight",
+    "ffn_norm.weight": "ffn_norm.weight",
+    "attn_sinks.weight": "attn.attn_sink",
+    "attn_q_a.weight": "attn.wq_a.weight",
+    "attn_q_a_norm.weight": "attn.q_norm.weight",
+    "attn_q_b.weight": "attn.wq_b.weight",
+    "attn_kv.weight": "attn.wkv.weight",
+    "attn_kv_a_norm.weight": "attn.kv_norm.weight",
+    "attn_output_a.weight": "attn.wo_a.weight",
+    "attn_output_b.weight": "attn.wo_b.weight",
+    "indexer.attn_q_b.weight": "attn.indexer.wq_b.weight",
+    "indexer.proj.weight": "attn.indexer.weights_proj.weight",
+    "ffn_gate_inp.weight": "ffn.gate.weight",
+    "ffn_gate_tid2eid.weight": "ffn.gate.tid2eid",
+    "exp_probs_b.bias": "ffn.gate.bias",
+    "ffn_gate_exps.weight": "ffn.experts.w1",
+    "ffn_up_exps.weight": "ffn.experts.w3",
+    "ffn_down_exps.weight": "ffn.experts.w2",
+    "ffn_gate_shexp.weight": "ffn.shared_experts.w1.weight",
+    "ffn_up_shexp.weight": "ffn.shared_experts.w3.weight",
+    "ffn_down_shexp.weight": "ffn.shared_experts.w2.weight",
     **{f"hc_{part}_{what}.weight": f"hc_{part}_{what}" for part in ("attn", "ffn") for what in ("fn", "base", "scale")},
-    **{f"{gguf}_{what}{end}": f"{ours}.{new}{new_end}"
-       for gguf, ours in (("attn_compressor", "attn.compressor"), ("indexer_compressor", "attn.indexer.compressor"))
-       for what, end, new, new_end in (("kv", ".weight", "wkv", ".weight"), ("gate", ".weight", "wgate", ".weight"),
-                                       ("ape", ".weight", "ape", ""), ("norm", ".weight", "norm", ".weight"))},
+    **{
+        f"{gguf}_{what}{end}": f"{ours}.{new}{new_end}"
+        for gguf, ours in (("attn_compressor", "attn.compressor"), ("indexer_compressor", "attn.indexer.compressor"))
+        for what, end, new, new_end in (
+            ("kv", ".weight", "wkv", ".weight"),
+            ("gate", ".weight", "wgate", ".weight"),
+            ("ape", ".weight", "ape", ""),
+            ("norm", ".weight", "norm", ".weight"),
+        )
+    },
 }
 """Names of a layer's tensors."""
 
@@ -65,8 +98,12 @@ def from_gguf(path: Path) -> Model:
     """A GGUF as our model, in float32."""
     reader = GGUFReader(path)
     value = {key: reader.fields[f"deepseek4.{name}"].contents() for key, name in KEYS.items()}
-    scaling = {"factor": "factor", "original_max_position_embeddings": "original_context_length",
-               "beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
+    scaling = {
+        "factor": "factor",
+        "original_max_position_embeddings": "original_context_length",
+        "beta_fast": "yarn_beta_fast",
+        "beta_slow": "yarn_beta_slow",
+    }
     value["rope_scaling"] = {k: reader.fields[f"deepseek4.rope.scaling.{v}"].contents() for k, v in scaling.items()}
     value["swiglu_limit"] = reader.fields["deepseek4.swiglu_clamp_exp"].contents()[0]
     model = Model(Config.of(value | {"num_nextn_predict_layers": 0}))
@@ -97,11 +134,33 @@ def golden(request) -> tuple[Model, torch.Tensor, torch.Tensor]:
 
 
 SMALL = dict(
-    vocab_size=64, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, head_dim=16, qk_rope_head_dim=8,
-    q_lora_rank=16, o_lora_rank=8, o_groups=2, sliding_window=16, compress_ratios=[0, 4, 16, 4], index_n_heads=4,
-    index_head_dim=16, index_topk=512, n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1,
-    moe_intermediate_size=32, num_hash_layers=1, routed_scaling_factor=1.5, swiglu_limit=10.0, hc_mult=4,
-    hc_sinkhorn_iters=20, hc_eps=1e-6, rms_norm_eps=1e-6, rope_theta=10000.0, compress_rope_theta=160000.0,
+    vocab_size=64,
+    hidden_size=32,
+    num_hidden_layers=4,
+    num_attention_heads=2,
+    head_dim=16,
+    qk_rope_head_dim=8,
+    q_lora_rank=16,
+    o_lora_rank=8,
+    o_groups=2,
+    sliding_window=16,
+    compress_ratios=[0, 4, 16, 4],
+    index_n_heads=4,
+    index_head_dim=16,
+    index_topk=512,
+    n_routed_experts=4,
+    num_experts_per_tok=2,
+    n_shared_experts=1,
+    moe_intermediate_size=32,
+    num_hash_layers=1,
+    routed_scaling_factor=1.5,
+    swiglu_limit=10.0,
+    hc_mult=4,
+    hc_sinkhorn_iters=20,
+    hc_eps=1e-6,
+    rms_norm_eps=1e-6,
+    rope_theta=10000.0,
+    compress_rope_theta=160000.0,
     rope_scaling=dict(factor=16, original_max_position_embeddings=65536, beta_fast=32, beta_slow=1),
     num_nextn_predict_layers=1,
 )
@@ -144,8 +203,8 @@ def test_packed_documents_are_kept_apart(small):
     start = torch.from_numpy(np.repeat(begins, lengths))[None]
     packed = small(ids, start)
     for begin, n in zip(begins, lengths):
-        alone = small(ids[:, begin:begin + n])
-        assert (packed[:, begin:begin + n] - alone).abs().max() < 2e-5
+        alone = small(ids[:, begin : begin + n])
+        assert (packed[:, begin : begin + n] - alone).abs().max() < 2e-5
 
 
 @torch.no_grad()
@@ -186,8 +245,10 @@ def test_sinkhorn_is_its_steps_and_has_their_gradient():
 
 def test_streams_have_the_gradients_of_their_equations():
     g = torch.Generator().manual_seed(1)
-    x, fn, f, pre, comb = (torch.randn(shape, dtype=torch.float64, generator=g, requires_grad=True)
-                           for shape in ((130, 4, 6), (24, 24), (130, 6), (130, 4), (130, 4, 4)))
+    x, fn, f, pre, comb = (
+        torch.randn(shape, dtype=torch.float64, generator=g, requires_grad=True)
+        for shape in ((130, 4, 6), (24, 24), (130, 6), (130, 4), (130, 4, 4))
+    )
 
     def ours() -> torch.Tensor:
         streams, mix = HyperMix.apply(x, fn, 1e-6)
@@ -201,8 +262,10 @@ def test_streams_have_the_gradients_of_their_equations():
         return mix[:, :4, None] * (f * y)[:, None] + comb @ x
 
     inputs = (x, fn, f, pre, comb)
-    for a, b in zip((ours(), *torch.autograd.grad(ours().square().sum(), inputs)),
-                    (plain(), *torch.autograd.grad(plain().square().sum(), inputs))):
+    for a, b in zip(
+        (ours(), *torch.autograd.grad(ours().square().sum(), inputs)),
+        (plain(), *torch.autograd.grad(plain().square().sum(), inputs)),
+    ):
         assert (a - b).abs().max() < 1e-9 * b.abs().max()
 
 
@@ -237,5 +300,5 @@ def test_a_small_topk_hides_rows(small):
     few.load_state_dict(small.state_dict())
     ids = some_ids(1, 64)
     a, b = small(ids)[0], few(ids)[0]
-    assert (a[:3 * CSA_RATIO - 1] - b[:3 * CSA_RATIO - 1]).abs().max() < 1e-5
-    assert (a[3 * CSA_RATIO:] - b[3 * CSA_RATIO:]).abs().max() > 1e-3
+    assert (a[: 3 * CSA_RATIO - 1] - b[: 3 * CSA_RATIO - 1]).abs().max() < 1e-5
+    assert (a[3 * CSA_RATIO :] - b[3 * CSA_RATIO :]).abs().max() > 1e-3

@@ -36,7 +36,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """`w -= lr (0.2 sqrt(max(n_out, n_in)) orthogonal(momentum) + decay w)` for the last two dimensions of each parameter."""
+    """`w -= lr (0.2 sqrt(max(n_out, n_in)) orthogonal(momentum) + decay w)` for the matrices in each parameter."""
 
     def __init__(self, params: list[nn.Parameter], decay: float):
         super().__init__(params, dict(lr=0.0, decay=decay))
@@ -88,8 +88,10 @@ def optimizers(model: Model, t: dict) -> list[torch.optim.Optimizer]:
     decayed = [p for name, p in named if not is_matrix(name, p) and p.dim() > 1 and "hc_" not in name]
     plain = [p for name, p in named if not is_matrix(name, p) and (p.dim() == 1 or "hc_" in name)]
     groups = [dict(params=decayed, weight_decay=t["weight_decay"]), dict(params=plain, weight_decay=0.0)]
-    return [Muon([p for name, p in named if is_matrix(name, p)], t["weight_decay"]),
-            torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-10)]
+    return [
+        Muon([p for name, p in named if is_matrix(name, p)], t["weight_decay"]),
+        torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-10),
+    ]
 
 
 def rate(t: dict, seen: float, total: float) -> float:
@@ -116,19 +118,17 @@ class Trainer:
         self.packing: tuple[int, Packing] | None = None
 
     def hash_tables(self) -> None:
-        """Fills the hash layers' tables: each word's experts are those that had least to do so far, frequent words first."""
+        """Fills the hash layers' tables: a word's experts are those with least to do so far, frequent words first."""
         c = self.model.c
         count = np.bincount(self.split.tokens[:] & 32767, minlength=c.vocab_size)
-        for i, layer in enumerate(self.model.layers[:c.num_hash_layers]):
+        for i, layer in enumerate(self.model.layers[: c.num_hash_layers]):
             r = np.random.default_rng(self.t["seed"] + i)
             load = np.zeros(c.n_routed_experts)
             table = np.zeros((c.vocab_size, c.num_experts_per_tok), np.int64)
             for word in np.argsort(-count, kind="stable"):
-                table[word] = np.argsort(load + r.random(len(load)))[:c.num_experts_per_tok]
+                table[word] = np.argsort(load + r.random(len(load)))[: c.num_experts_per_tok]
                 load[table[word]] += count[word] + 1
             layer.ffn.gate.tid2eid.copy_(torch.from_numpy(table))
-
-    # --- steps -----------------------------------------------------------------------------------------------------
 
     def next_batch(self) -> Batch:
         if self.packing is None or self.packing[0] != self.epoch:
@@ -149,13 +149,14 @@ class Trainer:
         n = [max(int((batch.learned[:, k:] & s).sum()), 1) for k, s in zip((1, 2), same)]
         per_part = max(1, t["micro_tokens"] // batch.ids.shape[1])
         parts = range(0, len(batch.ids), per_part)
-        scored = [layer.ffn for layer in self.model.layers[self.model.c.num_hash_layers:]]
+        scored = [layer.ffn for layer in self.model.layers[self.model.c.num_hash_layers :]]
         scored += [m.ffn for m in self.model.mtp] if drafts else []
         loads = torch.zeros(len(scored), self.model.c.n_routed_experts, device=self.device)
         totals = torch.zeros(3, device=self.device)
         for i in parts:
-            ids, start, learned = (torch.from_numpy(x[i:i + per_part]).to(self.device)
-                                   for x in (batch.ids, batch.start, batch.learned))
+            ids, start, learned = (
+                torch.from_numpy(x[i : i + per_part]).to(self.device) for x in (batch.ids, batch.start, batch.learned)
+            )
             with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
                 l = self.model.losses(ids, start, learned, drafts, t["index_stride"])
             parts_of_loss = torch.stack([l.next / n[0], l.draft / n[1], l.index / len(parts)])
@@ -181,15 +182,23 @@ class Trainer:
         for load, ffn in zip(loads, scored):
             ffn.gate.bias += self.t["bias_rate"] * (load.mean() - load).sign()
 
-    # --- checkpoints -----------------------------------------------------------------------------------------------
-
     def save(self) -> None:
         """Writes a file beside, then puts it in the place of the last: it is there in full or not at all."""
         self.out.mkdir(parents=True, exist_ok=True)
         new, last = self.out / "checkpoint.new", self.out / "checkpoint.pt"
-        state = dict(config=self.config, manifest=self.manifest, model=self.model.state_dict(), total=self.total,
-                     optimizers=[o.state_dict() for o in self.optimizers], step=self.step, seen=self.seen,
-                     epoch=self.epoch, at=self.at, seconds=self.seconds, rng=torch.get_rng_state())
+        state = dict(
+            config=self.config,
+            manifest=self.manifest,
+            model=self.model.state_dict(),
+            total=self.total,
+            optimizers=[o.state_dict() for o in self.optimizers],
+            step=self.step,
+            seen=self.seen,
+            epoch=self.epoch,
+            at=self.at,
+            seconds=self.seconds,
+            rng=torch.get_rng_state(),
+        )
         torch.save(state, new)
         if last.exists():
             os.replace(last, self.out / "previous.pt")
@@ -218,8 +227,6 @@ def what_matters(config: dict) -> dict:
     return config | {"training": {k: v for k, v in config["training"].items() if k != "micro_tokens"}}
 
 
-# --- evaluation ----------------------------------------------------------------------------------------------------
-
 def word_bytes(tokenizer: Path) -> Tensor:
     """How many bytes of text each id stands for; marks for none."""
     file = json.loads(tokenizer.read_text())
@@ -246,8 +253,13 @@ def evaluate(trainer: Trainer, held: Split, kinds: list[str], sizes: Tensor, tok
         for i in range(len(packing.batches)):
             sums += batch_sums(model, packing.batch(i), sizes, trainer.device, usage)
         loss, n, size, right, accepted, n_draft = sums.tolist()
-        found[name] = dict(nats=loss / n, right=right / n, bits_per_byte=loss / math.log(2) / max(size, 1),
-                           accepted=accepted / max(n_draft, 1), tokens=int(n))
+        found[name] = dict(
+            nats=loss / n,
+            right=right / n,
+            bits_per_byte=loss / math.log(2) / max(size, 1),
+            accepted=accepted / max(n_draft, 1),
+            tokens=int(n),
+        )
         if name == "stories":
             found[name]["experts"] = usage.told()
     model.train()
@@ -271,8 +283,14 @@ def batch_sums(model: Model, batch: Batch, sizes: Tensor, device: torch.device, 
     loss = nn.functional.cross_entropy(logits[:, :-1][keep], target, reduction="sum")
     keep_draft = learned[:, 2:] & (start[:, 2:] == start[:, :-2])
     accepted = (drafted[:, :-2] == best[:, 1:-1])[keep_draft].sum()
-    values = [loss, keep.sum(), sizes.to(device)[target].sum(), (best[:, :-1][keep] == target).sum(), accepted,
-              keep_draft.sum()]
+    values = [
+        loss,
+        keep.sum(),
+        sizes.to(device)[target].sum(),
+        (best[:, :-1][keep] == target).sum(),
+        accepted,
+        keep_draft.sum(),
+    ]
     return torch.stack([v.float().cpu() for v in values])
 
 
@@ -306,13 +324,19 @@ class Usage:
         return [dict(zip(("most", "least", "shared", "by_chance"), (round(v.item(), 4) for v in row))) for row in rows]
 
 
-# --- the command ---------------------------------------------------------------------------------------------------
-
 def machine() -> dict:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.processor())
-    return dict(cpu=cpu, cores=os.cpu_count(), gpu=gpu, torch=torch.__version__, threads=torch.get_num_threads(),
-                python=platform.python_version())
+    cpu = next(
+        (l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.processor()
+    )
+    return dict(
+        cpu=cpu,
+        cores=os.cpu_count(),
+        gpu=gpu,
+        torch=torch.__version__,
+        threads=torch.get_num_threads(),
+        python=platform.python_version(),
+    )
 
 
 class Log:
@@ -344,9 +368,15 @@ def run(trainer: Trainer, a: argparse.Namespace, log: Log) -> None:
         trainer.seconds += now - clock
         if trainer.step % a.log_every == 0:
             means = {k: round(sum(x) / len(x), 4) for k, v in sums.items() if (x := [y for y in v if y is not None])}
-            log.write(step=trainer.step, tokens=trainer.seen, **means, lr=round(rate(trainer.t, trainer.seen, trainer.total), 6),
-                      tokens_per_second=round((trainer.seen - told_seen) / (now - told)), seconds=round(trainer.seconds),
-                      load=os.getloadavg()[0])
+            log.write(
+                step=trainer.step,
+                tokens=trainer.seen,
+                **means,
+                lr=round(rate(trainer.t, trainer.seen, trainer.total), 6),
+                tokens_per_second=round((trainer.seen - told_seen) / (now - told)),
+                seconds=round(trainer.seconds),
+                load=os.getloadavg()[0],
+            )
             sums, told, told_seen = {}, now, trainer.seen
         if now - saved > 60 * a.save_minutes:
             trainer.save()
@@ -364,7 +394,9 @@ def main() -> None:
     ap.add_argument("--data", type=Path, required=True, help="token files, as data.py writes them")
     ap.add_argument("--tokenizer", type=Path, required=True)
     ap.add_argument("--out", type=Path, required=True)
-    ap.add_argument("--tokens", type=float, required=True, help="tokens of the whole run, on which the schedule depends")
+    ap.add_argument(
+        "--tokens", type=float, required=True, help="tokens of the whole run, on which the schedule depends"
+    )
     ap.add_argument("--minutes", type=float, default=math.inf, help="stop after these, with a checkpoint")
     ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ap.add_argument("--threads", type=int, help="threads of the CPU")
@@ -384,9 +416,16 @@ def main() -> None:
         for layer in [*trainer.model.layers, *trainer.model.mtp]:
             layer.compile()
     log = Log(a.out / "log.jsonl")
-    log.write(start=time.strftime("%Y-%m-%d %H:%M:%S"), resumed=resumed, step=trainer.step, machine=machine(),
-              config=config, total=a.tokens, manifest=trainer.manifest,
-              parameters=sum(p.numel() for p in trainer.model.parameters()))
+    log.write(
+        start=time.strftime("%Y-%m-%d %H:%M:%S"),
+        resumed=resumed,
+        step=trainer.step,
+        machine=machine(),
+        config=config,
+        total=a.tokens,
+        manifest=trainer.manifest,
+        parameters=sum(p.numel() for p in trainer.model.parameters()),
+    )
     run(trainer, a, log)
 
 

@@ -1,6 +1,6 @@
 """Builds the corpus: documents, their token files and a manifest; and packs documents into rows for training.
 
-    python data.py --config configs/small.json --data ../../shared/data --tokenizer work/tokenizer --out work/data
+    python data.py --config configs/small.json --data DATA --tokenizer work/tokenizer --out work/data
 
 A folder of token files holds, for each of the splits `train` and `held`:
 

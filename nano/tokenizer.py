@@ -1,6 +1,6 @@
 """Trains the vocabulary: byte-level BPE that cuts text as V4 does, with V4's marks, in fewer ids.
 
-    python tokenizer.py --config configs/small.json --data ../../shared/data --out work/tokenizer
+    python tokenizer.py --config configs/small.json --data DATA --out work/tokenizer
 
 Ids are laid out as in the official `tokenizer.json`: 0 to 2 begin, end and pad; then bytes and what merges make of
 them; then the other marks, of which only the 1,217 place holders are left out. Which are `special`, hidden when text is

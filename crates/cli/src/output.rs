@@ -182,18 +182,17 @@ impl Write for NewFile {
 /// A new file beside `path`, hidden. A number that has come around may be in the name of what another process has left behind.
 fn beside(path: &Path) -> io::Result<(PathBuf, File)> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
-    let mut taken = io::Error::from(io::ErrorKind::AlreadyExists);
     for i in 0..N_NAMES {
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
         hidden.push(format!(".{}-{i}.partial", std::process::id()));
         let path = path.with_file_name(hidden);
         match File::create_new(&path) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => taken = e,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             other => return other.map(|file| (path, file)),
         }
     }
-    Err(taken)
+    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 #[cfg(test)]

@@ -50,6 +50,14 @@ fn is_grouped(name: &str) -> bool {
     GROUPED.iter().any(|end| name.ends_with(end))
 }
 
+/// What of an entry is about a matrix.
+enum Part {
+    /// One of so many equal parts.
+    Of([usize; 2]),
+    /// All groups of columns together.
+    Groups,
+}
+
 /// How rows count that an expert's `down` matrix meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
@@ -146,31 +154,50 @@ impl Imatrix {
         self.entries.is_empty()
     }
 
-    /// The importance of a tensor's columns, for its matrix `expert` of `n_experts`, 0 of 1 where there are none. It is looked for
-    /// under `NAME.expert.E`, `NAME.expert_E`, and as the expert's part of what `NAME` has, or as all that `NAME` has. None if
+    /// The importance of a tensor's columns, for a matrix `of` so many: `[expert, n_experts]`, 0 of 1 where there are none. It is
+    /// looked for under `NAME.expert.E`, `NAME.expert_E`, and as the expert's part of what `NAME` has, or as all that `NAME` has. None if
     /// there is nothing under any of these names. Nothing is known either where [`Importance::count`] is 0.
     ///
     /// # Errors
     /// If what is there has another length, or its file was written to since it was read.
-    pub fn importance(
+    pub fn importance(&self, name: &str, n_cols: usize, of: [usize; 2]) -> Result<Option<Importance>, Error> {
+        let Some((entry, part)) = self.find(name, n_cols, of)? else { return Ok(None) };
+        let known = match part {
+            Part::Of([i, n]) => entry.part(i, n),
+            Part::Groups => entry.fold(n_cols).part(0, 1),
+        };
+        entry.check_unchanged()?;
+        Ok(Some(known))
+    }
+
+    /// Whether [`Imatrix::importance`] is there. No sums are read.
+    ///
+    /// # Errors
+    /// If what is there has another length.
+    pub fn has(&self, name: &str, n_cols: usize, of: [usize; 2]) -> Result<bool, Error> {
+        Ok(self.find(name, n_cols, of)?.is_some())
+    }
+
+    /// The entry for a matrix, and which part of it that is.
+    fn find(
         &self,
         name: &str,
         n_cols: usize,
         [expert, n_experts]: [usize; 2],
-    ) -> Result<Option<Importance>, Error> {
+    ) -> Result<Option<(&Entry, Part)>, Error> {
         let own = [format!("{name}.expert.{expert}"), format!("{name}.expert_{expert}")];
         let own = own.iter().find_map(|name| self.entries.get_key_value(name));
         let Some((name, entry)) = own.or_else(|| self.entries.get_key_value(name)) else { return Ok(None) };
         let found = entry.n_sums();
         let n = found.checked_div(n_cols).filter(|n| n * n_cols == found);
         let i = if n == Some(1) { 0 } else { expert };
-        let known = match n {
-            Some(n) if is_grouped(name) && entry.has_parts(n) => entry.fold(n_cols).part(0, 1),
-            Some(n) if entry.has_parts(n) && (n == 1 || own.is_none() && n == n_experts) => entry.part(i, n),
-            _ => return Err(Error::Length { entry: name.clone(), found, n_cols, n_experts }),
-        };
-        entry.check_unchanged()?;
-        Ok(Some(known))
+        match n {
+            Some(n) if is_grouped(name) && entry.has_parts(n) => Ok(Some((entry, Part::Groups))),
+            Some(n) if entry.has_parts(n) && (n == 1 || own.is_none() && n == n_experts) => {
+                Ok(Some((entry, Part::Of([i, n]))))
+            }
+            _ => Err(Error::Length { entry: name.clone(), found, n_cols, n_experts }),
+        }
     }
 
     /// The experts that the corpus rarely or never met, of each tensor that counts them apart, by name.

@@ -53,8 +53,8 @@ impl Guide {
     /// [`Error::Importance`].
     pub(super) fn knows(&self, weights: &Weights) -> Result<Known, Error> {
         let n = weights.n_matrices();
-        let known = |matrix| Ok(self.imatrix.importance(&weights.name, weights.n_cols(), [matrix, n])?.is_some());
-        let n_known = (0..n).map(known).collect::<Result<Vec<_>, Error>>()?.into_iter().filter(|known| *known).count();
+        let has = |matrix| Ok(usize::from(self.imatrix.has(&weights.name, weights.n_cols(), [matrix, n])?));
+        let n_known = (0..n).map(has).sum::<Result<usize, Error>>()?;
         Ok(match n_known {
             0 => Known::Nothing,
             all if all == n => Known::All,

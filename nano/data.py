@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import tasks
 from chat import BOS, EOS, Piece, render, text_of
@@ -300,6 +301,9 @@ class Batch:
     ids: np.ndarray  # [rows, length], int64
     start: np.ndarray  # [rows, length], where in its row the document of each token begins
     learned: np.ndarray  # [rows, length]
+
+    def tensors(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        return tuple(torch.from_numpy(x).to(device) for x in (self.ids, self.start, self.learned))
 
 
 class Packing:

@@ -160,6 +160,7 @@ TRAINING = dict(
     learning_rate=0.01,
     weight_decay=0.1,
     warmup_tokens=512,
+    decay=0.25,
     draft_weight=0.3,
     draft_every=2,
     index_weight=0.1,
@@ -186,6 +187,26 @@ def test_a_run_that_was_cut_goes_on_bit_for_bit(folder, tmp_path):
     assert whole.epoch > 0, "the run has to cross an epoch"
     for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values()):
         assert torch.equal(a, b), name
+
+
+def steps_of_one_in_two(rank: int, folder: Path, out: Path) -> None:
+    os.environ.update(WORLD_SIZE="2", RANK=str(rank), MASTER_ADDR="localhost", MASTER_PORT="29517")
+    t = trainer(folder, out)
+    losses = [t.train_step() for _ in range(4)]
+    torch.save((losses, t.model.state_dict()), out / f"{rank}.pt")
+
+
+def test_two_processes_train_as_one_does(folder, tmp_path):
+    t = trainer(folder, tmp_path)
+    losses = [t.train_step() for _ in range(4)]
+    torch.multiprocessing.spawn(steps_of_one_in_two, (folder, tmp_path), nprocs=2)
+    (first, its), (second, others) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert first == second
+    for one, two in zip(losses, first):
+        assert [v or 0 for v in one.values()] == pytest.approx([v or 0 for v in two.values()], rel=1e-3)
+    for name, a in t.model.state_dict().items():
+        assert torch.equal(its[name], others[name]), name
+        assert torch.allclose(its[name].float(), a.float(), atol=2e-3), name
 
 
 def test_the_bias_brings_loads_together(folder, tmp_path):

@@ -2,8 +2,13 @@
 
     python train.py --config configs/small.json --data work/data --out work/run --tokens 60e6 --minutes 120
 
-The schedule, warm-up and then half a cosine, is a function of the tokens seen and of `--tokens`, not of time: a run cut
-by `--minutes` or by the machine is continued by the same command. In `--out`:
+The learning rate rises in a warm-up, stays, and falls in a line to nothing over the last share `decay` of `--tokens`.
+It is a function of the tokens seen, not of time: a run cut by `--minutes` or by the machine is continued by the same
+command, and until the fall begins `--tokens` may still be changed. Several processes share each step, on CPUs or GPUs:
+
+    torchrun --nproc-per-node 2 train.py --threads 1 ...
+
+In `--out`:
 
     checkpoint.pt   everything, every few minutes and at the end; the one before it is previous.pt
     log.jsonl       a line per start (machine, settings, hashes), per few steps, and per evaluation
@@ -25,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from data import Batch, Packing, Split
@@ -35,11 +41,41 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the polynomial that brings all singular values near 1 in five steps (Jordan et al. 2024)."""
 
 
+class Team:
+    """The processes that share a run. Each computes some parts of a batch and some of Muon's products; all hold the same
+    model to the bit, as they add the same sums to it. The first writes what is written."""
+
+    def __init__(self):
+        self.size = int(os.environ.get("WORLD_SIZE", 1))
+        self.rank = int(os.environ.get("RANK", 0))
+        if self.size > 1 and not dist.is_initialized():
+            dist.init_process_group()
+
+    def share(self, parts):
+        return parts[self.rank :: self.size]
+
+    def add(self, tensors: list[Tensor]) -> None:
+        """Makes each tensor the sum of all processes' tensors in its place."""
+        if self.size == 1:
+            return
+        flat = torch.cat([t.flatten() for t in tensors])
+        dist.all_reduce(flat)
+        for t, total in zip(tensors, flat.split([t.numel() for t in tensors])):
+            t.copy_(total.view_as(t))
+
+    def first_says(self, yes: bool, device: torch.device) -> bool:
+        """What the first process says, on all of them."""
+        said = torch.tensor([float(yes and self.rank == 0)], device=device)
+        self.add([said])
+        return bool(said.item())
+
+
 class Muon(torch.optim.Optimizer):
     """`w -= lr (0.2 sqrt(max(n_out, n_in)) orthogonal(momentum) + decay w)` for the matrices in each parameter."""
 
-    def __init__(self, params: list[nn.Parameter], decay: float):
+    def __init__(self, params: list[nn.Parameter], decay: float, team: Team):
         super().__init__(params, dict(lr=0.0, decay=decay))
+        self.team = team
 
     @torch.no_grad()
     def step(self) -> None:
@@ -59,7 +95,11 @@ class Muon(torch.optim.Optimizer):
             momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
             momentum.lerp_(p.grad, 1 - MOMENTUM)
             directions.append(p.grad.lerp(momentum, MOMENTUM).reshape(-1, *shape))
-        update = orthogonal(torch.cat(directions)) * 0.2 * math.sqrt(max(shape))
+        stack = torch.cat(directions)
+        update = torch.zeros_like(stack)
+        self.team.share(update).copy_(orthogonal(self.team.share(stack)))
+        self.team.add([update])
+        update *= 0.2 * math.sqrt(max(shape))
         for p, part in zip(params, update.split([len(d) for d in directions])):
             p.mul_(1 - lr * decay).add_(part.view_as(p), alpha=-lr)
 
@@ -83,22 +123,22 @@ def is_matrix(name: str, p: Tensor) -> bool:
     return p.dim() > 1 and "hc_" not in name and not name.endswith(others)
 
 
-def optimizers(model: Model, t: dict) -> list[torch.optim.Optimizer]:
+def optimizers(model: Model, t: dict, team: Team) -> list[torch.optim.Optimizer]:
     named = [(name, p) for name, p in model.named_parameters()]
     decayed = [p for name, p in named if not is_matrix(name, p) and p.dim() > 1 and "hc_" not in name]
     plain = [p for name, p in named if not is_matrix(name, p) and (p.dim() == 1 or "hc_" in name)]
     groups = [dict(params=decayed, weight_decay=t["weight_decay"]), dict(params=plain, weight_decay=0.0)]
     return [
-        Muon([p for name, p in named if is_matrix(name, p)], t["weight_decay"]),
+        Muon([p for name, p in named if is_matrix(name, p)], t["weight_decay"], team),
         torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-10),
     ]
 
 
 def rate(t: dict, seen: float, total: float) -> float:
-    """The learning rate after `seen` tokens: up in a line, down by half a cosine to a fiftieth."""
+    """The learning rate after `seen` tokens."""
     warm = min(1.0, (seen + t["batch_tokens"]) / t["warmup_tokens"])
-    done = min(1.0, seen / total)
-    return t["learning_rate"] * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+    left = max(0.0, (total - seen) / (total * t["decay"]))
+    return t["learning_rate"] * min(warm, left, 1.0)
 
 
 class Trainer:
@@ -106,13 +146,13 @@ class Trainer:
 
     def __init__(self, config: dict, data: Path, out: Path, total: float, device: str = "cpu"):
         self.config, self.t, self.out, self.total = config, config["training"], out, total
-        self.device = torch.device(device)
+        self.device, self.team = torch.device(device), Team()
         self.split = Split(data, "train")
         self.manifest = hashlib.sha256((data / "manifest.json").read_bytes()).hexdigest()
         self.model = Model(Config.of(config["model"])).initialize(self.t["seed"])
         self.hash_tables()
         self.model.to(self.device)
-        self.optimizers = optimizers(self.model, self.t)
+        self.optimizers = optimizers(self.model, self.t, self.team)
         self.step = self.seen = self.epoch = self.at = 0
         self.seconds = 0.0
         self.packing: tuple[int, Packing] | None = None
@@ -130,44 +170,41 @@ class Trainer:
                 load[table[word]] += count[word] + 1
             layer.ffn.gate.tid2eid.copy_(torch.from_numpy(table))
 
-    def next_batch(self) -> Batch:
+    def next_part(self) -> Batch:
+        """The next `micro_tokens` tokens, in rows of one length."""
         if self.packing is None or self.packing[0] != self.epoch:
             seed = f"{self.t['seed']} {self.epoch}"
-            self.packing = self.epoch, Packing(self.split, self.t["lengths"], self.t["batch_tokens"], seed)
+            self.packing = self.epoch, Packing(self.split, self.t["lengths"], self.t["micro_tokens"], seed)
         packing = self.packing[1]
-        batch = packing.batch(self.at)
+        part = packing.batch(self.at)
         self.at += 1
         if self.at == len(packing.batches):
             self.epoch, self.at = self.epoch + 1, 0
-        return batch
+        return part
 
     def train_step(self) -> dict:
         """One batch, in parts that fit the caches or the GPU. Gives its losses."""
-        batch, t = self.next_batch(), self.t
+        t, model = self.t, self.model
+        parts = [self.next_part() for _ in range(t["batch_tokens"] // t["micro_tokens"])]
         drafts = self.step % t["draft_every"] == 0
-        same = [batch.start[:, k:] == batch.start[:, :-k] for k in (1, 2)]
-        n = [max(int((batch.learned[:, k:] & s).sum()), 1) for k, s in zip((1, 2), same)]
-        per_part = max(1, t["micro_tokens"] // batch.ids.shape[1])
-        parts = range(0, len(batch.ids), per_part)
-        scored = [layer.ffn for layer in self.model.layers[self.model.c.num_hash_layers :]]
-        scored += [m.ffn for m in self.model.mtp] if drafts else []
-        loads = torch.zeros(len(scored), self.model.c.n_routed_experts, device=self.device)
+        n = [max(sum(n_learned(part, ahead) for part in parts), 1) for ahead in (1, 2)]
+        scored = [layer.ffn for layer in model.layers[model.c.num_hash_layers :]]
+        scored += [m.ffn for m in model.mtp] if drafts else []
+        loads = torch.zeros(len(scored), model.c.n_routed_experts, device=self.device)
         totals = torch.zeros(3, device=self.device)
-        for i in parts:
-            ids, start, learned = (
-                torch.from_numpy(x[i : i + per_part]).to(self.device) for x in (batch.ids, batch.start, batch.learned)
-            )
+        weights = torch.tensor([1.0, t["draft_weight"], t["index_weight"]], device=self.device)
+        for part in self.team.share(parts):
             with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-                l = self.model.losses(ids, start, learned, drafts, t["index_stride"])
-            parts_of_loss = torch.stack([l.next / n[0], l.draft / n[1], l.index / len(parts)])
-            weights = torch.tensor([1.0, t["draft_weight"], t["index_weight"]], device=self.device)
-            (parts_of_loss @ weights).backward()
-            totals += parts_of_loss.detach()
+                l = model.losses(*part.tensors(self.device), drafts, t["index_stride"])
+            losses = torch.stack([l.next / n[0], l.draft / n[1], l.index / len(parts)])
+            (losses @ weights).backward()
+            totals += losses.detach()
             for load, ffn in zip(loads, scored):
                 load += torch.bincount(ffn.chosen.flatten(), minlength=len(load))
+        self.team.add([p.grad for p in model.parameters() if p.grad is not None] + [loads, totals])
         self.update(loads, scored)
         self.step += 1
-        self.seen += batch.ids.size
+        self.seen += sum(part.ids.size for part in parts)
         next_loss, draft_loss, index_loss = totals.tolist()
         return dict(loss=next_loss, draft=draft_loss if drafts else None, index=index_loss)
 
@@ -210,9 +247,11 @@ class Trainer:
         if path is None:
             return False
         state = torch.load(path, map_location=self.device, weights_only=True)
-        mine, its = (what_matters(c) for c in (self.config, state["config"]))
-        if (its, state["manifest"], state["total"]) != (mine, self.manifest, self.total):
-            raise SystemExit(f"{path} is of a run with another config, other data or another --tokens")
+        if (state["config"], state["manifest"]) != (self.config, self.manifest):
+            raise SystemExit(f"{path} is of a run with another config or other data")
+        falls_from = min(state["total"], self.total) * (1 - self.t["decay"])
+        if state["total"] != self.total and state["seen"] > falls_from:
+            raise SystemExit(f"{path} has seen {state['seen']} tokens; --tokens can't be changed after {falls_from:.0f}")
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
@@ -222,9 +261,9 @@ class Trainer:
         return True
 
 
-def what_matters(config: dict) -> dict:
-    """A config without what may change between the parts of a run."""
-    return config | {"training": {k: v for k, v in config["training"].items() if k != "micro_tokens"}}
+def n_learned(part: Batch, ahead: int) -> int:
+    """How many tokens are learned from those that are `ahead` places before them."""
+    return int((part.learned[:, ahead:] & (part.start[:, ahead:] == part.start[:, :-ahead])).sum())
 
 
 def word_bytes(tokenizer: Path) -> Tensor:
@@ -268,7 +307,7 @@ def evaluate(trainer: Trainer, held: Split, kinds: list[str], sizes: Tensor, tok
 
 def batch_sums(model: Model, batch: Batch, sizes: Tensor, device: torch.device, usage: "Usage") -> Tensor:
     """Loss, tokens, bytes, right words, accepted drafts, drafts."""
-    ids, start, learned = (torch.from_numpy(x).to(device) for x in (batch.ids, batch.start, batch.learned))
+    ids, start, learned = batch.tensors(device)
     with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
         layout = Layout(model.c, start)
         x = model.trunk(ids, layout)
@@ -353,39 +392,60 @@ class Log:
         print(line[:300], flush=True)
 
 
-def run(trainer: Trainer, a: argparse.Namespace, log: Log) -> None:
+def run(trainer: Trainer, a: argparse.Namespace, log: "Log") -> None:
     """Steps until the tokens or the minutes are used up."""
     held, sizes = Split(a.data, "held"), word_bytes(a.tokenizer / "tokenizer.json")
     kinds = list(json.loads((a.data / "manifest.json").read_text())["kinds"])
     begun = saved = evaluated = time.monotonic()
-    sums: dict[str, list[float]] = {}
-    told, told_seen = begun, trainer.seen
-    while trainer.seen < trainer.total and time.monotonic() - begun < 60 * a.minutes:
-        clock = time.monotonic()
-        for name, value in trainer.train_step().items():
-            sums.setdefault(name, []).append(value)
-        now = time.monotonic()
-        trainer.seconds += now - clock
+    progress = Progress(trainer)
+    in_time = lambda: time.monotonic() - begun < 60 * a.minutes
+    is_first = trainer.team.rank == 0
+
+    def finish_part() -> None:
+        trainer.save()
+        found = evaluate(trainer, held, kinds, sizes, a.held_tokens)
+        log.write(step=trainer.step, tokens=trainer.seen, held=found)
+
+    while trainer.seen < trainer.total and trainer.team.first_says(in_time(), trainer.device):
+        progress.add(trainer.train_step())
+        if not is_first:
+            continue
         if trainer.step % a.log_every == 0:
-            means = {k: round(sum(x) / len(x), 4) for k, v in sums.items() if (x := [y for y in v if y is not None])}
-            log.write(
-                step=trainer.step,
-                tokens=trainer.seen,
-                **means,
-                lr=round(rate(trainer.t, trainer.seen, trainer.total), 6),
-                tokens_per_second=round((trainer.seen - told_seen) / (now - told)),
-                seconds=round(trainer.seconds),
-                load=os.getloadavg()[0],
-            )
-            sums, told, told_seen = {}, now, trainer.seen
-        if now - saved > 60 * a.save_minutes:
+            log.write(**progress.told())
+        if time.monotonic() - saved > 60 * a.save_minutes:
             trainer.save()
             saved = time.monotonic()
-        if now - evaluated > 60 * a.evaluate_minutes:
-            log.write(step=trainer.step, tokens=trainer.seen, held=evaluate(trainer, held, kinds, sizes, a.held_tokens))
+        if time.monotonic() - evaluated > 60 * a.evaluate_minutes:
+            finish_part()
             evaluated = time.monotonic()
-    trainer.save()
-    log.write(step=trainer.step, tokens=trainer.seen, held=evaluate(trainer, held, kinds, sizes, a.held_tokens))
+    if is_first:
+        finish_part()
+
+
+class Progress:
+    """What a line of the log says: means since the last, and the speed."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer, self.losses = trainer, []
+        self.seen, self.at = trainer.seen, time.monotonic()
+
+    def add(self, losses: dict) -> None:
+        self.losses.append(losses)
+
+    def told(self) -> dict:
+        t, now = self.trainer, time.monotonic()
+        known = {name: [l[name] for l in self.losses if l[name] is not None] for name in self.losses[0]}
+        t.seconds += now - self.at
+        line = dict(step=t.step, tokens=t.seen)
+        line |= {name: round(sum(x) / len(x), 4) for name, x in known.items() if x}
+        line |= dict(
+            lr=round(rate(t.t, t.seen, t.total), 6),
+            tokens_per_second=round((t.seen - self.seen) / (now - self.at)),
+            seconds=round(t.seconds),
+            load=round(os.getloadavg()[0], 2),
+        )
+        self.losses, self.seen, self.at = [], t.seen, now
+        return line
 
 
 def main() -> None:
@@ -400,7 +460,6 @@ def main() -> None:
     ap.add_argument("--minutes", type=float, default=math.inf, help="stop after these, with a checkpoint")
     ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ap.add_argument("--threads", type=int, help="threads of the CPU")
-    ap.add_argument("--compile", action="store_true", help="have torch.compile fuse each layer")
     ap.add_argument("--log-every", type=int, default=10, help="steps")
     ap.add_argument("--save-minutes", type=float, default=5)
     ap.add_argument("--evaluate-minutes", type=float, default=60)
@@ -412,10 +471,7 @@ def main() -> None:
     config = json.loads(a.config.read_text())
     trainer = Trainer(config, a.data, a.out, a.tokens, a.device)
     resumed = trainer.resume()
-    if a.compile:
-        for layer in [*trainer.model.layers, *trainer.model.mtp]:
-            layer.compile()
-    log = Log(a.out / "log.jsonl")
+    log = Log(a.out / "log.jsonl" if trainer.team.rank == 0 else Path(os.devnull))
     log.write(
         start=time.strftime("%Y-%m-%d %H:%M:%S"),
         resumed=resumed,

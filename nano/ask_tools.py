@@ -1,28 +1,31 @@
-"""Asks a running engine for tool calls that no training set has, and counts right ones.
+"""Asks `ds4 serve` for tool calls that were never trained on, and counts right ones.
 
-    ds4 serve -m nano.gguf &                 # any server of the chat completions interface
-    python ask_tools.py --url http://127.0.0.1:8080 --requests 200
+    ds4 serve -m nano.gguf &
+    python ask_tools.py --url http://127.0.0.1:8000 --requests 200
 
-Requests are made by the grammar of `tasks.py` from seeds that training does not use; all five tools are offered. For
-each: did the first answer have calls at all, of tools that are offered, with JSON arguments (valid); of the right tools
-(tool); with exactly the right arguments (arguments); and did it end by itself (ended). Half of them with thinking.
+Requests are made by the grammar of `tasks.py`, of those that `data.py` holds out, so that their words as a whole are new,
+and their phrasings are not; all five tools are offered. For each: did the first answer have calls at all, of tools that
+are offered, with JSON arguments (valid); of the right tools (tool); with exactly the right arguments (arguments); and
+did it end by itself (ended). Half of them with thinking.
 """
 
 import argparse
 import json
+import os
 import random
-from collections import Counter
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import tasks
+from data import is_held
 
 
 def request_of(seed: int) -> tuple[dict, list[tuple[str, dict]]]:
     """The body of a request, and the calls that it wants."""
-    r = random.Random(f"never trained on {seed}")
-    makers = [(make, weight) for make, weight in tasks.STEPS if make is not tasks.talks]
-    step = r.choices([make for make, _ in makers], [weight for _, weight in makers])[0](r)
+    r = random.Random(f"asked {seed}")
+    makers, weights = zip(*((make, weight) for make, weight in tasks.STEPS if make is not tasks.talks))
+    while not is_held((step := r.choices(makers, weights)[0](r)).ask):
+        pass
     messages = tasks.opened(r, [tasks.user(step.ask)], 0.5)
     tools = [{"type": "function", "function": tool} for tool in tasks.TOOLS.values()]
     body = dict(messages=messages, tools=tools, temperature=0, max_tokens=400, think=r.random() < 0.5)
@@ -45,36 +48,43 @@ def post(url: str, body: dict) -> dict:
         return json.load(reply)["choices"][0]
 
 
+def outcome(url: str, seed: int) -> dict:
+    """A request, what came of it, and what of that is right."""
+    body, wanted = request_of(seed)
+    choice = post(url, body)
+    found = calls_of(choice)
+    is_valid = found is not None
+    return dict(
+        ask=body["messages"][-1]["content"],
+        think=body["think"],
+        wanted=wanted,
+        answer=choice["message"],
+        valid=is_valid,
+        tool=is_valid and [name for name, _ in found] == [name for name, _ in wanted],
+        arguments=found == wanted,
+        ended=choice["finish_reason"] != "length",
+    )
+
+
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--url", default="http://127.0.0.1:8080")
+    ap.add_argument("--url", default="http://127.0.0.1:8000")
     ap.add_argument("--requests", type=int, default=200)
     ap.add_argument("--detail", type=Path, help="write every request and answer, as JSON lines")
     a = ap.parse_args()
-    counts, lines = Counter(), []
-    for seed in range(a.requests):
-        body, wanted = request_of(seed)
-        choice = post(a.url, body)
-        found = calls_of(choice)
-        told = dict(valid=found is not None, ended=choice["finish_reason"] != "length")
-        told["tool"] = told["valid"] and [name for name, _ in found] == [name for name, _ in wanted]
-        told["arguments"] = told["valid"] and found == wanted
-        counts.update(k for k, v in told.items() if v)
-        lines.append(
-            json.dumps(
-                dict(
-                    ask=body["messages"][-1]["content"],
-                    think=body["think"],
-                    wanted=wanted,
-                    found=found,
-                    answer=choice["message"],
-                    **told,
-                )
-            )
-        )
-    if a.detail:
-        a.detail.write_text("\n".join(lines) + "\n")
-    print(", ".join(f"{k} {100 * counts[k] / a.requests:.1f} %" for k in ("valid", "tool", "arguments", "ended")))
+    outcomes = []
+    with open(a.detail or os.devnull, "w") as detail:
+        for seed in range(a.requests):
+            outcomes.append(outcome(a.url, seed))
+            print(json.dumps(outcomes[-1]), file=detail, flush=True)
+    for name, some in (("thinking", True), ("not thinking", False)):
+        told([o for o in outcomes if o["think"] == some], name)
+    told(outcomes, "together")
+
+
+def told(outcomes: list[dict], name: str) -> None:
+    shares = (f"{k} {100 * sum(o[k] for o in outcomes) / len(outcomes):.1f} %" for k in ("valid", "tool", "arguments", "ended"))
+    print(f"{name}, {len(outcomes)} requests: {', '.join(shares)}")
 
 
 if __name__ == "__main__":

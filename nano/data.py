@@ -11,8 +11,10 @@ A folder of token files holds, for each of the splits `train` and `held`:
 
 A document begins with BOS, as every context of the engine does, and is no longer than the longest row: longer texts are
 cut at the end of a paragraph or sentence, and each part begins anew. Everything follows from the sources, the numbers
-in the config and its seed. Each kind has a random generator of its own, so that more of one changes no other; the
-held-out documents of a kind are every fiftieth.
+in the config and its seed. Each kind has a random generator of its own, so that more of one changes no other.
+
+A fiftieth is held out, by what it is made from: a story with all that is asked about it, a book as a whole, a request
+for tools or a sum in every conversation that has it. So nothing that is held out was learned in another place.
 """
 
 import argparse
@@ -37,7 +39,7 @@ from tasks import Talk
 CONTEXT = 1 << 15
 """Marks a token that is read but not learned."""
 HELD_OUT = 50
-"""Every so many-th document of a kind is held out."""
+"""One in so many is held out."""
 
 SOURCES = {
     "stories": ("text/stories_synthetic.txt.zst", "ours (sampled from stories15M, MIT)"),
@@ -50,6 +52,10 @@ SOURCES = {
     "sums": ("eval/gsm8k_train.jsonl.zst", "MIT"),
 }
 """Files of the shared data, and their licences."""
+
+
+Made = tuple[list[str], "list[Piece] | Talk | None"]
+"""What a document is made from, and the document, unless it is not wanted."""
 
 
 @dataclass
@@ -80,14 +86,18 @@ def json_lines(text: str) -> list[dict]:
     return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
+def is_held(origin: str) -> bool:
+    """Whether all that is made from this is held out."""
+    return int.from_bytes(hashlib.sha256(origin.encode()).digest()[:8]) % HELD_OUT == 0
+
+
 def documents(folder: Path, config: dict) -> Iterator[Document]:
     """All documents, kind by kind. `config` says how many of those that could be made without end."""
     for kind, make in KINDS.items():
-        r = random.Random(f"{config['seed']} {kind}")
-        made = (d for d in make(folder, config, r) if d is not None)
-        for i, d in enumerate(made):
-            pieces = d if isinstance(d, list) else render(d.messages, d.tools, d.thinking)
-            yield Document(kind, pieces, i % HELD_OUT == HELD_OUT - 1)
+        for origins, d in make(folder, config, random.Random(f"{config['seed']} {kind}")):
+            if d is not None:
+                pieces = d if isinstance(d, list) else render(d.messages, d.tools, d.thinking)
+                yield Document(kind, pieces, any(map(is_held, origins)))
 
 
 def plain(text: str) -> list[Piece]:
@@ -116,57 +126,61 @@ def stories(folder: Path, more: str | None) -> list[str]:
     return [s for s in dict.fromkeys(all_parts) if len(s) > 100 and s[-1] in '.!?"']
 
 
-def plain_stories(folder: Path, config: dict, r: random.Random) -> Iterator[list[Piece]]:
-    return map(plain, stories(folder, config.get("more_stories")))
+def plain_stories(folder: Path, config: dict, r: random.Random) -> Iterator[Made]:
+    return (([story], plain(story)) for story in stories(folder, config.get("more_stories")))
 
 
 def story_talks(make):
-    def talks(folder: Path, config: dict, r: random.Random) -> Iterator[Talk]:
-        """A share of the stories, each held out if its plain text is."""
+    def talks(folder: Path, config: dict, r: random.Random) -> Iterator[Made]:
+        """A share of the stories, and all that are held out."""
         all_stories = stories(folder, config.get("more_stories"))
         rare = tasks.nouns_of(all_stories) if make is tasks.prompted_story else None
         share = config["share"][make.__name__]
-        for i, story in enumerate(all_stories):
-            is_held = i % HELD_OUT == HELD_OUT - 1
-            if is_held or r.random() < share:
-                yield make(r, story, rare) if make is tasks.prompted_story else make(r, story)
+        for story in all_stories:
+            if is_held(story) or r.random() < share:
+                yield [story], make(r, story, rare) if make is tasks.prompted_story else make(r, story)
 
     return talks
 
 
-def storybooks(folder: Path, config: dict, r: random.Random) -> Iterator[list[Piece]]:
+def storybooks(folder: Path, config: dict, r: random.Random) -> Iterator[Made]:
     for book in json_lines(read(folder, "storybooks")):
         text = re.sub(r"(?<!\n)\n(?!\n)", " ", tidy(book["text"]))
-        yield from cut(f"{book['title']}\n\n{text}", config["chars_max"])
+        yield from (([book["title"]], part) for part in cut(f"{book['title']}\n\n{text}", config["chars_max"]))
 
 
-def books(folder: Path, config: dict, r: random.Random) -> Iterator[list[Piece]]:
+def books(folder: Path, config: dict, r: random.Random) -> Iterator[Made]:
     """Some parts of each book."""
     for book in read(folder, "books").split("<|endoftext|>"):
-        text = re.sub(r"(?<!\n)\n(?!\n)", " ", tidy(book.split("\n", 1)[-1]))
-        yield from (part for part in cut(text, config["chars_max"]) if r.random() < config["share"]["books"])
+        title, _, text = book.partition("\n")
+        text = re.sub(r"(?<!\n)\n(?!\n)", " ", tidy(text))
+        parts = (part for part in cut(text, config["chars_max"]) if r.random() < config["share"]["books"])
+        yield from (([title], part) for part in parts)
 
 
 def cut(text: str, chars_max: int) -> Iterator[list[Piece]]:
-    """Parts of whole paragraphs; the last one ends."""
+    """Parts of whole paragraphs, or of whole sentences where a paragraph is long; the last one ends."""
     part = ""
     for paragraph in text.split("\n\n"):
-        if part and len(part) + len(paragraph) > chars_max:
-            yield part_of(part)
-            part = ""
-        part += paragraph[:chars_max] + "\n\n"
+        long = len(paragraph) > chars_max
+        for piece in tasks.sentences(paragraph) if long else [paragraph]:
+            if part and len(part) + len(piece) > chars_max:
+                yield part_of(part)
+                part = ""
+            part += piece
+        part += "\n\n"
     yield plain(part)
 
 
-def asked(ask: str, reply: str, chars_max: int, reasoning: str = "", thinking: bool = False) -> Talk | None:
+def asked(ask: str, reply: str, chars_max: int, reasoning: str = "", thinking: bool = False) -> Made:
     """One question of the shared data, unless it is long or not in plain English letters."""
     ask, reply = tidy(ask), tidy(reply)
     if not ask or not reply or len(ask) + len(reply) > chars_max or not (ask + reply).isascii():
-        return None
-    return Talk([tasks.user(ask), tasks.answer(reply, reasoning)], [], thinking)
+        return [ask], None
+    return [ask], Talk([tasks.user(ask), tasks.answer(reply, reasoning)], [], thinking)
 
 
-def instructions(folder: Path, config: dict, r: random.Random) -> Iterator[Talk | None]:
+def instructions(folder: Path, config: dict, r: random.Random) -> Iterator[Made]:
     for d in json.loads(read(folder, "instructions")):
         yield asked(f"{d['instruction']}\n\n{d['input']}", d["output"], config["instruction_chars_max"])
     for d in json_lines(read(folder, "seeds")):
@@ -174,22 +188,26 @@ def instructions(folder: Path, config: dict, r: random.Random) -> Iterator[Talk 
         yield asked(f"{d['instruction']}\n\n{one['input']}", one["output"], config["instruction_chars_max"])
 
 
-def chats(folder: Path, config: dict, r: random.Random) -> Iterator[Talk | None]:
+def chats(folder: Path, config: dict, r: random.Random) -> Iterator[Made]:
     for d in json_lines(read(folder, "chats")):
         said = [m["content"] for m in d["messages"] if m["role"] != "system"]
         if len(said) == 2:
             yield asked(said[0].replace("<nopace>", ""), said[1], config["chat_chars_max"])
 
 
-def sums(folder: Path, config: dict, r: random.Random) -> Iterator[Talk | None]:
+def sums(folder: Path, config: dict, r: random.Random) -> Iterator[Made]:
     for d in json_lines(read(folder, "sums"))[: config["count"]["sums"]]:
         steps, value = re.sub(r"<<.*?>>", "", d["answer"]).split("\n#### ")
         yield asked(d["question"], f"The answer is {value}.", 1200, steps, True)
 
 
-def made(make):
-    def talks(folder: Path, config: dict, r: random.Random) -> Iterator[Talk]:
-        return (make(r) for _ in range(config["count"][make.__name__]))
+def made(make, by_request: bool = True):
+    def talks(folder: Path, config: dict, r: random.Random) -> Iterator[Made]:
+        """Made from each of their requests, or from all together where there are few different ones."""
+        for _ in range(config["count"][make.__name__]):
+            talk = make(r)
+            said = [m["content"] for m in talk.messages if m["role"] == "user"]
+            yield said if by_request else ["\n".join(said)], talk
 
     return talks
 
@@ -204,7 +222,7 @@ KINDS = {
     "instructions": instructions,
     "chats": chats,
     "sums": sums,
-    "questions": made(tasks.questions),
+    "questions": made(tasks.questions, by_request=False),
     "arithmetic": made(tasks.arithmetic),
     "tools": made(tasks.tools),
 }
@@ -268,7 +286,9 @@ def build(config: dict, data: Path, tokenizer_file: Path, out: Path) -> dict:
         name: dict(file=file, licence=licence, sha256=hashlib.sha256((data / file).read_bytes()).hexdigest())
         for name, (file, licence) in SOURCES.items()
     }
-    files = writers[False].finish() | writers[True].finish()
+    if more := config["data"].get("more_stories"):
+        sha256 = hashlib.sha256(Path(more).read_bytes()).hexdigest()
+        sources["more_stories"] = dict(file=more, licence=SOURCES["stories"][1], sha256=sha256)
     manifest = dict(
         config=config["data"],
         sources=sources,

@@ -1,10 +1,11 @@
-"""Trains the model; a run that was cut goes on where it was, bit for bit on a CPU.
+"""Trains the model; a run that was cut goes on where it was, with as many processes and threads bit for bit on a CPU.
 
-    python train.py --config configs/small.json --data work/data --out work/run --tokens 60e6 --minutes 120
+    python train.py --config configs/small.json --data work/data --tokenizer work/tokenizer --out work/run --tokens 60e6
 
 The learning rate rises in a warm-up, stays, and falls in a line to nothing over the last share `decay` of `--tokens`.
 It is a function of the tokens seen, not of time: a run cut by `--minutes` or by the machine is continued by the same
-command, and until the fall begins `--tokens` may still be changed. Several processes share each step, on CPUs or GPUs:
+command, and until the fall begins `--tokens` may still be changed. Several processes may share each step; on several
+GPUs that is not yet tried:
 
     torchrun --nproc-per-node 2 train.py --threads 1 ...
 
@@ -147,6 +148,9 @@ class Trainer:
     def __init__(self, config: dict, data: Path, out: Path, total: float, device: str = "cpu"):
         self.config, self.t, self.out, self.total = config, config["training"], out, total
         self.device, self.team = torch.device(device), Team()
+        parts, rest = divmod(self.t["batch_tokens"], self.t["micro_tokens"])
+        if rest or parts % self.team.size:
+            raise SystemExit(f"{parts} parts of a batch are not to be shared by {self.team.size} processes")
         self.split = Split(data, "train")
         self.manifest = hashlib.sha256((data / "manifest.json").read_bytes()).hexdigest()
         self.model = Model(Config.of(config["model"])).initialize(self.t["seed"])
@@ -236,7 +240,10 @@ class Trainer:
             seconds=self.seconds,
             rng=torch.get_rng_state(),
         )
-        torch.save(state, new)
+        with open(new, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
         if last.exists():
             os.replace(last, self.out / "previous.pt")
         os.replace(new, last)
@@ -279,11 +286,12 @@ def word_bytes(tokenizer: Path) -> Tensor:
 
 @torch.no_grad()
 def evaluate(trainer: Trainer, held: Split, kinds: list[str], sizes: Tensor, tokens_max: int) -> dict:
-    """Per kind: nats per token, bits per byte, how often the best word is right, and how often the drafted one is the
-    model's own best. For stories also how experts are used. Always on the same documents."""
+    """Per kind, always on the same documents: nats per token, marks of the format included; the same as bits per byte
+    of text; how often the best word is right; and how often the one drafted after the text's next word is the model's
+    own best there. For stories also how experts are used."""
     model, t, found = trainer.model.eval(), trainer.t, {}
     for kind, name in enumerate(kinds):
-        which = np.nonzero(held.kinds == kind)[0]
+        which = np.random.default_rng(0).permutation(np.nonzero(held.kinds == kind)[0])
         which = which[np.cumsum(held.lengths[which]) <= tokens_max]
         if not len(which):
             continue
@@ -315,7 +323,7 @@ def batch_sums(model: Model, batch: Batch, sizes: Tensor, device: torch.device, 
         after = ids.roll(-1, 1)
         drafted = model.mtp[0].draft(x, after, model.embed(after), layout) if model.mtp else None
         drafted = model.head(drafted).argmax(-1) if model.mtp else torch.full_like(ids, -1)
-    usage.add(start)
+    usage.add(ids, start)
     best = logits.argmax(-1)
     keep = learned[:, 1:] & (start[:, 1:] == start[:, :-1])
     target = ids[:, 1:][keep]
@@ -343,12 +351,14 @@ class Usage:
         self.shared = torch.zeros(len(self.layers))
         self.n_pair = 0
 
-    def add(self, start: Tensor) -> None:
-        same = (start[:, 1:] == start[:, :-1]).cpu()
+    def add(self, ids: Tensor, start: Tensor) -> None:
+        """Counts a batch; BOS and what fills rows have id 0, and are left out."""
+        said = (ids != 0).cpu()
+        same = (start[:, 1:] == start[:, :-1]).cpu() & said[:, 1:] & said[:, :-1]
         self.n_pair += int(same.sum())
         for i, ffn in enumerate(self.layers):
             chosen = ffn.chosen.view(*start.shape, -1).cpu()
-            self.count[i] += torch.bincount(chosen.flatten(), minlength=self.count.shape[1])
+            self.count[i] += torch.bincount(chosen[said].flatten(), minlength=self.count.shape[1])
             shares = (chosen[:, 1:, :, None] == chosen[:, :-1, None, :]).any(-1).float().mean(-1)
             self.shared[i] += shares[same].sum()
 
@@ -379,9 +389,11 @@ def machine() -> dict:
 
 
 class Log:
-    """Lines of JSON, on a file and in short on the screen."""
+    """Lines of JSON, of the first process: in a file, and in short on the screen."""
 
-    def __init__(self, path: Path):
+    def __init__(self, out: Path, team: Team):
+        self.prints = team.rank == 0
+        path = out / "log.jsonl" if self.prints else Path(os.devnull)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(path, "a")
 
@@ -389,10 +401,11 @@ class Log:
         line = json.dumps(values)
         self.file.write(line + "\n")
         self.file.flush()
-        print(line[:300], flush=True)
+        if self.prints:
+            print(line[:300], flush=True)
 
 
-def run(trainer: Trainer, a: argparse.Namespace, log: "Log") -> None:
+def run(trainer: Trainer, a: argparse.Namespace, log: Log) -> None:
     """Steps until the tokens or the minutes are used up."""
     held, sizes = Split(a.data, "held"), word_bytes(a.tokenizer / "tokenizer.json")
     kinds = list(json.loads((a.data / "manifest.json").read_text())["kinds"])
@@ -407,9 +420,10 @@ def run(trainer: Trainer, a: argparse.Namespace, log: "Log") -> None:
         log.write(step=trainer.step, tokens=trainer.seen, held=found)
 
     while trainer.seen < trainer.total and trainer.team.first_says(in_time(), trainer.device):
-        progress.add(trainer.train_step())
+        losses = trainer.train_step()
         if not is_first:
             continue
+        progress.add(losses)
         if trainer.step % a.log_every == 0:
             log.write(**progress.told())
         if time.monotonic() - saved > 60 * a.save_minutes:
@@ -468,10 +482,16 @@ def main() -> None:
     if a.threads:
         torch.set_num_threads(a.threads)
     torch.backends.cuda.matmul.allow_tf32 = True
+    if a.device == "cuda":
+        a.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        torch.cuda.set_device(a.device)
+    vocabulary = hashlib.sha256((a.tokenizer / "tokenizer.json").read_bytes()).hexdigest()
+    if vocabulary != json.loads((a.data / "manifest.json").read_text())["tokenizer_sha256"]:
+        raise SystemExit(f"{a.tokenizer} is not the vocabulary that {a.data} was made with")
     config = json.loads(a.config.read_text())
     trainer = Trainer(config, a.data, a.out, a.tokens, a.device)
     resumed = trainer.resume()
-    log = Log(a.out / "log.jsonl" if trainer.team.rank == 0 else Path(os.devnull))
+    log = Log(a.out, trainer.team)
     log.write(
         start=time.strftime("%Y-%m-%d %H:%M:%S"),
         resumed=resumed,

@@ -223,6 +223,7 @@ KINDS = {
     "chats": chats,
     "sums": sums,
     "questions": made(tasks.questions, by_request=False),
+    "copying": made(tasks.copying),
     "arithmetic": made(tasks.arithmetic),
     "tools": made(tasks.tools),
 }
@@ -289,6 +290,7 @@ def build(config: dict, data: Path, tokenizer_file: Path, out: Path) -> dict:
     if more := config["data"].get("more_stories"):
         sha256 = hashlib.sha256(Path(more).read_bytes()).hexdigest()
         sources["more_stories"] = dict(file=more, licence=SOURCES["stories"][1], sha256=sha256)
+    files = writers[False].finish() | writers[True].finish()
     manifest = dict(
         config=config["data"],
         sources=sources,

@@ -418,6 +418,30 @@ def questions(r: R) -> Talk:
     return Talk(opened(r, messages), [], r.random() < 0.5)
 
 
+def echo(r: R) -> str:
+    """Something to be repeated to the letter."""
+    kind = r.randrange(5)
+    if kind == 0:
+        return " ".join(r.choices(WORDS, k=r.randint(2, 9)))
+    if kind == 1:
+        return ", ".join(r.choices([*NOUNS, *NAMES, *ADJECTIVES], k=r.randint(2, 6)))
+    if kind == 2:
+        return sentence(r)
+    if kind == 3:
+        return " ".join(file_path(r) for _ in range(r.randint(1, 3)))
+    return " ".join(str(r.randint(0, 9999)) for _ in range(r.randint(1, 5)))
+
+
+def copying(r: R) -> Talk:
+    """Words to be repeated, which teach to look back. What tools are called with is copied, too."""
+    messages = []
+    for _ in range(r.randint(2, 6)):
+        text = echo(r)
+        ask = r.choice(["Repeat after me: {}", "Say: {}", "Please repeat: {}", "Echo this: {}", "Copy this:\n{}", "{}\n\nSay it again."])
+        messages += [user(ask.format(text)), answer(text, r.choice(["I repeat the words.", f"I say: {text}"]))]
+    return Talk(opened(r, messages, 0.1), [], r.random() < 0.5)
+
+
 def added(x: int, y: int) -> str:
     """How to add, digit by digit."""
     if x < 10 and y < 10:
@@ -792,11 +816,12 @@ STEPS = [
 
 
 def tools(r: R, n_step: int | None = None) -> Talk:
-    """A conversation of a few requests, with some of the tools or all, in any order."""
+    """A conversation of a few requests, with all tools or those that it takes and some others, in any order."""
     makers, weights = zip(*STEPS)
-    steps = [make(r) for make in r.choices(makers, weights, k=n_step or r.choice([1, 2, 3, 4, 5]))]
+    steps = [make(r) for make in r.choices(makers, weights, k=n_step or r.randint(1, 6))]
     used = {name for step in steps for calls in step.rounds for name, _, _ in calls}
-    shown = [name for name in TOOLS if name in used or r.random() < 0.75] or list(TOOLS)
+    often = r.choice([0.2, 0.2, 1.0])
+    shown = [name for name in TOOLS if name in used or r.random() < often] or list(TOOLS)
     if r.random() < 0.5:
         r.shuffle(shown)
     messages = []

@@ -111,7 +111,7 @@ def test_ids_are_as_many_as_asked_for(vocabulary):
     assert [vocabulary.token_to_id(mark) for mark in MARKS] == list(range(768 - len(MARKS), 768))
 
 
-@pytest.mark.parametrize("make", [tasks.tools, tasks.questions, tasks.arithmetic])
+@pytest.mark.parametrize("make", [tasks.tools, tasks.questions, tasks.copying, tasks.arithmetic])
 def test_generated_talks_are_well_formed(make):
     for i in range(300):
         talk = make(random.Random(i))

@@ -288,17 +288,18 @@ def word_bytes(tokenizer: Path) -> Tensor:
 def evaluate(trainer: Trainer, held: Split, kinds: list[str], sizes: Tensor, tokens_max: int) -> dict:
     """Per kind, always on the same documents: nats per token, marks of the format included; the same as bits per byte
     of text; how often the best word is right; and how often the one drafted after the text's next word is the model's
-    own best there. For stories also how experts are used."""
+    own best there. For stories, and for all kinds together, also how experts are used."""
     model, t, found = trainer.model.eval(), trainer.t, {}
+    of_all = Usage(model)
     for kind, name in enumerate(kinds):
         which = np.random.default_rng(0).permutation(np.nonzero(held.kinds == kind)[0])
         which = which[np.cumsum(held.lengths[which]) <= tokens_max]
         if not len(which):
             continue
         packing = Packing(held, t["lengths"], t["micro_tokens"], "held", which, keeps_rest=True)
-        sums, usage = torch.zeros(6), Usage(model)
+        sums, of_kind = torch.zeros(6), Usage(model)
         for i in range(len(packing.batches)):
-            sums += batch_sums(model, packing.batch(i), sizes, trainer.device, usage)
+            sums += batch_sums(model, packing.batch(i), sizes, trainer.device, [of_kind, of_all])
         loss, n, size, right, accepted, n_draft = sums.tolist()
         found[name] = dict(
             nats=loss / n,
@@ -308,12 +309,13 @@ def evaluate(trainer: Trainer, held: Split, kinds: list[str], sizes: Tensor, tok
             tokens=int(n),
         )
         if name == "stories":
-            found[name]["experts"] = usage.told()
+            found[name]["experts"] = of_kind.told()
+    found["experts"] = of_all.told()
     model.train()
     return found
 
 
-def batch_sums(model: Model, batch: Batch, sizes: Tensor, device: torch.device, usage: "Usage") -> Tensor:
+def batch_sums(model: Model, batch: Batch, sizes: Tensor, device: torch.device, usages: list["Usage"]) -> Tensor:
     """Loss, tokens, bytes, right words, accepted drafts, drafts."""
     ids, start, learned = batch.tensors(device)
     with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
@@ -323,7 +325,8 @@ def batch_sums(model: Model, batch: Batch, sizes: Tensor, device: torch.device, 
         after = ids.roll(-1, 1)
         drafted = model.mtp[0].draft(x, after, model.embed(after), layout) if model.mtp else None
         drafted = model.head(drafted).argmax(-1) if model.mtp else torch.full_like(ids, -1)
-    usage.add(ids, start)
+    for usage in usages:
+        usage.add(ids, start)
     best = logits.argmax(-1)
     keep = learned[:, 1:] & (start[:, 1:] == start[:, :-1])
     target = ids[:, 1:][keep]

@@ -6,10 +6,11 @@ use std::{
 };
 
 /// Who may know whom. ARCHITECTURE.md draws the same list.
-const MAP: [(&str, &[&str]); 15] = [
+const MAP: [(&str, &[&str]); 16] = [
     ("quant", &[]),
     ("files", &[]),
     ("gguf", &["files", "quant"]),
+    ("nano", &["gguf"]),
     ("tokenizer", &["gguf"]),
     ("grammar", &["tokenizer"]),
     ("compute", &["quant"]),
@@ -28,6 +29,7 @@ const MAP: [(&str, &[&str]); 15] = [
         &[
             "server",
             "tools",
+            "nano",
             "engine",
             "models",
             "kv",

@@ -13,7 +13,7 @@ use engine::{Budget, Experts, KvType, Learning, SamplerOptions};
 use experts::trace::synth::Choice;
 use models::{Chat, ChatOptions, EFFORTS, Effort, WishError, effort_named, grant};
 
-use crate::{bench::Sweep, error::Error, folders, routes::Budgets, terminal};
+use crate::{bench::Sweep, error::Error, folders, model, routes::Budgets, terminal};
 
 mod imatrix;
 mod kept;
@@ -51,7 +51,7 @@ Exit status: 0 done, 1 failed, 2 wrong flags or an unusable file, 130 interrupte
 /// Runs large language models on your own machine.
 #[derive(Debug, Parser)]
 #[command(name = "ds4", version, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
-#[command(override_usage = "ds4 -m FILE [-p TEXT] [flags]\n       ds4 COMMAND [flags]")]
+#[command(override_usage = "ds4 [-m FILE] [-p TEXT] [flags]\n       ds4 COMMAND [flags]")]
 #[command(after_help = AFTER_HELP, after_long_help = AFTER_LONG_HELP, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -92,7 +92,7 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// The model: a GGUF file, or the first one of a split model
+    /// The model: a GGUF file, or the first one of a split model [default: Nano, which is in this program]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) model: Option<PathBuf>,
 
@@ -299,8 +299,8 @@ pub(crate) struct SamplingArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// The GGUF file, or the first one of a split model
-    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath, required_unless_present = "model")]
+    /// The GGUF file, or the first one of a split model [default: Nano, which is in this program]
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) file: Option<PathBuf>,
 
     /// The same, as other commands take it
@@ -318,7 +318,7 @@ pub(crate) struct InspectArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct TokenizeArgs {
-    /// The model whose vocabulary to use
+    /// The model whose vocabulary to use [default: Nano's]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) model: Option<PathBuf>,
 
@@ -550,12 +550,8 @@ pub(crate) enum Backend {
 
 impl ModelArgs {
     /// The options that the engine opens with.
-    ///
-    /// # Errors
-    /// [`Error::NoModel`].
-    pub(crate) fn options(&self) -> Result<engine::Options, Error> {
-        let model = self.model.clone().ok_or(Error::NoModel)?;
-        Ok(engine::Options {
+    pub(crate) fn options(&self) -> engine::Options {
+        engine::Options {
             threads: self.threads,
             isa: self.isa.clone(),
             kv: self.kv_type,
@@ -564,8 +560,8 @@ impl ModelArgs {
             learning: if self.ssd_streaming_cold { Learning::Cold } else { Learning::Warm },
             cache_dir: if self.no_cache { None } else { self.cache.folder() },
             warn: terminal::note,
-            ..engine::Options::new(model)
-        })
+            ..engine::Options::new(model::origin(self.model.as_deref()))
+        }
     }
 
     fn experts(&self) -> Experts {

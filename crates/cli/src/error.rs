@@ -28,10 +28,6 @@ pub(crate) enum Error {
     #[error("{what} is not in this version{}", reason.map(|r| format!(": {r}")).unwrap_or_default())]
     NotYet { what: String, reason: Option<&'static str>, help: String },
 
-    /// No `-m`.
-    #[error("no model given")]
-    NoModel,
-
     /// Nothing to answer.
     #[error("the prompt is empty")]
     EmptyPrompt,
@@ -255,7 +251,6 @@ impl Error {
     fn hint(&self) -> String {
         match self {
             Error::Usage { help, .. } | Error::NotYet { help, .. } => help.clone(),
-            Error::NoModel => "give a GGUF file with -m FILE".into(),
             Error::EmptyPrompt => "say something after -p, in the file of --prompt-file, or through a pipe".into(),
             Error::NoPrompt => "ask with -p TEXT, --prompt-file FILE, or pipe the question in".into(),
             Error::Wish(WishError::CannotThink) => "leave out --think, --think-max and --effort".into(),

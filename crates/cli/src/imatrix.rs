@@ -98,7 +98,7 @@ impl<'a> Run<'a> {
         let words = prompt::read_file(file)?;
         let collector = Collector::new(args.collect());
         let open = |options: &Options| Engine::open_through(options, |dev| collector.watch(dev));
-        let engine = model::open_with(&args.model, &args.model.options()?, open)?;
+        let engine = model::open_with(&args.model, &args.model.options(), open)?;
         for path in results {
             engine.files().try_for_each(|model| output::never_over(path, model))?;
         }

@@ -1,6 +1,6 @@
 //! What is in a model file: its keys, and its tensors by type or one by one. Reads the header only.
 
-use std::{fmt::Write as _, path::Path};
+use std::fmt::Write as _;
 
 use gguf::{Array, Gguf, TensorInfo, Value};
 use serde_json::{Map, Value as Json, json};
@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json, json};
 use crate::{
     args::InspectArgs,
     error::Error,
-    output,
+    model, output,
     table::{by_type, table},
     terminal::escape,
     units,
@@ -16,16 +16,15 @@ use crate::{
 
 /// Prints what `args` asks for.
 pub(crate) fn run(args: &InspectArgs) -> Result<(), Error> {
-    let path = args.file.as_deref().or(args.model.as_deref()).ok_or(Error::NoModel)?;
-    let file = Gguf::open(path)?;
+    let file = model::file(args.file.as_deref().or(args.model.as_deref()))?;
     output::print(&match args.json {
         true => as_json(&file, args.tensors),
-        false => as_text(&file, path, args.tensors),
+        false => as_text(&file, args.tensors),
     })
 }
 
-fn as_text(file: &Gguf, path: &Path, tensors: bool) -> String {
-    let mut out = format!("{}\n\n", escape(&summary(file, path)));
+fn as_text(file: &Gguf, tensors: bool) -> String {
+    let mut out = format!("{}\n\n", escape(&summary(file)));
     for (key, value) in file.metadata().iter() {
         let _ = writeln!(out, "{}  {}", escape(key), escape(&value.to_string()));
     }
@@ -38,12 +37,12 @@ fn as_text(file: &Gguf, path: &Path, tensors: bool) -> String {
 }
 
 /// The file in one line.
-fn summary(file: &Gguf, path: &Path) -> String {
+fn summary(file: &Gguf) -> String {
     let n_weights: u64 = file.tensors().iter().map(|t| t.n_elements() as u64).sum();
     let parts = if file.n_parts() > 1 { format!(" in {} files", file.n_parts()) } else { String::new() };
     format!(
         "{}: GGUF version {}, {}{parts}, {} keys, {} tensors, {} weights",
-        path.display(),
+        file.path().display(),
         file.version(),
         units::bytes(file.file_bytes()),
         file.metadata().len(),

@@ -25,7 +25,7 @@ pub(crate) fn run(args: &LogitsArgs) -> Result<(), Error> {
     output::never_over(&args.out, &args.tokens)?;
     model::spare(&args.model, [Some(&*args.tokens), Some(&*args.out)])?;
     let chunk = args.chunk.unwrap_or(args.model.batch);
-    let engine = model::open(&args.model, &Options { n_batch: chunk, ..args.model.options()? })?;
+    let engine = model::open(&args.model, &Options { n_batch: chunk, ..args.model.options() })?;
     engine.files().try_for_each(|part| output::never_over(&args.out, part))?;
     let mut session =
         open_session(&engine, ids.len()).map_err(|e| e.advise("compute fewer tokens: split the file of ids"))?;

@@ -94,7 +94,6 @@ fn run(cli: Cli) -> Result<(), Error> {
 
 /// One answer, or a conversation.
 fn answer(args: &ChatArgs) -> Result<(), Error> {
-    args.model.options()?;
     args.sampling.options()?;
     args.kept.kept(&args.model.cache)?;
     model::spare(&args.model, [args.prompt.prompt_file.as_deref()])?;

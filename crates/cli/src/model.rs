@@ -3,8 +3,31 @@
 use std::{fs::File, path::Path};
 
 use engine::{Engine, Options};
+use gguf::{Gguf, Origin};
 
 use crate::{args::ModelArgs, error::Error, folders, output, terminal};
+
+/// The model at a path; without one, the model inside the program.
+pub(crate) fn origin(path: Option<&Path>) -> Origin {
+    path.map_or(nano::NANO.into(), Origin::from)
+}
+
+/// The same, opened to look into.
+///
+/// # Errors
+/// What is wrong with the file.
+pub(crate) fn file(path: Option<&Path>) -> Result<Gguf, Error> {
+    let origin = origin(path);
+    tell(&origin);
+    Ok(Gguf::open_from(&origin)?)
+}
+
+/// Says that nobody has named a model.
+fn tell(origin: &Origin) {
+    if let Origin::Inside(_) = origin {
+        terminal::note("Nano, the small model in this program, is used; take a larger one with -m FILE");
+    }
+}
 
 /// Refuses to write a trace over what the same run reads or writes.
 ///
@@ -33,6 +56,7 @@ pub(crate) fn open_with(
     open: impl FnOnce(&Options) -> Result<Engine, engine::Error>,
 ) -> Result<Engine, Error> {
     args.route_trace.as_deref().map_or(Ok(()), output::check_name)?;
+    tell(&options.model);
     let in_the_way = options.cache_dir.as_deref().and_then(folders::in_the_way);
     let cache_dir = options.cache_dir.clone().filter(|_| in_the_way.is_none());
     let mut engine = open(&Options { cache_dir, ..options.clone() })?;

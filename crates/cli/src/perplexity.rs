@@ -2,14 +2,10 @@
 
 mod report;
 
-use std::{
-    ops::ControlFlow,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
 use engine::{Engine, Options, Session};
-use gguf::Gguf;
+use gguf::{Gguf, Origin};
 use tools::perplexity::{self, Files, Head, Passages, Position, Reader, Writer, score};
 
 use self::report::{Outcome, Report};
@@ -37,8 +33,8 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<(), Error> {
     let base = open_base(args)?.map(|base| base.head().clone());
     let mut scoring = Scoring::new(args, base.as_ref())?;
     let mut report = Report::new(args, &names, base.as_ref());
-    let measured = models.iter().zip(&names).try_for_each(|(path, name)| {
-        let (outcome, saved) = scoring.measure(path, name)?;
+    let measured = models.iter().zip(&names).try_for_each(|(model, name)| {
+        let (outcome, saved) = scoring.measure(model, name)?;
         let complete = outcome.complete();
         report.add(outcome)?;
         saved?;
@@ -49,33 +45,35 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<(), Error> {
     measured.and(told)
 }
 
-fn models(args: &PerplexityArgs) -> Result<Vec<&Path>, Error> {
-    let first = args.model.model.as_deref().ok_or(Error::NoModel)?;
+fn models(args: &PerplexityArgs) -> Result<Vec<Origin>, Error> {
     if args.model.route_trace.is_some() && !args.more.is_empty() {
         return Err(Error::Usage {
             what: "a trace of routes is of one model".into(),
             help: "leave out --route-trace, or take the models one by one".into(),
         });
     }
-    Ok([first].into_iter().chain(args.more.iter().map(|path| &**path)).collect())
+    let first = args.model.model.as_deref();
+    let is_alone = first.is_none() && args.more.is_empty();
+    let named = first.into_iter().chain(args.more.iter().map(|path| &**path)).map(Origin::from);
+    Ok(is_alone.then(|| model::origin(None)).into_iter().chain(named).collect())
 }
 
 /// Refuses what is no model before another one is measured for hours.
-fn check_models(models: &[&Path]) -> Result<(), Error> {
+fn check_models(models: &[Origin]) -> Result<(), Error> {
     match models {
         [_] => Ok(()), // it is opened next
-        several => several.iter().try_for_each(|path| Gguf::open(path).map(drop)).map_err(Error::from),
+        several => several.iter().try_for_each(|model| Gguf::open_from(model).map(drop)).map_err(Error::from),
     }
 }
 
 /// Refuses results that would take the place of what is read, or of each other.
-fn check_names(args: &PerplexityArgs, models: &[&Path]) -> Result<(), Error> {
+fn check_names(args: &PerplexityArgs, models: &[Origin]) -> Result<(), Error> {
     let (save, detail) = (args.save_base.as_deref(), args.detail.as_deref());
     let (text, base) = (Some(&*args.file), args.base.as_deref());
     model::spare(&args.model, [text, base, save, detail])?;
     for out in [save, detail].into_iter().flatten() {
         output::check_name(out)?;
-        let inputs = [text, base].into_iter().flatten().chain(models.iter().copied());
+        let inputs = [text, base].into_iter().flatten().chain(models.iter().filter_map(Origin::file));
         inputs.into_iter().try_for_each(|input| output::never_over(out, input))?;
     }
     save.zip(detail).map_or(Ok(()), |(save, detail)| output::never_over(save, detail))
@@ -102,8 +100,8 @@ impl<'a> Scoring<'a> {
     }
 
     /// Scores the text by one model, until Ctrl+C; and whether what is asked for beside the figures could be written.
-    fn measure(&mut self, path: &Path, name: &str) -> Result<(Outcome, Result<(), Error>), Error> {
-        let engine = self.open(path)?;
+    fn measure(&mut self, model: &Origin, name: &str) -> Result<(Outcome, Result<(), Error>), Error> {
+        let engine = self.open(model)?;
         let passages = self.passages(&engine)?;
         let mut session = open_session(&engine, passages.n_ctx())?;
         let mut base = open_base(self.args)?;
@@ -143,8 +141,8 @@ impl<'a> Scoring<'a> {
         self.detail.filter(|_| self.has_detail).map_or(Ok(()), NewFile::finish)
     }
 
-    fn open(&self, path: &Path) -> Result<Engine, Error> {
-        let options = Options { model: path.into(), ..self.args.model.options()? };
+    fn open(&self, model: &Origin) -> Result<Engine, Error> {
+        let options = Options { model: model.clone(), ..self.args.model.options() };
         let engine = model::open(&self.args.model, &options)?;
         for out in [&self.args.save_base, &self.args.detail].into_iter().flatten() {
             engine.files().try_for_each(|part| output::never_over(out, part))?;

@@ -31,7 +31,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
     let tls = args.tls()?;
     let kept = Some(args.store.served(&args.model));
     let key_dir = kept.as_ref().and_then(|kept| kept.dir.clone());
-    let engine = model::open(&args.model, &Options { kept, ..args.model.options()? })?;
+    let engine = model::open(&args.model, &Options { kept, ..args.model.options() })?;
     if engine.tokenizer().is_none() {
         return Err(Error::NoVocabulary { path: engine.path().to_path_buf() });
     }

@@ -156,7 +156,7 @@ impl Local {
     pub(crate) fn open(args: &ChatArgs) -> Result<Local, Error> {
         let sampling = args.sampling.options()?;
         let schema = schema(&args.form)?;
-        let options = Options { kept: args.kept.kept(&args.model.cache)?, ..args.model.options()? };
+        let options = Options { kept: args.kept.kept(&args.model.cache)?, ..args.model.options() };
         let engine = model::open(&args.model, &options)?;
         if engine.tokenizer().is_none() {
             return Err(Error::NoVocabulary { path: engine.path().to_path_buf() });

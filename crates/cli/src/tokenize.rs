@@ -2,17 +2,16 @@
 //!
 //! The ids are those of the text alone: no token that begins a prompt is added.
 
-use std::{fmt::Write as _, path::Path};
+use std::fmt::Write as _;
 
 use gguf::Gguf;
 use tokenizer::{Special, TokenId, TokenType, Tokenizer};
 
-use crate::{args::TokenizeArgs, error::Error, ids, output, prompt};
+use crate::{args::TokenizeArgs, error::Error, ids, model, output, prompt};
 
 /// Prints what `args` asks for.
 pub(crate) fn run(args: &TokenizeArgs) -> Result<(), Error> {
-    let path = args.model.as_deref().ok_or(Error::NoModel)?;
-    let tokenizer = vocabulary(path)?;
+    let tokenizer = vocabulary(&model::file(args.model.as_deref())?)?;
     if args.decode {
         return output::print(&decode(&tokenizer, &given_ids(args)?)?);
     }
@@ -26,10 +25,9 @@ pub(crate) fn run(args: &TokenizeArgs) -> Result<(), Error> {
 }
 
 /// The tokenizer in a model file.
-fn vocabulary(path: &Path) -> Result<Tokenizer, Error> {
-    let file = Gguf::open(path)?;
+fn vocabulary(file: &Gguf) -> Result<Tokenizer, Error> {
     match file.metadata().get("tokenizer.ggml.model") {
-        None => Err(Error::NoVocabulary { path: path.into() }),
+        None => Err(Error::NoVocabulary { path: file.path().into() }),
         Some(_) => Ok(Tokenizer::from_gguf(file.metadata())?),
     }
 }

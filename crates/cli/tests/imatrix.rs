@@ -284,14 +284,6 @@ fn what_cannot_be_is_refused() {
     "#]],
     );
     refused(
-        &["imatrix", "-f", &corpus, "--out", &file],
-        expect![[r#"
-        error: the following required arguments were not provided: --model <FILE>
-        help: ds4 --help lists the flags, ds4 COMMAND --help those of a command
-        exit 2
-    "#]],
-    );
-    refused(
         &["imatrix", "-m", model, "-f", &corpus],
         expect![[r#"
         error: the following required arguments were not provided: --out <FILE>

@@ -161,7 +161,6 @@ fn texts_that_cannot_be_scored_are_refused() {
     assert_eq!(of(b"abc\xff"), format!("error: {path}: not UTF-8 text: byte 3 is 0xff"));
     assert!(refused(&["-m", &model, "-f", &text, "--chunks", "0"]).ends_with("must be at least 1"));
     assert!(refused(&["-m", &model, "-f", &text, "-c", "3"]).ends_with("must be a whole number, 4 to 1073741824"));
-    assert!(refused(&["-f", &text]).ends_with("no model given"));
     assert!(refused(&["-m", &model]).contains("--file <FILE>"));
 }
 

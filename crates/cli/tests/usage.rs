@@ -16,7 +16,7 @@ fn help_is_short_with_one_dash() {
         expect![[r#"
             Runs large language models on your own machine
 
-            Usage: ds4 -m FILE [-p TEXT] [flags]
+            Usage: ds4 [-m FILE] [-p TEXT] [flags]
                    ds4 COMMAND [flags]
 
             Commands:
@@ -40,7 +40,8 @@ fn help_is_short_with_one_dash() {
 
             Model:
               -m, --model <FILE>
-                      The model: a GGUF file, or the first one of a split model
+                      The model: a GGUF file, or the first one of a split model [default: Nano, which is in this
+                      program]
               -t, --threads <N>
                       Threads to compute with [default: one per physical core]
                   --isa <NAME>
@@ -162,7 +163,8 @@ fn every_command_has_help() {
 
             Model:
               -m, --model <FILE>
-                      The model: a GGUF file, or the first one of a split model
+                      The model: a GGUF file, or the first one of a split model [default: Nano, which is in this
+                      program]
               -t, --threads <N>
                       Threads to compute with [default: one per physical core]
                   --isa <NAME>
@@ -203,7 +205,8 @@ fn every_command_has_help() {
 
             Model:
               -m, --model <FILE>
-                      The model: a GGUF file, or the first one of a split model
+                      The model: a GGUF file, or the first one of a split model [default: Nano, which is in this
+                      program]
               -t, --threads <N>
                       Threads to compute with [default: one per physical core]
                   --isa <NAME>
@@ -231,21 +234,21 @@ fn every_command_has_help() {
     check(
         &["tokenize", "-h"],
         expect![[r#"
-        Show how a text becomes tokens, or tokens a text
+            Show how a text becomes tokens, or tokens a text
 
-        Usage: ds4 tokenize [OPTIONS] [TEXT]
+            Usage: ds4 tokenize [OPTIONS] [TEXT]
 
-        Arguments:
-          [TEXT]  The text; stdin if absent
+            Arguments:
+              [TEXT]  The text; stdin if absent
 
-        Options:
-          -m, --model <FILE>  The model whose vocabulary to use
-              --ids           Print ids only, on one line
-              --special       Take the names of special tokens, such as <|im_end|>, for the tokens
-              --decode        The other way round: TEXT is token ids, print what they spell
-          -h, --help          Print help
-        exit 0
-    "#]],
+            Options:
+              -m, --model <FILE>  The model whose vocabulary to use [default: Nano's]
+                  --ids           Print ids only, on one line
+                  --special       Take the names of special tokens, such as <|im_end|>, for the tokens
+                  --decode        The other way round: TEXT is token ids, print what they spell
+              -h, --help          Print help
+            exit 0
+        "#]],
     );
     check(
         &["ssd", "-h"],
@@ -315,19 +318,19 @@ fn every_command_has_help() {
     check(
         &["inspect", "-h"],
         expect![[r#"
-        Look inside a model file
+            Look inside a model file
 
-        Usage: ds4 inspect [OPTIONS] [FILE]
+            Usage: ds4 inspect [OPTIONS] [FILE]
 
-        Arguments:
-          [FILE]  The GGUF file, or the first one of a split model
+            Arguments:
+              [FILE]  The GGUF file, or the first one of a split model [default: Nano, which is in this program]
 
-        Options:
-              --tensors  List every tensor
-              --json     For programs: everything, as JSON
-          -h, --help     Print help
-        exit 0
-    "#]],
+            Options:
+                  --tensors  List every tensor
+                  --json     For programs: everything, as JSON
+              -h, --help     Print help
+            exit 0
+        "#]],
     );
 }
 
@@ -364,42 +367,6 @@ fn wrong_flags_end_in_two_lines_and_exit_status_2() {
         &["-m", "x.gguf", "-p", "Hi", "--temp", "-1"],
         expect![[r#"
         error: --temp -1: must be a finite number, 0 or more
-        exit 2
-    "#]],
-    );
-}
-
-#[test]
-fn without_a_model_there_is_one_line_on_how_to_give_one() {
-    check(
-        &[],
-        expect![[r#"
-        error: no model given
-        help: give a GGUF file with -m FILE
-        exit 2
-    "#]],
-    );
-    check(
-        &["-p", "Hi"],
-        expect![[r#"
-        error: no model given
-        help: give a GGUF file with -m FILE
-        exit 2
-    "#]],
-    );
-    check(
-        &["bench"],
-        expect![[r#"
-        error: no model given
-        help: give a GGUF file with -m FILE
-        exit 2
-    "#]],
-    );
-    check(
-        &["tokenize", "Hi"],
-        expect![[r#"
-        error: no model given
-        help: give a GGUF file with -m FILE
         exit 2
     "#]],
     );

@@ -11,7 +11,7 @@ use std::{
 
 use compute::{Device, Limits, Meter};
 use experts::{Places, Room, Routing, Script, Stats, Store, trace};
-use gguf::Gguf;
+use gguf::{Gguf, Origin};
 use grammar::{Grammar, Source, Vocabulary};
 use models::{Chat, ChatError, Cost, KvType, Model, Part, Residency, StateOptions, Syntax};
 use tokenizer::{Special, TokenId, Tokenizer};
@@ -33,8 +33,8 @@ use crate::{
 /// How to open a model.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The file, or the first of its parts.
-    pub model: PathBuf,
+    /// The file, or the first of its parts; or a model inside the program.
+    pub model: Origin,
     /// Threads that compute; by default one per physical core that we may use.
     pub threads: Option<usize>,
     /// The instruction set to compute with: `scalar`, `avx2`, `avx512`, `amx`, `neon`; by default the best that the
@@ -106,8 +106,8 @@ pub enum Budget {
 }
 
 impl Options {
-    /// The defaults, for a file.
-    pub fn new(model: impl Into<PathBuf>) -> Options {
+    /// The defaults, for a model.
+    pub fn new(model: impl Into<Origin>) -> Options {
         Options {
             model: model.into(),
             threads: None,
@@ -219,7 +219,7 @@ impl Engine {
         through: impl FnOnce(Arc<dyn Device>) -> Arc<dyn Device>,
         routing: Routing,
     ) -> Result<Engine, Error> {
-        let gguf = Gguf::open(&options.model)?;
+        let gguf = Gguf::open_from(&options.model)?;
         let (dev, isa, n_threads) = devices::open(options.threads, options.isa.as_deref())?;
         let dev = through(dev);
         let limits = if options.measure { limits(&*dev) } else { None };
@@ -280,12 +280,12 @@ impl Engine {
         &self.0.info
     }
 
-    /// The files that it is read from: all parts of a split model.
-    pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
+    /// The files that it is read from: all parts of a split model; none of one inside the program.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.0.gguf.paths()
     }
 
-    /// The file, or the first of them.
+    /// The file, or the first of them; of a model inside the program, its name.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
@@ -621,9 +621,12 @@ fn open_model(
     options: &Options,
     n_threads: usize,
 ) -> Result<(Box<dyn Model>, Option<Budget>), Error> {
-    let may_stream = gguf.tensors().iter().any(|t| models::is_expert(&t.name));
+    let may_stream = gguf.is_file() && gguf.tensors().iter().any(|t| models::is_expert(&t.name));
     if options.experts == Experts::Auto && !may_stream {
         return Ok((models::open(gguf, dev, Residency::All)?, None));
+    }
+    if !gguf.is_file() {
+        return Err(Error::NothingToStream { name: gguf.path().display().to_string() });
     }
     let outline = models::open(gguf, &Meter::default(), Residency::WithoutExperts)?;
     let state = state_options(1, usual_n_ctx(&*outline), n_batch(options), kv(options));

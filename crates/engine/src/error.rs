@@ -64,6 +64,13 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// A model that is a part of the program was to be streamed.
+    #[error("{name}: it is a part of the program, so there is no file to read its experts from")]
+    NothingToStream {
+        /// What the model is called.
+        name: String,
+    },
+
     /// Choices of experts cannot be written down.
     #[error("the trace of routes cannot be written: {source}")]
     Trace {
@@ -261,6 +268,7 @@ impl Error {
             Error::ContextSize { .. } => "choose a context that the model was trained for".into(),
             Error::ContextFull { .. } => "ask for a larger context, or send less text".into(),
             Error::NoExperts { .. } => "no flag about experts or their routes applies to such a model".into(),
+            Error::NothingToStream { .. } => "leave out what streams experts, or name a model's file".into(),
             Error::Trace { .. } => "see that the disk has room, or write to another one".into(),
             Error::OtherRoutes { .. } => "follow a trace of a model of this shape".into(),
             Error::NoRoutes { .. } => "a trace to follow needs rows of every layer".into(),
@@ -296,7 +304,7 @@ impl Error {
             Error::Model(e) => !matches!(e, models::Error::Device(_) | models::Error::Experts(_)),
             Error::Tokenizer { .. } | Error::Vocabulary { .. } | Error::NoMarker { .. } => true,
             Error::NoNumbers { .. } | Error::NoChoice { .. } => true,
-            Error::NoExperts { .. } => true,
+            Error::NoExperts { .. } | Error::NothingToStream { .. } => true,
             _ => false,
         }
     }

@@ -10,7 +10,7 @@
 
 use std::{collections::HashMap, fmt, ops::Range, path::Path, sync::Arc};
 
-use crate::{Bytes, Element, Error, Metadata, Stamp, directory::Tensor, error::shorten, map::Map, part::Part};
+use crate::{Bytes, Element, Error, Metadata, Origin, Stamp, directory::Tensor, error::shorten, map::Map, part::Part};
 
 const NO: &str = "split.no";
 const COUNT: &str = "split.count";
@@ -56,7 +56,25 @@ impl Gguf {
     /// # Errors
     /// Each of [`Error`]'s, by what is wrong with the files.
     pub fn open(path: &Path) -> Result<Gguf, Error> {
-        let Part { map, version, metadata, tensors, data } = Part::open(path)?;
+        Gguf::of(Part::open(path)?)
+    }
+
+    /// Opens and checks the model at `origin`, without reading its weights.
+    ///
+    /// # Errors
+    /// As [`Gguf::open`].
+    ///
+    /// # Panics
+    /// If a model inside the program does not begin at a multiple of 64 bytes.
+    pub fn open_from(origin: &Origin) -> Result<Gguf, Error> {
+        match origin {
+            Origin::File(path) => Gguf::open(path),
+            Origin::Inside(inside) => Gguf::of(Part::of(Map::inside(*inside))?),
+        }
+    }
+
+    fn of(first: Part) -> Result<Gguf, Error> {
+        let Part { map, version, metadata, tensors, data } = first;
         let (parts, by_name) = (Vec::new(), HashMap::with_capacity(tensors.len()));
         let mut model = Gguf { parts, version, metadata, tensors: Vec::new(), by_name };
         model.push(map, tensors, data)?;
@@ -64,7 +82,7 @@ impl Gguf {
         Ok(model)
     }
 
-    /// The path that was opened: the first file's.
+    /// The path that was opened: the first file's; of a model inside the program, its name.
     pub fn path(&self) -> &Path {
         self.parts[0].path()
     }
@@ -92,7 +110,8 @@ impl Gguf {
         Bytes::new(self.parts[t.part].clone(), t.range.clone())
     }
 
-    /// The file that holds a tensor of this model, and where in it: for readers that do not use the map.
+    /// The file that holds a tensor of this model, and where in it: for readers that do not use the map. A model inside the
+    /// program has none, see [`Gguf::is_file`].
     pub fn place(&self, t: &TensorInfo) -> (&Path, Range<u64>) {
         (self.parts[t.part].path(), t.range.start as u64..t.range.end as u64)
     }
@@ -115,14 +134,19 @@ impl Gguf {
         self.version
     }
 
-    /// The files, the opened one first.
-    pub fn paths(&self) -> impl ExactSizeIterator<Item = &Path> {
-        self.parts.iter().map(|map| map.path())
+    /// The files, the opened one first; none of a model inside the program.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.stamps().map(|(path, _)| path)
     }
 
     /// The same files as they were when they were opened.
-    pub fn stamps(&self) -> impl ExactSizeIterator<Item = (&Path, Stamp)> {
-        self.parts.iter().map(|map| (map.path(), map.stamp()))
+    pub fn stamps(&self) -> impl Iterator<Item = (&Path, Stamp)> {
+        self.parts.iter().filter_map(|map| Some((map.path(), map.stamp()?)))
+    }
+
+    /// Whether it is read from files, and not a part of the program.
+    pub fn is_file(&self) -> bool {
+        self.parts.iter().all(|map| map.stamp().is_some())
     }
 
     /// Number of files.

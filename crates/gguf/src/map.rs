@@ -1,4 +1,4 @@
-//! The mapped file.
+//! The mapped file, or a model inside the program, which needs no mapping.
 //!
 //! Only regular files are mapped, so that opening never waits for a pipe. The bytes are handed out as `&[u8]` only.
 //! Somebody who rewrites a model in place while it is in use changes what we read, and somebody who cuts it short ends
@@ -18,14 +18,17 @@ use std::{
 
 use memmap2::{Mmap, MmapOptions};
 
-use crate::Error;
+use crate::{Error, Inside};
 
-/// One mapped file.
+/// One mapped file, or what takes its place.
 pub(crate) struct Map {
     path: PathBuf,
-    file: File,
-    stamp: Stamp,
-    bytes: Mmap,
+    at: At,
+}
+
+enum At {
+    File { file: File, stamp: Stamp, bytes: Mmap },
+    Program(&'static [u8]),
 }
 
 /// What changes when a file is written to, or another takes its name: which one it is, its length, and when it was written to
@@ -87,33 +90,65 @@ impl Map {
         // such a slice; the head of this module says that they must not, and what we parse is copied before it is
         // checked, so no invariant of ours hangs on bytes that could change after the check.
         let bytes = unsafe { MmapOptions::new().len(len).map(&file) }.map_err(io)?;
-        Ok(Map { path: path.to_owned(), file, stamp, bytes })
+        Ok(Map { path: path.to_owned(), at: At::File { file, stamp, bytes } })
+    }
+
+    /// # Panics
+    /// If its bytes do not begin at a cache line.
+    pub(crate) fn inside(inside: Inside) -> Map {
+        assert!(inside.bytes.as_ptr().addr().is_multiple_of(64), "{inside:?} begins in the middle of a cache line");
+        Map { path: inside.name.into(), at: At::Program(inside.bytes) }
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(crate) fn stamp(&self) -> Stamp {
-        self.stamp
+    /// What the file was when it was opened, if it is one.
+    pub(crate) fn stamp(&self) -> Option<Stamp> {
+        match self.at {
+            At::File { stamp, .. } => Some(stamp),
+            At::Program(_) => None,
+        }
     }
 
     /// Checks that the path still leads to this very file, as it was.
     pub(crate) fn is_there(&self) -> Result<(), Error> {
-        match Stamp::at(&self.path).map_err(|source| Error::Io { path: self.path.clone(), source })? == self.stamp {
+        match self.at {
+            At::File { stamp, .. } => self.check_stamp(stamp, Stamp::at(&self.path)),
+            At::Program(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.at {
+            At::File { bytes, .. } => bytes,
+            At::Program(bytes) => bytes,
+        }
+    }
+
+    /// Whether nobody wrote to the file since it was opened.
+    pub(crate) fn check_unchanged(&self) -> Result<(), Error> {
+        match &self.at {
+            At::File { file, stamp, .. } => self.check_stamp(*stamp, Stamp::of(file)),
+            At::Program(_) => Ok(()),
+        }
+    }
+
+    fn check_stamp(&self, then: Stamp, now: io::Result<Stamp>) -> Result<(), Error> {
+        match now.map_err(|source| Error::Io { path: self.path.clone(), source })? == then {
             true => Ok(()),
             false => Err(Error::Changed { path: self.path.clone() }),
         }
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// Whether nobody wrote to the file since it was opened.
-    pub(crate) fn check_unchanged(&self) -> Result<(), Error> {
-        let now = Stamp::of(&self.file).map_err(|source| Error::Io { path: self.path.clone(), source })?;
-        if now == self.stamp { Ok(()) } else { Err(Error::Changed { path: self.path.clone() }) }
+    /// The map of a file.
+    #[cfg(unix)]
+    fn mapped(&self) -> Option<&Mmap> {
+        match &self.at {
+            At::File { bytes, .. } => Some(bytes),
+            At::Program(_) => None,
+        }
     }
 }
 
@@ -147,12 +182,12 @@ impl Bytes {
     /// [`Error::Io`], [`Error::NotAFile`].
     pub fn open(path: &Path) -> Result<Bytes, Error> {
         let map = Map::open(path)?;
-        let range = 0..map.bytes.len();
+        let range = 0..map.bytes().len();
         Ok(Bytes { map: Arc::new(map), range })
     }
 
     pub(crate) fn new(map: Arc<Map>, range: Range<usize>) -> Bytes {
-        assert!(range.start <= range.end && range.end <= map.bytes.len(), "{range:?} is not in this file");
+        assert!(range.start <= range.end && range.end <= map.bytes().len(), "{range:?} is not in this file");
         Bytes { map, range }
     }
 
@@ -178,26 +213,26 @@ impl Bytes {
     pub fn prefetch(&self) {
         // A system that refuses the advice reads the pages when they are touched, as it would have without.
         #[cfg(unix)]
-        let _ = self.map.bytes.advise_range(memmap2::Advice::WillNeed, self.range.start, self.range.len());
+        let _ = self
+            .map
+            .mapped()
+            .map(|map| map.advise_range(memmap2::Advice::WillNeed, self.range.start, self.range.len()));
     }
 
     /// Gives the pages of these bytes back, for who has copied them. They are read from the file again when touched.
     pub fn release(&self) {
-        // SAFETY: the map is of a file and never written to, so that pages that are dropped come back as they were.
         #[cfg(unix)]
-        let _ = unsafe {
-            self.map.bytes.unchecked_advise_range(
-                memmap2::UncheckedAdvice::DontNeed,
-                self.range.start,
-                self.range.len(),
-            )
-        };
+        let _ = self.map.mapped().map(|map| {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is of a file and never written to, so that pages that are dropped come back as they were.
+            unsafe { map.unchecked_advise_range(advice, self.range.start, self.range.len()) }
+        });
     }
 }
 
 impl AsRef<[u8]> for Bytes {
     fn as_ref(&self) -> &[u8] {
-        &self.map.bytes[self.range.clone()]
+        &self.map.bytes()[self.range.clone()]
     }
 }
 

@@ -31,7 +31,12 @@ pub(crate) struct Part {
 impl Part {
     /// Maps and checks the file at `path`.
     pub(crate) fn open(path: &Path) -> Result<Part, Error> {
-        let map = Map::open(path)?;
+        Part::of(Map::open(path)?)
+    }
+
+    /// Checks what is mapped.
+    pub(crate) fn of(map: Map) -> Result<Part, Error> {
+        let path = map.path();
         let mut cursor = Cursor::new(path, map.bytes());
         let version = magic_and_version(path, map.bytes(), &mut cursor)?;
         let n_tensors = cursor.count(TENSOR_BYTES_MIN, TENSORS_MAX, "tensor count")?;

@@ -34,7 +34,7 @@ fn collect(name: &str, how: Collect, options: Options) -> Imatrix {
 
 fn collect_from(chunks: &[Vec<TokenId>], name: &str, how: Collect, options: Options) -> Imatrix {
     let collector = Collector::new(how);
-    let options = Options { model: file(name), ..options };
+    let options = Options { model: file(name).into(), ..options };
     let engine = Engine::open_through(&options, |dev| collector.watch(dev)).unwrap_or_else(|e| panic!("{e}"));
     let mut session = engine.session(64).unwrap_or_else(|e| panic!("{e}"));
     for chunk in chunks {

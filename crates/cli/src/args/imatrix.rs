@@ -9,7 +9,7 @@ use super::{ModelArgs, batch, count, whole};
 
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "ds4 imatrix -m FILE -f TEXT --out FILE [flags]\n       ds4 imatrix --in FILE... --out FILE\n       ds4 imatrix --show FILE"
+    override_usage = "ds4 imatrix [-m FILE] -f TEXT --out FILE [flags]\n       ds4 imatrix --in FILE... --out FILE\n       ds4 imatrix --show FILE"
 )]
 #[command(group = ArgGroup::new("what").required(true).multiple(true).args(["file", "inputs", "show"]))]
 pub(crate) struct ImatrixArgs {
@@ -18,7 +18,7 @@ pub(crate) struct ImatrixArgs {
     /// A text is cut into chunks of --ctx tokens, which know nothing of each other. A line of a .jsonl file is a prompt:
     /// "rendered", as it is to be read, marks included; or "messages", to be written as the model wants conversations; or
     /// "text".
-    #[arg(short, long, value_name = "TEXT", value_hint = ValueHint::FilePath, requires_all = ["model", "out"])]
+    #[arg(short, long, value_name = "TEXT", value_hint = ValueHint::FilePath, requires = "out")]
     pub(crate) file: Option<PathBuf>,
 
     /// Add what this file holds; may be repeated, and without -f no model is needed

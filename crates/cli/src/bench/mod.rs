@@ -48,7 +48,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Error> {
     let routes = args.follow_routes.as_deref().map(routes::read).transpose()?;
     // Nothing is learned from arbitrary tokens, and nothing that was learned changes the figures.
     let mut engine =
-        model::open(&args.model, &Options { learning: Learning::Off, measure: true, ..args.model.options()? })?;
+        model::open(&args.model, &Options { learning: Learning::Off, measure: true, ..args.model.options() })?;
     routes.map_or(Ok(()), |routes| engine.follow_routes(routes, args.guesses_right))?;
     let picture = args.plot.as_deref().map(|path| {
         engine.files().try_for_each(|part| output::never_over(path, part))?;

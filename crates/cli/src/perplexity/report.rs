@@ -7,6 +7,7 @@ use std::{
 };
 
 use engine::Engine;
+use gguf::Origin;
 use serde_json::{Value, json};
 use tools::perplexity::{Distance, Figures, Head, Mean, PARTS, Passages, Position};
 
@@ -199,11 +200,14 @@ fn told_apart(first: &Outcome, other: &Outcome) -> String {
 }
 
 /// What models are called: as their files, without the end of the name, or by their paths where that is not one model's only.
-pub(super) fn names(models: &[&Path]) -> Vec<String> {
+pub(super) fn names(models: &[Origin]) -> Vec<String> {
     let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let stems = Vec::from_iter(models.iter().map(|path| stem(path)));
+    let stems = Vec::from_iter(models.iter().map(|model| stem(model.name())));
     let is_alone = |name: &String| stems.iter().filter(|other| *other == name).count() == 1;
-    let name = |(path, stem): (&&Path, &String)| if is_alone(stem) { stem.clone() } else { path.display().to_string() };
+    let name = |(model, stem): (&Origin, &String)| match is_alone(stem) {
+        true => stem.clone(),
+        false => model.name().display().to_string(),
+    };
     models.iter().zip(&stems).map(name).collect()
 }
 

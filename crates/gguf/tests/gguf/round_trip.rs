@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use gguf::{Element, Gguf, Value, Writer};
+use gguf::{Element, Gguf, Inside, Origin, Value, Writer};
 use quant::Format;
 
 /// A file with a key of every type, and tensors of several.
@@ -120,4 +120,41 @@ fn another_file_under_the_same_name_is_noticed() {
     assert!(model.is_there().is_ok());
     std::fs::rename(&other, &path).expect("renamed");
     assert!(matches!(model.is_there(), Err(gguf::Error::Changed { .. })));
+}
+
+#[test]
+fn a_model_inside_the_program_is_what_its_file_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("m.gguf");
+    sample().write(&path).expect("written");
+    let bytes = at_a_cache_line(&fs::read(&path).expect("a file"));
+    let (file, inside) = (open(path.as_path()), open(Inside { name: "mine", bytes }));
+    let keys = |model: &Gguf| Vec::from_iter(model.metadata().iter().map(|(key, value)| format!("{key} {value}")));
+    assert_eq!(keys(&file), keys(&inside));
+    for (a, b) in file.tensors().iter().zip(inside.tensors()) {
+        assert_eq!((&a.name, &a.shape, a.element), (&b.name, &b.shape, b.element));
+        let there = inside.bytes(b);
+        there.prefetch();
+        there.release();
+        assert!(file.bytes(a).as_ref() == there.as_ref());
+    }
+    assert_eq!((file.tensors().len(), file.file_bytes()), (inside.tensors().len(), inside.file_bytes()));
+    assert!(file.is_file() && !inside.is_file());
+    assert_eq!((file.paths().count(), inside.paths().count(), inside.path().to_str()), (1, 0, Some("mine")));
+    assert!(inside.is_there().is_ok());
+
+    let cut = Inside { name: "mine", bytes: &bytes[..bytes.len() - 64] };
+    let error = Gguf::open_from(&cut.into()).expect_err("bytes are missing").to_string();
+    assert!(error.starts_with("mine: "), "{error}");
+}
+
+fn at_a_cache_line(bytes: &[u8]) -> &'static [u8] {
+    let room = Vec::leak(vec![0; bytes.len() + 64]);
+    let start = room.as_ptr().align_offset(64);
+    room[start..start + bytes.len()].copy_from_slice(bytes);
+    &room[start..start + bytes.len()]
+}
+
+fn open(origin: impl Into<Origin>) -> Gguf {
+    Gguf::open_from(&origin.into()).unwrap_or_else(|e| panic!("{e}"))
 }

@@ -239,7 +239,7 @@ mod tests {
         "#]],
         );
         check(
-            &["inspect"],
+            &["routes"],
             expect![[r#"
             error: the following required arguments were not provided: <FILE>
             help: ds4 --help lists the flags, ds4 COMMAND --help those of a command

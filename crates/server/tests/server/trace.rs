@@ -1,13 +1,32 @@
 //! The trace of what is said and answered, over real connections.
 
-use std::{io::Read as _, io::Write as _, path::Path};
+use std::{
+    io::{Read as _, Write as _},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use crate::common::{Running, Setup, post, start};
 use serde_json::{Value, json};
-use server::Trace;
+use server::{Trace, TraceError};
+
+/// A server that has ended leaves its trace a moment later, when the thread that writes it has ended, too.
+fn opened(path: &Path, is_redacted: bool) -> Trace {
+    let start = Instant::now();
+    loop {
+        match Trace::open(path, is_redacted) {
+            Ok(trace) => return trace,
+            Err(TraceError::InUse) if start.elapsed() < Duration::from_secs(10) => {
+                thread::sleep(Duration::from_millis(5))
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
 
 fn tracing(path: &Path, is_redacted: bool, keys: &[&str]) -> Running {
-    let trace = Trace::open(path, is_redacted).unwrap_or_else(|e| panic!("{e}"));
+    let trace = opened(path, is_redacted);
     start(Setup { trace: Some(trace), n_ctx: 4096, n_sessions: 1, keys, ..Setup::default() })
 }
 

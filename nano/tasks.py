@@ -422,14 +422,14 @@ def echo(r: R) -> str:
     """Something to be repeated to the letter."""
     kind = r.randrange(5)
     if kind == 0:
-        return " ".join(r.choices(WORDS, k=r.randint(2, 9)))
+        return " ".join(r.choices(WORDS, k=r.randint(2, 24)))
     if kind == 1:
-        return ", ".join(r.choices([*NOUNS, *NAMES, *ADJECTIVES], k=r.randint(2, 6)))
+        return ", ".join(r.choices([*NOUNS, *NAMES, *ADJECTIVES], k=r.randint(2, 12)))
     if kind == 2:
         return sentence(r)
     if kind == 3:
-        return " ".join(file_path(r) for _ in range(r.randint(1, 3)))
-    return " ".join(str(r.randint(0, 9999)) for _ in range(r.randint(1, 5)))
+        return " ".join(file_path(r) for _ in range(r.randint(1, 5)))
+    return " ".join(str(r.randint(0, 9999)) for _ in range(r.randint(1, 8)))
 
 
 def copying(r: R) -> Talk:

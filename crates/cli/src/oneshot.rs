@@ -22,6 +22,11 @@ pub(crate) fn run(args: &ChatArgs, prompt: &str) -> Result<(), Error> {
     } else {
         let mut dialogue = begin(args, held, &mut model, &mut terminal::note)?;
         let (reply, kept) = dialogue.ask(&mut model, &mut screen, prompt.into())?;
+        if !kept && reply.stop == Stop::EndOfTurn {
+            terminal::note(
+                "the model ended without an answer; --show-thinking shows what it thought, --nothink has it answer at once",
+            );
+        }
         (reply, keep(&dialogue, &model, kept))
     };
     terminal::note(&reply.speed());

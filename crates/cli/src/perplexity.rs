@@ -46,16 +46,17 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<(), Error> {
 }
 
 fn models(args: &PerplexityArgs) -> Result<Vec<Origin>, Error> {
-    if args.model.route_trace.is_some() && !args.more.is_empty() {
+    let first = args.model.model.as_deref();
+    let is_alone = first.is_none() && args.more.is_empty();
+    let named = first.into_iter().chain(args.more.iter().map(|path| &**path)).map(Origin::from);
+    let models = Vec::from_iter(is_alone.then(|| model::origin(None)).into_iter().chain(named));
+    if args.model.route_trace.is_some() && models.len() > 1 {
         return Err(Error::Usage {
             what: "a trace of routes is of one model".into(),
             help: "leave out --route-trace, or take the models one by one".into(),
         });
     }
-    let first = args.model.model.as_deref();
-    let is_alone = first.is_none() && args.more.is_empty();
-    let named = first.into_iter().chain(args.more.iter().map(|path| &**path)).map(Origin::from);
-    Ok(is_alone.then(|| model::origin(None)).into_iter().chain(named).collect())
+    Ok(models)
 }
 
 /// Refuses what is no model before another one is measured for hours.

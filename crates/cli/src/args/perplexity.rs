@@ -13,7 +13,7 @@ pub(crate) struct PerplexityArgs {
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
 
-    /// More models, one after the other, for a table
+    /// More models, one after the other, for a table; Nano is not in it without its file
     #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
     pub(crate) more: Vec<PathBuf>,
 

@@ -34,7 +34,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from data import Batch, Packing, Split
+from data import CONTEXT, Batch, Packing, Split
 from model import Config, Layout, Model, head
 
 MOMENTUM = 0.95
@@ -164,7 +164,7 @@ class Trainer:
     def hash_tables(self) -> None:
         """Fills the hash layers' tables: a word's experts are those with least to do so far, frequent words first."""
         c = self.model.c
-        count = np.bincount(self.split.tokens[:] & 32767, minlength=c.vocab_size)
+        count = np.bincount(self.split.tokens[:] & (CONTEXT - 1), minlength=c.vocab_size)
         for i, layer in enumerate(self.model.layers[: c.num_hash_layers]):
             r = np.random.default_rng(self.t["seed"] + i)
             load = np.zeros(c.n_routed_experts)

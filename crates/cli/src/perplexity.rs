@@ -46,10 +46,11 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<(), Error> {
 }
 
 fn models(args: &PerplexityArgs) -> Result<Vec<Origin>, Error> {
-    let first = args.model.model.as_deref();
-    let is_alone = first.is_none() && args.more.is_empty();
-    let named = first.into_iter().chain(args.more.iter().map(|path| &**path)).map(Origin::from);
-    let models = Vec::from_iter(is_alone.then(|| model::origin(None)).into_iter().chain(named));
+    let named = args.model.model.iter().chain(&args.more);
+    let mut models = Vec::from_iter(named.map(Origin::from));
+    if models.is_empty() {
+        models.push(model::origin(None));
+    }
     if args.model.route_trace.is_some() && models.len() > 1 {
         return Err(Error::Usage {
             what: "a trace of routes is of one model".into(),

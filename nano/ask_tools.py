@@ -3,8 +3,8 @@
     ds4 serve -m nano.gguf &
     python ask_tools.py --url http://127.0.0.1:8000 --requests 200
 
-Requests are made by the grammar of `tasks.py`, of those that `data.py` holds out, so that their words as a whole are new,
-and their phrasings are not; all five tools are offered. For each: did the first answer have calls at all, of tools that
+Requests are made by the grammar of `tasks.py`, of those that `data.py` holds out: their words as a whole are new, their
+phrasings are not; all five tools are offered. For each: did the first answer have calls at all, of tools that
 are offered, with JSON arguments (valid); of the right tools (tool); with exactly the right arguments (arguments); and
 did it end by itself (ended). Half of them with thinking.
 """
@@ -83,7 +83,10 @@ def main() -> None:
 
 
 def told(outcomes: list[dict], name: str) -> None:
-    shares = (f"{k} {100 * sum(o[k] for o in outcomes) / len(outcomes):.1f} %" for k in ("valid", "tool", "arguments", "ended"))
+    shares = (
+        f"{k} {100 * sum(o[k] for o in outcomes) / len(outcomes):.1f} %"
+        for k in ("valid", "tool", "arguments", "ended")
+    )
     print(f"{name}, {len(outcomes)} requests: {', '.join(shares)}")
 
 

@@ -25,6 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+EMBEDDED = 0.25
+"""Size of an embedding's elements at first."""
+
 CSA_RATIO = 4
 """Compression ratio of the layers whose windows overlap and whose rows an indexer chooses."""
 
@@ -431,7 +434,8 @@ class Met:
         """[B, T, H, D]. (B1 to B4)"""
         n_head = self.q.shape[1]
         k, v = (x.expand(-1, n_head, -1, -1) for x in (self.k, self.v))
-        out = F.scaled_dot_product_attention(self.q, k, v, bias.flatten(0, 1)[:, None], scale=self.scale)
+        with torch.autocast(self.q.device.type, enabled=self.q.is_cuda):  # in bfloat16 a CPU's is slower
+            out = F.scaled_dot_product_attention(self.q, k, v, bias.flatten(0, 1)[:, None], scale=self.scale)
         return out.transpose(1, 2)[..., :-SINK_WIDTH].unflatten(0, bias.shape[:2]).flatten(1, 2)
 
     @torch.no_grad()
@@ -732,11 +736,46 @@ class Model(nn.Module):
             if "hc_" in part:
                 self.initialize_hyper(name, part, p, g)
             elif p.dim() > 1 and not name.endswith("ape"):
-                std = 0.02 if name.startswith(("embed", "head")) else p.shape[-1] ** -0.5
+                std = dict(embed=EMBEDDED, head=0.02).get(name.split(".")[0], p.shape[-1] ** -0.5)
                 if name.endswith(("wo_b.weight", "w2", "w2.weight")):
                     std *= 0.2
                 nn.init.normal_(p, std=std, generator=g)
+        self.initialize_induction(g)
         return self
+
+    @torch.no_grad()
+    def initialize_induction(self, g: torch.Generator) -> None:
+        """Gives one head of the first layer a look at the token before, and one of the second at what came after the
+        same token earlier: copying, which is else found late in a training, needs the two together.
+
+        All embeddings get a vector in common, by which queries and keys can mean a place whatever the token.
+        """
+        c, (first, second) = self.c, (layer.attn for layer in self.layers[:2])
+        n_plain = c.head_dim - c.qk_rope_head_dim
+        common = (torch.randint(2, (c.hidden_size,), generator=g) * 2 - 1).float() / c.hidden_size**0.5
+        self.embed.weight += common * (0.7 * EMBEDDED * c.hidden_size**0.5)
+        aside = torch.eye(c.hidden_size) - torch.outer(common, common)
+
+        # Keys of the first layer say where they are, by the fastest pairs; queries of its first head ask for one back.
+        freq = first.freq.float()
+        place = torch.where(freq > 0.1, freq.sqrt(), 0.0)
+        place *= (1.5 * n_plain) ** 0.5 / place.norm()
+        back = torch.stack([freq.cos(), -freq.sin()], 1) * place[:, None]
+        first.wkv.weight[n_plain:] *= 0.1
+        first.wkv.weight[n_plain::2] += torch.outer(place, common) / (0.57 * c.hidden_size**0.5)
+        first.wkv.weight[:n_plain] = first.wkv.weight[:n_plain] @ aside
+        asks = first.wq_a.weight @ common
+        first.wq_b.weight[: c.head_dim] *= 0.02
+        first.wq_b.weight[n_plain : c.head_dim] += torch.outer(back.flatten(), asks / asks.norm())
+
+        # What it finds goes to the streams; the second layer's keys read it, its first head's queries their own token.
+        first.wo_a.weight[: c.o_lora_rank, :n_plain] *= 3
+        written = first.wo_b.weight[:, : c.o_lora_rank] @ first.wo_a.weight[: c.o_lora_rank, :n_plain]
+        second.wkv.weight[:n_plain] = torch.linalg.pinv(written) @ aside
+        second.wkv.weight[:n_plain] *= 1 / second.wkv.weight[:n_plain].norm(dim=1).mean()
+        nn.init.orthogonal_(second.wq_a.weight, generator=g)
+        second.wq_b.weight[: c.head_dim] *= 0.02
+        second.wq_b.weight[:n_plain] = first.wkv.weight[:n_plain] @ second.wq_a.weight.T
 
     def initialize_hyper(self, name: str, part: str, p: Tensor, g: torch.Generator) -> None:
         """At first a layer reads a mean that leans on one stream, adds to all alike, and hardly mixes them."""

@@ -437,7 +437,16 @@ def copying(r: R) -> Talk:
     messages = []
     for _ in range(r.randint(2, 6)):
         text = echo(r)
-        ask = r.choice(["Repeat after me: {}", "Say: {}", "Please repeat: {}", "Echo this: {}", "Copy this:\n{}", "{}\n\nSay it again."])
+        ask = r.choice(
+            [
+                "Repeat after me: {}",
+                "Say: {}",
+                "Please repeat: {}",
+                "Echo this: {}",
+                "Copy this:\n{}",
+                "{}\n\nSay it again.",
+            ]
+        )
         messages += [user(ask.format(text)), answer(text, r.choice(["I repeat the words.", f"I say: {text}"]))]
     return Talk(opened(r, messages, 0.1), [], r.random() < 0.5)
 

@@ -5,6 +5,7 @@ NANO_GOLDEN=/some/folder pytest test_model.py
 """
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from golden import from_gguf
-from model import CSA_RATIO, Config, Experts, HyperMix, HyperRead, HyperWrite, Model, Normalize, Sinkhorn
+from model import CSA_RATIO, Config, Experts, HyperMix, HyperRead, HyperWrite, Met, Model, Normalize, Sinkhorn
 
 GOLDEN = Path(os.environ.get("NANO_GOLDEN", Path(__file__).parent.parent / "testdata/deepseek_v4"))
 
@@ -104,6 +105,27 @@ def test_packed_documents_are_kept_apart(small):
 def test_rows_of_a_batch_do_not_meet(small):
     ids = some_ids(3, 48)
     assert (small(ids)[1] - small(ids[1:2])[0]).abs().max() < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["small", "nano"])
+def test_an_untrained_model_looks_at_what_followed_the_same_token(name, monkeypatch):
+    """The first head of the first layer looks one place back, that of the second where the same token came before."""
+    c = Config.of(json.loads((Path(__file__).parent / f"configs/{name}.json").read_text())["model"])
+    looks, attended = [], Met.attended
+
+    def watched(met: Met, bias: torch.Tensor) -> torch.Tensor:
+        scores = met.q @ met.k.mT * met.scale + bias.flatten(0, 1)[:, None]
+        looks.append(scores.softmax(-1)[:, 0, :, c.sliding_window :])
+        return attended(met, bias)
+
+    monkeypatch.setattr(Met, "attended", watched)
+    words = torch.randperm(c.vocab_size, generator=torch.Generator().manual_seed(3))[:64]
+    Model(c).initialize(1)(words.repeat(2)[None])
+    queries = torch.arange(65, 127)
+    assert looks[0][0, queries, queries - 1].mean() > 0.5
+    after_the_same, by_chance = looks[1][0, queries, queries - 63].mean(), 1 / 96
+    assert after_the_same > 4 * by_chance
 
 
 def test_an_indexer_that_keeps_all_changes_nothing_and_learns(small):

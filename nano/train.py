@@ -16,8 +16,9 @@ In `--out`:
 
 Matrices that map vectors to vectors are trained with Muon (momentum, made orthogonal by five Newton-Schulz steps and
 scaled to the size of AdamW's updates), all else with AdamW. No loss balances experts: after each step the selection
-bias of an expert that had less than the mean load rises a little, and that of the others falls. A GPU computes in
-bfloat16 where autocast allows, a CPU in float32.
+bias of an expert that had less than the mean load rises a little, and that of the others falls. A GPU multiplies
+matrices in bfloat16, and so does a CPU if asked by `--bfloat16`, which pays where it has instructions for that (AVX-512
+BF16); parameters and their sums stay in float32.
 """
 
 import argparse
@@ -43,8 +44,8 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 class Team:
-    """The processes that share a run. Each computes some parts of a batch and some of Muon's products; all hold the same
-    model to the bit, as they add the same sums to it. The first writes what is written."""
+    """The processes that share a run. Each computes some parts of a batch and some of Muon's products; all have the
+    same model to the bit, as they add the same sums to it. The first writes what is written."""
 
     def __init__(self):
         self.size = int(os.environ.get("WORLD_SIZE", 1))
@@ -74,9 +75,9 @@ class Team:
 class Muon(torch.optim.Optimizer):
     """`w -= lr (0.2 sqrt(max(n_out, n_in)) orthogonal(momentum) + decay w)` for the matrices in each parameter."""
 
-    def __init__(self, params: list[nn.Parameter], decay: float, team: Team):
+    def __init__(self, params: list[nn.Parameter], decay: float, team: Team, dtype: torch.dtype):
         super().__init__(params, dict(lr=0.0, decay=decay))
-        self.team = team
+        self.team, self.dtype = team, dtype
 
     @torch.no_grad()
     def step(self) -> None:
@@ -98,24 +99,28 @@ class Muon(torch.optim.Optimizer):
             directions.append(p.grad.lerp(momentum, MOMENTUM).reshape(-1, *shape))
         stack = torch.cat(directions)
         update = torch.zeros_like(stack)
-        self.team.share(update).copy_(orthogonal(self.team.share(stack)))
+        self.team.share(update).copy_(orthogonal(self.team.share(stack), self.dtype))
         self.team.add([update])
         update *= 0.2 * math.sqrt(max(shape))
         for p, part in zip(params, update.split([len(d) for d in directions])):
             p.mul_(1 - lr * decay).add_(part.view_as(p), alpha=-lr)
 
 
-def orthogonal(g: Tensor) -> Tensor:
-    """The nearest matrices with equal singular values, roughly."""
+def orthogonal(g: Tensor, dtype: torch.dtype) -> Tensor:
+    """The nearest matrices with equal singular values, roughly; on a CPU as many at a time as stay in its cache."""
+    at_once = len(g) if g.is_cuda else 8
+    return torch.cat([newton_schulz(part.to(dtype)) for part in g.split(at_once)]).to(g.dtype) if len(g) else g
+
+
+def newton_schulz(g: Tensor) -> Tensor:
     a, b, c = NEWTON_SCHULZ
-    x = g.bfloat16() if g.is_cuda else g
+    x = g / (g.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     is_tall = x.shape[-2] > x.shape[-1]
     x = x.mT if is_tall else x
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
-    return (x.mT if is_tall else x).to(g.dtype)
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.mT if is_tall else x
 
 
 def is_matrix(name: str, p: Tensor) -> bool:
@@ -124,13 +129,13 @@ def is_matrix(name: str, p: Tensor) -> bool:
     return p.dim() > 1 and "hc_" not in name and not name.endswith(others)
 
 
-def optimizers(model: Model, t: dict, team: Team) -> list[torch.optim.Optimizer]:
+def optimizers(model: Model, t: dict, team: Team, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
     named = [(name, p) for name, p in model.named_parameters()]
     decayed = [p for name, p in named if not is_matrix(name, p) and p.dim() > 1 and "hc_" not in name]
     plain = [p for name, p in named if not is_matrix(name, p) and (p.dim() == 1 or "hc_" in name)]
     groups = [dict(params=decayed, weight_decay=t["weight_decay"]), dict(params=plain, weight_decay=0.0)]
     return [
-        Muon([p for name, p in named if is_matrix(name, p)], t["weight_decay"], team),
+        Muon([p for name, p in named if is_matrix(name, p)], t["weight_decay"], team, dtype),
         torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-10),
     ]
 
@@ -145,9 +150,10 @@ def rate(t: dict, seen: float, total: float) -> float:
 class Trainer:
     """A run: the model, its optimizers, and how far it is."""
 
-    def __init__(self, config: dict, data: Path, out: Path, total: float, device: str = "cpu"):
+    def __init__(self, config: dict, data: Path, out: Path, total: float, device: str = "cpu", bfloat16: bool = False):
         self.config, self.t, self.out, self.total = config, config["training"], out, total
         self.device, self.team = torch.device(device), Team()
+        self.dtype = torch.bfloat16 if bfloat16 or self.device.type == "cuda" else torch.float32
         parts, rest = divmod(self.t["batch_tokens"], self.t["micro_tokens"])
         if rest or parts % self.team.size:
             raise SystemExit(f"{parts} parts of a batch are not to be shared by {self.team.size} processes")
@@ -156,10 +162,14 @@ class Trainer:
         self.model = Model(Config.of(config["model"])).initialize(self.t["seed"])
         self.hash_tables()
         self.model.to(self.device)
-        self.optimizers = optimizers(self.model, self.t, self.team)
+        self.optimizers = optimizers(self.model, self.t, self.team, self.dtype)
         self.step = self.seen = self.epoch = self.at = 0
         self.seconds = 0.0
         self.packing: tuple[int, Packing] | None = None
+
+    def products(self) -> torch.autocast:
+        """In which matrices are multiplied in the run's type."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def hash_tables(self) -> None:
         """Fills the hash layers' tables: a word's experts are those with least to do so far, frequent words first."""
@@ -198,7 +208,7 @@ class Trainer:
         totals = torch.zeros(3, device=self.device)
         weights = torch.tensor([1.0, t["draft_weight"], t["index_weight"]], device=self.device)
         for part in self.team.share(parts):
-            with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+            with self.products():
                 l = model.losses(*part.tensors(self.device), drafts, t["index_stride"])
             losses = torch.stack([l.next / n[0], l.draft / n[1], l.index / len(parts)])
             (losses @ weights).backward()
@@ -258,7 +268,9 @@ class Trainer:
             raise SystemExit(f"{path} is of a run with another config or other data")
         falls_from = min(state["total"], self.total) * (1 - self.t["decay"])
         if state["total"] != self.total and state["seen"] > falls_from:
-            raise SystemExit(f"{path} has seen {state['seen']} tokens; --tokens can't be changed after {falls_from:.0f}")
+            raise SystemExit(
+                f"{path} has seen {state['seen']} tokens; --tokens can't be changed after {falls_from:.0f}"
+            )
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
@@ -414,15 +426,17 @@ def run(trainer: Trainer, a: argparse.Namespace, log: Log) -> None:
     kinds = list(json.loads((a.data / "manifest.json").read_text())["kinds"])
     begun = saved = evaluated = time.monotonic()
     progress = Progress(trainer)
-    in_time = lambda: time.monotonic() - begun < 60 * a.minutes
     is_first = trainer.team.rank == 0
+
+    def has_time() -> bool:
+        return trainer.team.first_says(time.monotonic() - begun < 60 * a.minutes, trainer.device)
 
     def finish_part() -> None:
         trainer.save()
         found = evaluate(trainer, held, kinds, sizes, a.held_tokens)
         log.write(step=trainer.step, tokens=trainer.seen, held=found)
 
-    while trainer.seen < trainer.total and trainer.team.first_says(in_time(), trainer.device):
+    while trainer.seen < trainer.total and has_time():
         losses = trainer.train_step()
         if not is_first:
             continue
@@ -476,6 +490,7 @@ def main() -> None:
     )
     ap.add_argument("--minutes", type=float, default=math.inf, help="stop after these, with a checkpoint")
     ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    ap.add_argument("--bfloat16", action="store_true", help="also on a CPU")
     ap.add_argument("--threads", type=int, help="threads of the CPU")
     ap.add_argument("--log-every", type=int, default=10, help="steps")
     ap.add_argument("--save-minutes", type=float, default=5)
@@ -492,7 +507,7 @@ def main() -> None:
     if vocabulary != json.loads((a.data / "manifest.json").read_text())["tokenizer_sha256"]:
         raise SystemExit(f"{a.tokenizer} is not the vocabulary that {a.data} was made with")
     config = json.loads(a.config.read_text())
-    trainer = Trainer(config, a.data, a.out, a.tokens, a.device)
+    trainer = Trainer(config, a.data, a.out, a.tokens, a.device, a.bfloat16)
     resumed = trainer.resume()
     log = Log(a.out, trainer.team)
     log.write(
@@ -500,6 +515,7 @@ def main() -> None:
         resumed=resumed,
         step=trainer.step,
         machine=machine(),
+        products=str(trainer.dtype).removeprefix("torch."),
         config=config,
         total=a.tokens,
         manifest=trainer.manifest,

@@ -26,7 +26,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 EMBEDDED = 0.25
-"""Size of an embedding's elements at first."""
+"""Size of an embedding's elements at first: about that of what a sublayer adds, so that a token stays known."""
+
+# The first weights of induction, chosen so that an untrained `small` looks back with 0.68 of a head's attention.
+SHARE_IN_COMMON = 0.7
+"""Length of what all embeddings have in common, over that of the rest."""
+SHARE_OF_PLACE = 1.5
+"""Square of what a key says of its place, over that of what it says of its token."""
+FASTEST = 0.1
+"""Pairs that turn by more radians than this from one token to the next tell neighbours apart."""
+HEARD = 3
+"""How much louder than other heads the one that looks back is, so that the next layer hears it."""
+ALMOST_NOTHING = 0.02
+"""What is left of a head's random queries."""
 
 CSA_RATIO = 4
 """Compression ratio of the layers whose windows overlap and whose rows an indexer chooses."""
@@ -434,7 +446,7 @@ class Met:
         """[B, T, H, D]. (B1 to B4)"""
         n_head = self.q.shape[1]
         k, v = (x.expand(-1, n_head, -1, -1) for x in (self.k, self.v))
-        with torch.autocast(self.q.device.type, enabled=self.q.is_cuda):  # in bfloat16 a CPU's is slower
+        with torch.autocast("cpu", enabled=False):  # in bfloat16 a CPU takes longer
             out = F.scaled_dot_product_attention(self.q, k, v, bias.flatten(0, 1)[:, None], scale=self.scale)
         return out.transpose(1, 2)[..., :-SINK_WIDTH].unflatten(0, bias.shape[:2]).flatten(1, 2)
 
@@ -745,37 +757,53 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def initialize_induction(self, g: torch.Generator) -> None:
-        """Gives one head of the first layer a look at the token before, and one of the second at what came after the
-        same token earlier: copying, which is else found late in a training, needs the two together.
+        """Makes the two heads that copying takes, roughly; training finds them late, as neither helps alone.
 
-        All embeddings get a vector in common, by which queries and keys can mean a place whatever the token.
+        The first head of the first layer looks one place back; that of the second looks for what followed its own
+        token before. (Olsson et al. 2022; first weights that are like trained ones: Trockman and Kolter 2023) All
+        embeddings get a vector in common, by which queries and keys can mean a place whatever the token. The other
+        heads, and what is made of what the two find, are left to training.
         """
-        c, (first, second) = self.c, (layer.attn for layer in self.layers[:2])
-        n_plain = c.head_dim - c.qk_rope_head_dim
+        c = self.c
         common = (torch.randint(2, (c.hidden_size,), generator=g) * 2 - 1).float() / c.hidden_size**0.5
-        self.embed.weight += common * (0.7 * EMBEDDED * c.hidden_size**0.5)
+        self.embed.weight += common * (SHARE_IN_COMMON * EMBEDDED * c.hidden_size**0.5)
         aside = torch.eye(c.hidden_size) - torch.outer(common, common)
+        told = self.initialize_look_back(self.layers[0].attn, common, aside)
+        found = self.layers[0].attn.wkv.weight[: told.shape[1]]
+        self.initialize_match(self.layers[1].attn, found, told, aside, g)
 
-        # Keys of the first layer say where they are, by the fastest pairs; queries of its first head ask for one back.
-        freq = first.freq.float()
-        place = torch.where(freq > 0.1, freq.sqrt(), 0.0)
-        place *= (1.5 * n_plain) ** 0.5 / place.norm()
+    def initialize_look_back(self, attn: Attention, common: Tensor, aside: Tensor) -> Tensor:
+        """Has the first head look one place back. Gives what it writes to the streams, [hidden_size, unrotated].
+
+        Keys hold a constant in their fastest pairs, which RoPE turns by their place; the query has it turned back by
+        one. As keys are values too, the unrotated elements are left to the token, and do not see what is common.
+        """
+        c, n_plain = self.c, self.c.head_dim - self.c.qk_rope_head_dim
+        freq = attn.freq.float()
+        place = torch.where(freq > FASTEST, freq.sqrt(), 0.0)
+        place *= (SHARE_OF_PLACE * n_plain) ** 0.5 / place.norm()
+        met = (
+            SHARE_IN_COMMON / (1 + SHARE_IN_COMMON**2) ** 0.5 * c.hidden_size**0.5
+        )  # of a normalised input and `common`
+        attn.wkv.weight[n_plain:] *= 0.1
+        attn.wkv.weight[n_plain::2] += torch.outer(place, common) / met
+        attn.wkv.weight[:n_plain] = attn.wkv.weight[:n_plain] @ aside
         back = torch.stack([freq.cos(), -freq.sin()], 1) * place[:, None]
-        first.wkv.weight[n_plain:] *= 0.1
-        first.wkv.weight[n_plain::2] += torch.outer(place, common) / (0.57 * c.hidden_size**0.5)
-        first.wkv.weight[:n_plain] = first.wkv.weight[:n_plain] @ aside
-        asks = first.wq_a.weight @ common
-        first.wq_b.weight[: c.head_dim] *= 0.02
-        first.wq_b.weight[n_plain : c.head_dim] += torch.outer(back.flatten(), asks / asks.norm())
+        asks = attn.wq_a.weight @ common
+        attn.wq_b.weight[: c.head_dim] *= ALMOST_NOTHING
+        attn.wq_b.weight[n_plain : c.head_dim] += torch.outer(back.flatten(), asks / asks.norm())
+        attn.wo_a.weight[: c.o_lora_rank, :n_plain] *= HEARD
+        return attn.wo_b.weight[:, : c.o_lora_rank] @ attn.wo_a.weight[: c.o_lora_rank, :n_plain]
 
-        # What it finds goes to the streams; the second layer's keys read it, its first head's queries their own token.
-        first.wo_a.weight[: c.o_lora_rank, :n_plain] *= 3
-        written = first.wo_b.weight[:, : c.o_lora_rank] @ first.wo_a.weight[: c.o_lora_rank, :n_plain]
-        second.wkv.weight[:n_plain] = torch.linalg.pinv(written) @ aside
-        second.wkv.weight[:n_plain] *= 1 / second.wkv.weight[:n_plain].norm(dim=1).mean()
-        nn.init.orthogonal_(second.wq_a.weight, generator=g)
-        second.wq_b.weight[: c.head_dim] *= 0.02
-        second.wq_b.weight[:n_plain] = first.wkv.weight[:n_plain] @ second.wq_a.weight.T
+    def initialize_match(self, attn: Attention, found: Tensor, told: Tensor, aside: Tensor, g: torch.Generator) -> None:
+        """Has the first head compare its own token, as `found` [unrotated, hidden_size] reads it, with the one before
+        each key, as `told` by the first layer."""
+        c, n_plain = self.c, len(found)
+        reads = torch.linalg.pinv(told) @ aside
+        attn.wkv.weight[:n_plain] = reads / reads.norm(dim=1).mean()
+        nn.init.orthogonal_(attn.wq_a.weight, generator=g)
+        attn.wq_b.weight[: c.head_dim] *= ALMOST_NOTHING
+        attn.wq_b.weight[:n_plain] = found @ attn.wq_a.weight.T
 
     def initialize_hyper(self, name: str, part: str, p: Tensor, g: torch.Generator) -> None:
         """At first a layer reads a mean that leans on one stream, adds to all alike, and hardly mixes them."""

@@ -256,10 +256,22 @@ def test_the_bias_brings_loads_together(folder, tmp_path):
     assert spread[0] > 1.8 and spread[-1] < 1.3
 
 
-def test_muon_makes_singular_values_alike():
-    g = torch.randn(3, 20, 40, generator=torch.Generator().manual_seed(1))
-    values = torch.linalg.svdvals(orthogonal(g))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 20, 40), (11, 40, 20)])
+def test_muon_makes_singular_values_alike(dtype, shape):
+    g = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    found = orthogonal(g, dtype)
+    values = torch.linalg.svdvals(found)
+    assert found.shape == shape and found.dtype == torch.float32
     assert values.min() > 0.4 and values.max() < 1.4
+    assert (found * g).sum((1, 2)).min() > 0  # each is of its own matrix
+
+
+def test_bfloat16_is_float32_roughly(folder, tmp_path):
+    config = dict(model=SMALL, training=TRAINING)
+    both = [Trainer(config, folder, tmp_path / str(low), 1e5, bfloat16=low) for low in (False, True)]
+    plain, low = ([t.train_step()["loss"] for _ in range(3)] for t in both)
+    assert plain != low and low == pytest.approx(plain, rel=0.02)
 
 
 def test_the_rate_rises_stays_and_falls():

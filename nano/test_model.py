@@ -124,7 +124,7 @@ def test_an_untrained_model_looks_at_what_followed_the_same_token(name, monkeypa
     Model(c).initialize(1)(words.repeat(2)[None])
     queries = torch.arange(65, 127)
     assert looks[0][0, queries, queries - 1].mean() > 0.5
-    after_the_same, by_chance = looks[1][0, queries, queries - 63].mean(), 1 / 96
+    after_the_same, by_chance = looks[1][0, queries, queries - 63].mean(), 1 / 96  # keys that a query sees, on average
     assert after_the_same > 4 * by_chance
 
 

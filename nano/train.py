@@ -167,8 +167,8 @@ class Trainer:
         self.seconds = 0.0
         self.packing: tuple[int, Packing] | None = None
 
-    def products(self) -> torch.autocast:
-        """In which matrices are multiplied in the run's type."""
+    def in_its_type(self) -> torch.autocast:
+        """Within this, matrices are multiplied in the run's type."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def hash_tables(self) -> None:
@@ -208,7 +208,7 @@ class Trainer:
         totals = torch.zeros(3, device=self.device)
         weights = torch.tensor([1.0, t["draft_weight"], t["index_weight"]], device=self.device)
         for part in self.team.share(parts):
-            with self.products():
+            with self.in_its_type():
                 l = model.losses(*part.tensors(self.device), drafts, t["index_stride"])
             losses = torch.stack([l.next / n[0], l.draft / n[1], l.index / len(parts)])
             (losses @ weights).backward()
@@ -311,7 +311,7 @@ def evaluate(trainer: Trainer, held: Split, kinds: list[str], sizes: Tensor, tok
         packing = Packing(held, t["lengths"], t["micro_tokens"], "held", which, keeps_rest=True)
         sums, of_kind = torch.zeros(6), Usage(model)
         for i in range(len(packing.batches)):
-            sums += batch_sums(model, packing.batch(i), sizes, trainer.device, [of_kind, of_all])
+            sums += batch_sums(trainer, packing.batch(i), sizes, [of_kind, of_all])
         loss, n, size, right, accepted, n_draft = sums.tolist()
         found[name] = dict(
             nats=loss / n,
@@ -327,10 +327,11 @@ def evaluate(trainer: Trainer, held: Split, kinds: list[str], sizes: Tensor, tok
     return found
 
 
-def batch_sums(model: Model, batch: Batch, sizes: Tensor, device: torch.device, usages: list["Usage"]) -> Tensor:
+def batch_sums(trainer: Trainer, batch: Batch, sizes: Tensor, usages: list["Usage"]) -> Tensor:
     """Loss, tokens, bytes, right words, accepted drafts, drafts."""
-    ids, start, learned = batch.tensors(device)
-    with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+    model = trainer.model
+    ids, start, learned = batch.tensors(trainer.device)
+    with trainer.in_its_type():
         layout = Layout(model.c, start)
         x = model.trunk(ids, layout)
         logits = model.head(head(model, x, model.c)).float()
@@ -348,7 +349,7 @@ def batch_sums(model: Model, batch: Batch, sizes: Tensor, device: torch.device, 
     values = [
         loss,
         keep.sum(),
-        sizes.to(device)[target].sum(),
+        sizes.to(trainer.device)[target].sum(),
         (best[:, :-1][keep] == target).sum(),
         accepted,
         keep_draft.sum(),
@@ -490,7 +491,7 @@ def main() -> None:
     )
     ap.add_argument("--minutes", type=float, default=math.inf, help="stop after these, with a checkpoint")
     ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    ap.add_argument("--bfloat16", action="store_true", help="also on a CPU")
+    ap.add_argument("--bfloat16", action="store_true", help="multiply matrices in bfloat16 on a CPU, too")
     ap.add_argument("--threads", type=int, help="threads of the CPU")
     ap.add_argument("--log-every", type=int, default=10, help="steps")
     ap.add_argument("--save-minutes", type=float, default=5)
@@ -515,7 +516,7 @@ def main() -> None:
         resumed=resumed,
         step=trainer.step,
         machine=machine(),
-        products=str(trainer.dtype).removeprefix("torch."),
+        dtype=str(trainer.dtype).removeprefix("torch."),
         config=config,
         total=a.tokens,
         manifest=trainer.manifest,

@@ -9,7 +9,7 @@ use clap::{
     Args, Parser, Subcommand, ValueEnum, ValueHint,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use engine::{Budget, Experts, KvType, Learning, SamplerOptions};
+use engine::{Budget, Experts, KvType, Learning, SamplerError, SamplerOptions};
 use experts::trace::synth::Choice;
 use models::{Chat, ChatOptions, EFFORTS, Effort, WishError, effort_named, grant};
 
@@ -260,25 +260,25 @@ pub(crate) struct FormArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
-    /// Below 1 more certain, above 1 more random, 0 always the likeliest token
-    #[arg(long, alias = "temperature", value_name = "X", default_value = "1", value_parser = number, allow_negative_numbers = true)]
-    pub(crate) temp: f32,
+    /// Below 1 more certain, above 1 more random, 0 always the likeliest token [default: the model's, or 1]
+    #[arg(long, alias = "temperature", value_name = "X", value_parser = number, allow_negative_numbers = true)]
+    pub(crate) temp: Option<f32>,
 
-    /// Draw from the N likeliest tokens only, 0 for all
-    #[arg(long, value_name = "N", default_value = "0", value_parser = whole, allow_negative_numbers = true)]
-    pub(crate) top_k: usize,
+    /// Draw from the N likeliest tokens only, 0 for all [default: the model's, or 0]
+    #[arg(long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
+    pub(crate) top_k: Option<usize>,
 
-    /// Draw from the likeliest tokens that make up this share
-    #[arg(long, value_name = "X", default_value = "1", value_parser = number, allow_negative_numbers = true)]
-    pub(crate) top_p: f32,
+    /// Draw from the likeliest tokens that make up this share [default: the model's, or 1]
+    #[arg(long, value_name = "X", value_parser = number, allow_negative_numbers = true)]
+    pub(crate) top_p: Option<f32>,
 
-    /// Draw from tokens at least this likely, relative to the likeliest
-    #[arg(long, value_name = "X", default_value = "0.05", value_parser = number, allow_negative_numbers = true)]
-    pub(crate) min_p: f32,
+    /// Draw from tokens at least this likely, relative to the likeliest [default: the model's, or 0.05]
+    #[arg(long, value_name = "X", value_parser = number, allow_negative_numbers = true)]
+    pub(crate) min_p: Option<f32>,
 
-    /// Divide the logits of recent tokens by this
-    #[arg(long, value_name = "X", default_value = "1", value_parser = number, allow_negative_numbers = true)]
-    pub(crate) repeat_penalty: f32,
+    /// Divide the logits of recent tokens by this [default: the model's, or 1]
+    #[arg(long, value_name = "X", value_parser = number, allow_negative_numbers = true)]
+    pub(crate) repeat_penalty: Option<f32>,
 
     /// Lower the logits of recent tokens by this
     #[arg(long, value_name = "X", default_value = "0", value_parser = number, allow_negative_numbers = true)]
@@ -287,6 +287,10 @@ pub(crate) struct SamplingArgs {
     /// Lower the logits of recent tokens by this for each occurrence
     #[arg(long, value_name = "X", default_value = "0", value_parser = number, allow_negative_numbers = true)]
     pub(crate) frequency_penalty: f32,
+
+    /// How many tokens are recent for these, the prompt's included, -1 for all [default: the model's, or 64]
+    #[arg(long, value_name = "N", value_parser = budget, allow_negative_numbers = true)]
+    pub(crate) repeat_last_n: Option<usize>,
 
     /// Let an answer go on that says the same again and again
     #[arg(long)]
@@ -617,28 +621,48 @@ impl BudgetArgs {
 }
 
 impl SamplingArgs {
-    /// The sampler's options, checked, with a seed.
+    /// Whether the values mean something, which is known before a model is opened.
     ///
     /// # Errors
     /// A value outside its range, under the flag's name.
-    pub(crate) fn options(&self) -> Result<SamplerOptions, Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.options(&SamplerOptions::default()).map(|_| ())
+    }
+
+    /// The sampler's options, checked, with a seed: those of the model where no flag says otherwise.
+    ///
+    /// # Errors
+    /// A value outside its range, under the flag's name.
+    pub(crate) fn options(&self, of_model: &SamplerOptions) -> Result<SamplerOptions, Error> {
         let options = SamplerOptions {
-            temperature: self.temp,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            repetition_penalty: self.repeat_penalty,
+            temperature: self.temp.unwrap_or(of_model.temperature),
+            top_k: self.top_k.unwrap_or(of_model.top_k),
+            top_p: self.top_p.unwrap_or(of_model.top_p),
+            min_p: self.min_p.unwrap_or(of_model.min_p),
+            repetition_penalty: self.repeat_penalty.unwrap_or(of_model.repetition_penalty),
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
+            penalty_last_n: self.repeat_last_n.unwrap_or(of_model.penalty_last_n),
             seed: self.seed.unwrap_or_else(fresh_seed),
             may_repeat: self.may_repeat,
-            ..SamplerOptions::default()
         };
-        match options.check() {
-            Ok(()) => Ok(options),
-            Err(e) => {
-                Err(Error::Value { flag: flag_of(e.field), value: e.value.to_string(), allowed: e.allowed.into() })
-            }
+        options.check().map_err(|e| self.refused(&e))?;
+        Ok(options)
+    }
+
+    /// A value outside its range, and who gave it.
+    fn refused(&self, e: &SamplerError) -> Error {
+        let (value, flag) = (e.value.to_string(), flag_of(e.field));
+        let is_of_model = match e.field {
+            "temperature" => self.temp.is_none(),
+            "top_p" => self.top_p.is_none(),
+            "min_p" => self.min_p.is_none(),
+            "repetition_penalty" => self.repeat_penalty.is_none(),
+            _ => false,
+        };
+        match is_of_model {
+            true => Error::Recommended { field: e.field, value, allowed: e.allowed, flag },
+            false => Error::Value { flag, value, allowed: e.allowed.into() },
         }
     }
 }
@@ -775,12 +799,16 @@ mod tests {
     }
 
     #[test]
-    fn sampling_values_are_refused_under_the_names_of_their_flags() {
+    fn sampling_values_are_the_models_or_of_flags_and_refused_under_their_names() {
+        let of_model = SamplerOptions { temperature: 0.5, top_k: 9, ..SamplerOptions::default() };
         let options = |args: &[&str]| {
             let cli = Cli::parse_from(["ds4"].iter().chain(args));
-            cli.chat.sampling.options().map_err(|e| e.to_string())
+            cli.chat.sampling.options(&of_model).map_err(|e| e.to_string())
         };
-        assert_eq!(options(&["--seed", "7"]).unwrap().seed, 7);
+        assert_eq!(options(&["--seed", "7"]).unwrap(), SamplerOptions { seed: 7, ..of_model.clone() });
+        let hot = options(&["--seed", "7", "--temp", "2"]).unwrap();
+        assert_eq!(hot, SamplerOptions { seed: 7, temperature: 2.0, ..of_model.clone() });
+        assert_eq!(options(&["--repeat-last-n", "-1"]).unwrap().penalty_last_n, usize::MAX);
         assert_eq!(options(&["--temp", "-1"]).unwrap_err(), "--temp -1: must be a finite number, 0 or more");
         assert_eq!(
             options(&["--repeat-penalty", "0"]).unwrap_err(),
@@ -789,6 +817,32 @@ mod tests {
         assert_eq!(options(&["--temp", "inf"]).unwrap_err(), "--temp inf: must be a finite number, 0 or more");
         assert!(options(&["--top-p", "1e-45", "--repeat-penalty", "1e-45"]).is_ok());
         assert_eq!(options(&["--top-p", "nan"]).unwrap_err(), "--top-p NaN: must be above 0, up to 1");
+    }
+
+    #[test]
+    fn what_a_model_recommends_is_refused_unless_a_flag_puts_it_right() {
+        let of_model = SamplerOptions { top_p: 1.5, ..SamplerOptions::default() };
+        let options = |args: &[&str]| Cli::parse_from(["ds4"].iter().chain(args)).chat.sampling.options(&of_model);
+        let refused = options(&[]).unwrap_err();
+        assert_eq!(refused.to_string(), "the model recommends top_p 1.5, but it must be above 0, up to 1");
+        assert!(refused.report().contains("--top-p"), "{}", refused.report());
+        assert!(options(&["--top-p", "0.9"]).is_ok());
+    }
+
+    #[test]
+    fn the_defaults_that_help_tells_are_those_of_the_sampler() {
+        let default = SamplerOptions::default();
+        let help = Cli::command().render_long_help().to_string();
+        let told = |flag: &str| {
+            let (_, about) = help.split_once(&format!("--{flag} ")).unwrap();
+            about.split_once("the model's, or ").unwrap().1.split(']').next().unwrap().to_owned()
+        };
+        assert_eq!(told("temp"), default.temperature.to_string());
+        assert_eq!(told("top-k"), default.top_k.to_string());
+        assert_eq!(told("top-p"), default.top_p.to_string());
+        assert_eq!(told("min-p"), default.min_p.to_string());
+        assert_eq!(told("repeat-penalty"), default.repetition_penalty.to_string());
+        assert_eq!(told("repeat-last-n"), default.penalty_last_n.to_string());
     }
 
     #[test]

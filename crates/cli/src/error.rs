@@ -24,6 +24,10 @@ pub(crate) enum Error {
     #[error("{flag} {value}: must be {allowed}")]
     Value { flag: String, value: String, allowed: String },
 
+    /// A model's file recommends what means nothing.
+    #[error("the model recommends {field} {value}, but it must be {allowed}")]
+    Recommended { field: &'static str, value: String, allowed: &'static str, flag: String },
+
     /// ds4 has it, we have not.
     #[error("{what} is not in this version{}", reason.map(|r| format!(": {r}")).unwrap_or_default())]
     NotYet { what: String, reason: Option<&'static str>, help: String },
@@ -306,6 +310,7 @@ impl Error {
                 "this may be a base model: complete raw text with --raw, or take an instruction-tuned file".into()
             }
             Error::Chat(e) | Error::Wish(WishError::Chat(e)) => e.hint().into(),
+            Error::Recommended { flag, .. } => format!("choose another by {flag}"),
             // The message itself says what is allowed.
             Error::Value { .. } => String::new(),
             // The other end of a stream is not ours to advise on.

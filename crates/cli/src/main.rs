@@ -94,7 +94,7 @@ fn run(cli: Cli) -> Result<(), Error> {
 
 /// One answer, or a conversation.
 fn answer(args: &ChatArgs) -> Result<(), Error> {
-    args.sampling.options()?;
+    args.sampling.check()?;
     args.kept.kept(&args.model.cache)?;
     model::spare(&args.model, [args.prompt.prompt_file.as_deref()])?;
     match prompt::gather(&args.prompt)? {

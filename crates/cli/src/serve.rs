@@ -22,7 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Serves until Ctrl+C is pressed, or a signal says so.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
-    let (access, sampling) = (args.access()?, args.sampling.options()?);
+    let access = args.access()?;
+    args.sampling.check()?;
     model::spare(&args.model, [args.trace.as_deref()])?;
     // A place to listen at is found, or not, before a model is loaded for minutes.
     let (address, needs_key) = (args.address(), access.needs_key());
@@ -43,7 +44,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
         access,
         name,
         aliases: names,
-        sampling,
+        sampling: args.sampling.options(&engine.sampling()?)?,
         seed: args.sampling.seed,
         n_reasoning_max: args.budget.most(),
         n_waiting_max: args.queue,

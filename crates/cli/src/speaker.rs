@@ -154,7 +154,6 @@ pub(crate) struct Local {
 impl Local {
     /// Loads the model and tells what memory it takes, before it is taken.
     pub(crate) fn open(args: &ChatArgs) -> Result<Local, Error> {
-        let sampling = args.sampling.options()?;
         let schema = schema(&args.form)?;
         let options = Options { kept: args.kept.kept(&args.model.cache)?, ..args.model.options() };
         let engine = model::open(&args.model, &options)?;
@@ -165,6 +164,7 @@ impl Local {
         let form = schema.transpose()?;
         let session = open_session(&engine, args.prompt.ctx.unwrap_or_else(|| engine.n_ctx_default()))?;
         interrupt::before_end(engine.flusher());
+        let sampling = args.sampling.options(&engine.sampling()?)?;
         let sampler = Sampler::new(sampling.clone());
         let n_max = args.prompt.tokens.unwrap_or(usize::MAX);
         let n_reasoning_max = args.thinking.budget.most();
@@ -268,7 +268,7 @@ impl Speaker for Local {
             format!("model     {}", describe(&self.engine)),
             format!("device    {}", self.engine.device_name()),
             format!("context   {used} of {n_ctx} tokens, trained for {}", info.n_ctx_train),
-            format!("sampling  temperature {}, seed {}", self.sampling.temperature, self.sampling.seed),
+            format!("sampling  {}", sampling(&self.sampling)),
         ]
     }
 
@@ -285,6 +285,21 @@ impl Speaker for Local {
         let n_vocab = self.engine.info().n_vocab;
         self.recalled = Some(tokens.into_iter().take_while(|&id| (id as usize) < n_vocab).collect());
     }
+}
+
+/// How tokens are chosen: the temperature, the seed, and what else is not as by default.
+fn sampling(options: &SamplerOptions) -> String {
+    let usual = SamplerOptions::default();
+    let unusual = [
+        (options.top_k != usual.top_k, format!("top-k {}", options.top_k)),
+        (options.top_p != usual.top_p, format!("top-p {}", options.top_p)),
+        (options.min_p != usual.min_p, format!("min-p {}", options.min_p)),
+        (options.repetition_penalty != 1.0, format!("repeat penalty {}", options.repetition_penalty)),
+        (options.presence_penalty != 0.0, format!("presence penalty {}", options.presence_penalty)),
+        (options.frequency_penalty != 0.0, format!("frequency penalty {}", options.frequency_penalty)),
+    ];
+    let unusual = unusual.into_iter().filter_map(|(is_told, text)| is_told.then(|| format!(", {text}")));
+    format!("temperature {}{}, seed {}", options.temperature, unusual.collect::<String>(), options.seed)
 }
 
 /// Refuses what cannot fit before its tokens are counted, which takes long. Ordinary text has about 4 bytes to a

@@ -81,18 +81,41 @@ fn a_prompt_far_too_long_is_refused_before_its_tokens_are_counted() {
     assert!(ran.err.contains(line), "{}", ran.err);
 }
 
-#[test]
-fn a_template_that_makes_nothing_of_a_question_is_told() {
+/// A copy of a model under this name, that says something else of a key.
+fn saying(name: &str, key: &str, value: impl Into<gguf::Value>) -> String {
     let whole = gguf::Gguf::open(&testdata("llama/micro.gguf")).unwrap();
     let mut copy = gguf::Writer::new();
     whole.metadata().iter().for_each(|(key, value)| _ = copy.set(key, value.clone()));
-    copy.set("tokenizer.chat_template", "");
+    copy.set(key, value);
     for t in whole.tensors() {
         copy.tensor(&t.name, &t.shape, t.element, whole.bytes(t));
     }
-    let path = common::scratch().join("silent.gguf");
+    let path = common::scratch().join(name);
     copy.write(&path).unwrap();
-    let ran = run(&["-m", path.to_str().unwrap(), "-p", "Hi"]);
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn tokens_are_chosen_as_the_file_recommends_unless_a_flag_says_otherwise() {
+    let ran = |model: &str, more: &[&str]| run(&[&["-m", model, "--raw", "-p", "the", "-n", "24"], more].concat());
+    let greedy = saying("greedy.gguf", "general.sampling.temp", 0.0f32);
+    let text = |more: &[&str]| ran(&greedy, more).out;
+    assert_eq!(text(&["--seed", "7"]), text(&["--seed", "8"]));
+    assert_eq!(text(&["--seed", "7"]), ran(&model("llama/micro.gguf"), &["--temp", "0"]).out);
+    assert_ne!(text(&["--seed", "7"]), text(&["--seed", "7", "--temp", "1"]));
+
+    let wrong = saying("wrong.gguf", "general.sampling.top_p", 1.5f32);
+    let refused = ran(&wrong, &[]);
+    let lines =
+        "error: the model recommends top_p 1.5, but it must be above 0, up to 1\nhelp: choose another by --top-p\n";
+    assert!(refused.status == Some(2) && refused.err.contains(lines), "{}", refused.err);
+    assert_eq!(ran(&wrong, &["--top-p", "1"]).status, Some(0));
+}
+
+#[test]
+fn a_template_that_makes_nothing_of_a_question_is_told() {
+    let silent = saying("silent.gguf", "tokenizer.chat_template", "");
+    let ran = run(&["-m", &silent, "-p", "Hi"]);
     assert_eq!((ran.status, ran.out.len()), (Some(2), 0));
     let lines =
         "error: the chat template of this model makes nothing of what was said\nhelp: complete raw text with --raw";

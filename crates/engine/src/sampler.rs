@@ -26,6 +26,7 @@
 
 use std::cmp::Ordering;
 
+use gguf::{Metadata, Value};
 use grammar::TokenSet;
 use rand_chacha::{
     ChaCha8Rng,
@@ -82,6 +83,32 @@ impl SamplerOptions {
         SamplerOptions { temperature: 0.0, ..SamplerOptions::default() }
     }
 
+    /// What a model file recommends, and what it does not speak of by default. Whether the values mean something is not checked, as
+    /// others may be put in their place.
+    ///
+    /// Source: `common/common.cpp: common_init_sampler_from_model` in llama.cpp.
+    ///
+    /// # Errors
+    /// A value that is no number.
+    pub(crate) fn of_file(keys: &Metadata) -> Result<SamplerOptions, gguf::Error> {
+        let float = |name: &str, default| match keys.get(&key(name)).and_then(Value::integer) {
+            Some(whole) => Ok(whole as f32),
+            None => keys.f32_opt(&key(name)).map(|value| value.unwrap_or(default)),
+        };
+        let default = SamplerOptions::default();
+        Ok(SamplerOptions {
+            temperature: float("temp", default.temperature)?,
+            top_k: keys.i32_opt(&key("top_k"))?.map_or(default.top_k, |k| k.max(0) as usize),
+            top_p: float("top_p", default.top_p)?,
+            min_p: float("min_p", default.min_p)?,
+            repetition_penalty: float("penalty_repeat", default.repetition_penalty)?,
+            penalty_last_n: keys
+                .i32_opt(&key("penalty_last_n"))?
+                .map_or(default.penalty_last_n, |n| usize::try_from(n).unwrap_or(usize::MAX)),
+            ..default
+        })
+    }
+
     /// Whether the values mean something.
     ///
     /// # Errors
@@ -108,6 +135,11 @@ impl SamplerOptions {
     fn penalizes(&self) -> bool {
         self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
     }
+}
+
+/// The key of a file that recommends a value.
+fn key(name: &str) -> String {
+    format!("general.sampling.{name}")
 }
 
 /// A sampling option outside its range.
@@ -418,6 +450,26 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_a_file_recommends_is_taken_and_the_rest_as_ever() {
+        let of_file = |entries: &[(&str, Value)]| {
+            let entries = entries.iter().map(|(name, value)| (key(name), value.clone())).collect();
+            SamplerOptions::of_file(&Metadata::new("model.gguf", entries)).map_err(|e| e.to_string())
+        };
+        assert_eq!(of_file(&[]), Ok(SamplerOptions::default()));
+        let some = [("temp", 0.7f32.into()), ("top_k", 20i32.into()), ("penalty_repeat", 1.25f32.into())];
+        let wanted =
+            SamplerOptions { temperature: 0.7, top_k: 20, repetition_penalty: 1.25, ..SamplerOptions::default() };
+        assert_eq!(of_file(&some), Ok(wanted));
+        let all = SamplerOptions { penalty_last_n: usize::MAX, ..SamplerOptions::default() };
+        assert_eq!(of_file(&[("top_k", (-1i32).into()), ("penalty_last_n", (-1i32).into())]), Ok(all));
+        let whole = SamplerOptions { temperature: 2.0, ..SamplerOptions::default() };
+        assert_eq!(of_file(&[("temp", 2u64.into())]), Ok(whole));
+        assert!(of_file(&[("temp", "warm".into())]).is_err());
+        assert!(of_file(&[("top_k", vec![1i32, 2].into())]).is_err());
+        assert!(of_file(&[("top_k", u64::MAX.into())]).is_err());
+    }
 
     /// Draws from everything.
     fn plain() -> SamplerOptions {

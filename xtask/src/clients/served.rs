@@ -13,6 +13,8 @@ use serde_json::Value;
 
 use crate::fetch::fetch;
 
+/// The file of the model in the program.
+const NANO: &str = "crates/nano/nano.gguf";
 /// The smallest model that has DeepSeek V4's structure and format. Its vocabulary is bytes, so that a conversation takes as many tokens as
 /// it has letters: some clients' instructions have 100,000.
 const MICRO: &str = "testdata/deepseek_v4/micro-long.gguf";
@@ -33,6 +35,8 @@ pub(crate) enum Model {
     Real,
     /// The same with a format that has calls, [`TEMPLATE`].
     Calling,
+    /// The model in the program: small, but taught to call five tools of its own accord.
+    Nano,
 }
 
 /// A chat template in the way of Hermes, no longer than SmolLM2's own.
@@ -52,6 +56,7 @@ impl Model {
         match self {
             Model::Micro => "micro",
             Model::Real | Model::Calling => "smollm2",
+            Model::Nano => "nano",
         }
     }
 
@@ -62,6 +67,7 @@ impl Model {
     pub(crate) fn file(self, root: &Path, folder: &Path) -> Result<PathBuf, Box<dyn Error>> {
         match self {
             Model::Micro => Ok(root.join(MICRO)),
+            Model::Nano => Ok(root.join(NANO)),
             Model::Real => fetch(root, self.name()),
             Model::Calling => {
                 let path = folder.join("calling.gguf");

@@ -68,7 +68,7 @@ impl Place<'_> {
 const OF_PYTHON: Packages = Packages::Pip(&["openai==3.57.0", "anthropic==2.14.0"]);
 const OF_NODE: Packages = Packages::Npm(&["openai@7.59.0", "@anthropic-ai/sdk@1.14.0", "zod@4.6.7"], None);
 
-pub(crate) const LIBRARIES: [Library; 7] = [
+pub(crate) const LIBRARIES: [Library; 8] = [
     library("sdk-python", OF_PYTHON, "python", &["tests/clients/sdk.py"]),
     library("sdk-node", OF_NODE, "node", &["--test", "tests/clients/sdk.mjs"]),
     Library { models: &[Model::Calling], ..library("calls-python", OF_PYTHON, "python", &["tests/clients/calls.py"]) },
@@ -76,6 +76,7 @@ pub(crate) const LIBRARIES: [Library; 7] = [
         models: &[Model::Calling],
         ..library("calls-node", OF_NODE, "node", &["--test", "tests/clients/calls.mjs"])
     },
+    Library { models: &[Model::Nano], ..library("calls-nano", OF_PYTHON, "python", &["tests/clients/nano.py"]) },
     library("ollama-python", Packages::Pip(&["ollama==0.6.3"]), "python", &["tests/clients/ollama_sdk.py"]),
     library("ollama-node", Packages::Npm(&["ollama@0.6.4"], None), "node", &["--test", "tests/clients/ollama_sdk.mjs"]),
     Library {

@@ -3,6 +3,7 @@
 //! ```text
 //! config.json                                  -> family, sizes                -> keys           config, family, deepseek_v4, llama
 //! tokenizer.json, tokenizer_config.json, ..    -> vocabulary                   -> keys           tokenizer
+//! generation_config.json                       -> how to choose tokens         -> keys           sampling
 //! *.safetensors                                -> headers, checked             -> what there is  shards, header
 //! a family's rules                             -> names, shapes, types         -> tensors        builder
 //! positioned reads of the rows asked for       -> in the spelling of the GGUF  -> bytes, floats  rows
@@ -20,6 +21,7 @@ mod family;
 mod header;
 mod llama;
 mod rows;
+mod sampling;
 mod shards;
 mod tokenizer;
 
@@ -60,6 +62,7 @@ impl Folder {
         let family = Family::of(&config)?;
         let mut keys = (family.keys)(&config)?.into_entries();
         keys.insert(1, ("general.name".into(), name(path).into()));
+        keys.splice(2..2, sampling::keys(path)?);
         let files = Shards::open(path)?;
         let plan = (family.plan)(&config, &files)?;
         // Only now is it known that there are as many words as the numbers say, each of which takes memory.

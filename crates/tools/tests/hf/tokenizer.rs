@@ -243,6 +243,13 @@ fn roles_come_from_the_files_beside() {
 }
 
 #[test]
+fn what_is_recommended_of_sampling_comes_along() {
+    let model = changed(|_| {});
+    model.write("generation_config.json", &json!({"do_sample": true, "temperature": 0.5}));
+    assert_eq!(model.keys().f32("general.sampling.temp").unwrap_or_else(|e| panic!("{e}")), 0.5);
+}
+
+#[test]
 fn a_post_processor_that_begins_with_a_token_adds_bos() {
     let begin = json!({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
         {"Sequence": {"id": "A", "type_id": 0}}]});

@@ -13,21 +13,21 @@ import openai
 from served import KEY, MODEL, SERVER
 
 
-def tool(name, description, **parameters):
+def described(name, description, **parameters):
     properties = {key: {"type": "string", "description": text} for key, text in parameters.items()}
     schema = {"type": "object", "properties": properties, "required": list(parameters)}
     return {"name": name, "description": description, "parameters": schema}
 
 
 TOOLS = [
-    tool("read_file", "Read a file.", path="The file."),
-    tool("list_folder", "List the files in a folder.", path="The folder."),
-    tool("run_command", "Run a shell command.", command="The command."),
+    described("read_file", "Read a file.", path="The file."),
+    described("list_folder", "List the files in a folder.", path="The folder."),
+    described("run_command", "Run a shell command.", command="The command."),
 ]
+FUNCTIONS = [{"type": "function", "function": tool} for tool in TOOLS]
 ASKED = [{"role": "user", "content": "Read notes.txt."}]
 CALL = ("read_file", {"path": "notes.txt"})
 RESULT = "The garden is green."
-SMALL_TALK = [{"role": "user", "content": "Hello!"}]
 
 
 class Calls(unittest.TestCase):
@@ -36,22 +36,36 @@ class Calls(unittest.TestCase):
         self.messages = anthropic.Anthropic(base_url=SERVER, auth_token=KEY, max_retries=0).messages
 
     def test_chat_completions(self):
-        chat, tools = self.openai.chat.completions, [{"type": "function", "function": tool} for tool in TOOLS]
-        fields = {"model": MODEL, "tools": tools, "temperature": 0, "max_tokens": 200}
+        chat = self.openai.chat.completions
         for effort in ("none", "high"):
             with self.subTest(effort=effort):
-                thinks = {"reasoning_effort": effort}
-                first = chat.create(**fields, **thinks, messages=ASKED).choices[0]
-                with chat.stream(**fields, **thinks, messages=ASKED) as stream:
+                fields = {"model": MODEL, "tools": FUNCTIONS, "temperature": 0, "max_tokens": 200, "reasoning_effort": effort}
+                first = chat.create(**fields, messages=ASKED).choices[0]
+                with chat.stream(**fields, messages=ASKED) as stream:
                     streamed = stream.get_final_completion().choices[0]
                 for choice in (first, streamed):
+                    self.assertEqual(choice.finish_reason, "tool_calls", choice.message)
                     (call,) = choice.message.tool_calls
-                    self.assertEqual(choice.finish_reason, "tool_calls")
                     self.assertEqual((call.function.name, json.loads(call.function.arguments)), CALL)
+                reasoning = getattr(first.message, "reasoning_content", None)
+                self.assertEqual(bool(reasoning), effort != "none", reasoning)
                 told = [*ASKED, first.message, {"role": "tool", "tool_call_id": first.message.tool_calls[0].id, "content": RESULT}]
-                answer = chat.create(**fields, **thinks, messages=told).choices[0]
+                answer = chat.create(**fields, messages=told).choices[0]
                 self.assertEqual(answer.finish_reason, "stop")
                 self.assertIn(RESULT, answer.message.content)
+
+    def test_responses(self):
+        tools = [{"type": "function", **tool} for tool in TOOLS]
+        fields = {"model": MODEL, "tools": tools, "temperature": 0, "max_output_tokens": 200, "store": False}
+        first = self.openai.responses.create(**fields, input=ASKED)
+        with self.openai.responses.stream(**fields, input=ASKED) as stream:
+            streamed = stream.get_final_response()
+        for response in (first, streamed):
+            call = response.output[-1]
+            self.assertEqual(call.type, "function_call", response.output_text)
+            self.assertEqual((call.name, json.loads(call.arguments)), CALL)
+        told = [*ASKED, *first.output, {"type": "function_call_output", "call_id": first.output[-1].call_id, "output": RESULT}]
+        self.assertIn(RESULT, self.openai.responses.create(**fields, input=told).output_text)
 
     def test_messages(self):
         tools = [{"name": t["name"], "description": t["description"], "input_schema": t["parameters"]} for t in TOOLS]
@@ -60,8 +74,8 @@ class Calls(unittest.TestCase):
         with self.messages.stream(**fields, messages=ASKED) as stream:
             streamed = stream.get_final_message()
         for message in (first, streamed):
-            call = message.content[-1]
-            self.assertEqual((message.stop_reason, call.name, call.input), ("tool_use", *CALL))
+            self.assertEqual(message.stop_reason, "tool_use", message.content)
+            self.assertEqual((message.content[-1].name, message.content[-1].input), CALL)
         result = {"type": "tool_result", "tool_use_id": first.content[-1].id, "content": RESULT}
         told = [*ASKED, {"role": "assistant", "content": first.content}, {"role": "user", "content": [result]}]
         answer = self.messages.create(**fields, messages=told)
@@ -69,11 +83,11 @@ class Calls(unittest.TestCase):
         self.assertIn(RESULT, answer.content[-1].text)
 
     def test_small_talk_needs_no_tool(self):
-        tools = [{"type": "function", "function": tool} for tool in TOOLS]
-        answer = self.openai.chat.completions.create(model=MODEL, tools=tools, temperature=0, max_tokens=200, messages=SMALL_TALK)
-        self.assertEqual(answer.choices[0].finish_reason, "stop")
-        self.assertFalse(answer.choices[0].message.tool_calls)
-        self.assertTrue(answer.choices[0].message.content)
+        asked = [{"role": "user", "content": "Hello!"}]
+        fields = {"model": MODEL, "tools": FUNCTIONS, "temperature": 0, "max_tokens": 200}
+        answer = self.openai.chat.completions.create(**fields, messages=asked).choices[0]
+        self.assertEqual((answer.finish_reason, answer.message.tool_calls), ("stop", None))
+        self.assertTrue(answer.message.content)
 
 
 if __name__ == "__main__":

@@ -245,9 +245,9 @@ def test_two_processes_train_as_one_does(folder, tmp_path):
 
 
 def test_the_bias_brings_loads_together(folder, tmp_path):
-    t = trainer(folder, tmp_path, learning_rate=0.0, bias_rate=0.03)
+    t = trainer(folder, tmp_path, learning_rate=0.0, bias_rate=0.05)
     ffn = t.model.layers[-1].ffn
-    ffn.gate.bias.copy_(torch.tensor([0.4, 0.0, 0.0, -0.4]))
+    ffn.gate.bias.copy_(torch.tensor([0.6, 0.0, 0.0, -0.6]))
     spread = []
     for _ in range(16):
         t.train_step()

@@ -156,12 +156,12 @@ def folder(tmp_path) -> Path:
     r = np.random.default_rng(1)
     for split, n in (("train", 50), ("held", 5)):
         writer = Writer(tmp_path, split)
-        for _ in range(n):
+        for i in range(n):
             ids = r.integers(0, SMALL["vocab_size"], int(r.integers(2, 64)), dtype=np.uint16)
             ids[0] |= CONTEXT
-            writer.add(ids, 0)
+            writer.add(ids, i % 3)
         writer.finish()
-    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text('{"kinds": {"stories": {}, "copying": {}, "tools": {}}}')
     return tmp_path
 
 
@@ -192,6 +192,7 @@ TRAINING = dict(
     weight_decay=0.1,
     warmup_tokens=512,
     decay=0.25,
+    fall_shares={"tools": 0.5, "copying": 1.0},
     draft_weight=0.3,
     draft_every=2,
     index_weight=0.1,
@@ -218,6 +219,26 @@ def test_a_run_that_was_cut_goes_on_bit_for_bit(folder, tmp_path):
     assert whole.epoch > 0, "the run has to cross an epoch"
     for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values()):
         assert torch.equal(a, b), name
+
+
+def test_what_the_model_should_be_best_at_comes_last(folder, tmp_path):
+    def parts(t: Trainer, n: int) -> list[bytes]:
+        return [t.next_part().ids.tobytes() for _ in range(n)]
+
+    t = trainer(folder, tmp_path)
+    parts(t, 3)
+    assert len(t.documents()) == len(t.split.kinds)
+    t.seen = 80_000
+    parts(t, 2)
+    of_kind = {name: t.split.kinds == i for i, name in enumerate(t.kinds)}
+    found = t.documents()
+    assert set(t.split.kinds[found]) == {t.kinds.index("tools"), t.kinds.index("copying")}
+    assert of_kind["copying"][found].sum() == of_kind["copying"].sum()
+    assert 0 < of_kind["tools"][found].sum() < of_kind["tools"].sum()
+    t.save()
+    resumed = trainer(folder, tmp_path)
+    resumed.resume()
+    assert parts(resumed, 40) == parts(t, 40)
 
 
 def steps_of_one_in_two(rank: int, folder: Path, out: Path, port: int) -> None:

@@ -2,7 +2,8 @@
 
     python train.py --config configs/small.json --data work/data --tokenizer work/tokenizer --out work/run --tokens 60e6
 
-The learning rate rises in a warm-up, stays, and falls in a line to nothing over the last share `decay` of `--tokens`.
+The learning rate rises in a warm-up, stays, and falls in a line to nothing over the last share `decay` of `--tokens`,
+when of each kind of document only a share is taken, `fall_shares`: what the model should be best at comes last.
 It is a function of the tokens seen, not of time: a run cut by `--minutes` or by the machine is continued by the same
 command, and until the fall begins `--tokens` may still be changed. Several processes may share each step; on several
 GPUs that is not yet tried:
@@ -163,7 +164,9 @@ class Trainer:
         self.hash_tables()
         self.model.to(self.device)
         self.optimizers = optimizers(self.model, self.t, self.team, self.dtype)
+        self.kinds = list(json.loads((data / "manifest.json").read_text())["kinds"])
         self.step = self.seen = self.epoch = self.at = 0
+        self.falls = False
         self.seconds = 0.0
         self.packing: tuple[int, Packing] | None = None
 
@@ -186,15 +189,25 @@ class Trainer:
 
     def next_part(self) -> Batch:
         """The next `micro_tokens` tokens, in rows of one length."""
+        if not self.falls and self.seen >= self.total * (1 - self.t["decay"]):
+            self.falls, self.epoch, self.at = True, self.epoch + 1, 0
         if self.packing is None or self.packing[0] != self.epoch:
-            seed = f"{self.t['seed']} {self.epoch}"
-            self.packing = self.epoch, Packing(self.split, self.t["lengths"], self.t["micro_tokens"], seed)
+            t, seed = self.t, f"{self.t['seed']} {self.epoch}"
+            self.packing = self.epoch, Packing(self.split, t["lengths"], t["micro_tokens"], seed, self.documents())
         packing = self.packing[1]
         part = packing.batch(self.at)
         self.at += 1
         if self.at == len(packing.batches):
             self.epoch, self.at = self.epoch + 1, 0
         return part
+
+    def documents(self) -> np.ndarray:
+        """Those of this epoch: all; while the rate falls, of each kind a share, others in every epoch."""
+        kinds, shares = self.split.kinds, self.t["fall_shares"]
+        if not self.falls:
+            return np.arange(len(kinds))
+        chance = np.array([shares.get(kind, 0.0) for kind in self.kinds])
+        return np.nonzero(np.random.default_rng([self.t["seed"], self.epoch]).random(len(kinds)) < chance[kinds])[0]
 
     def train_step(self) -> dict:
         """One batch, in parts that fit the caches or the GPU. Gives its losses."""
@@ -247,6 +260,7 @@ class Trainer:
             seen=self.seen,
             epoch=self.epoch,
             at=self.at,
+            falls=self.falls,
             seconds=self.seconds,
             rng=torch.get_rng_state(),
         )
@@ -274,7 +288,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
-        self.step, self.seen, self.epoch, self.at = (state[k] for k in ("step", "seen", "epoch", "at"))
+        for name in ("step", "seen", "epoch", "at", "falls"):
+            setattr(self, name, state[name])
         self.seconds = state["seconds"]
         torch.set_rng_state(state["rng"].cpu())
         return True
@@ -297,13 +312,13 @@ def word_bytes(tokenizer: Path) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(trainer: Trainer, held: Split, kinds: list[str], sizes: Tensor, tokens_max: int) -> dict:
+def evaluate(trainer: Trainer, held: Split, sizes: Tensor, tokens_max: int) -> dict:
     """Per kind, always on the same documents: nats per token, marks of the format included; the same as bits per byte
     of text; how often the best word is right; and how often the one drafted after the text's next word is the model's
     own best there. For stories, and for all kinds together, also how experts are used."""
     model, t, found = trainer.model.eval(), trainer.t, {}
     of_all = Usage(model)
-    for kind, name in enumerate(kinds):
+    for kind, name in enumerate(trainer.kinds):
         which = np.random.default_rng(0).permutation(np.nonzero(held.kinds == kind)[0])
         which = which[np.cumsum(held.lengths[which]) <= tokens_max]
         if not len(which):
@@ -424,7 +439,6 @@ class Log:
 def run(trainer: Trainer, a: argparse.Namespace, log: Log) -> None:
     """Steps until the tokens or the minutes are used up."""
     held, sizes = Split(a.data, "held"), word_bytes(a.tokenizer / "tokenizer.json")
-    kinds = list(json.loads((a.data / "manifest.json").read_text())["kinds"])
     begun = saved = evaluated = time.monotonic()
     progress = Progress(trainer)
     is_first = trainer.team.rank == 0
@@ -434,7 +448,7 @@ def run(trainer: Trainer, a: argparse.Namespace, log: Log) -> None:
 
     def finish_part() -> None:
         trainer.save()
-        found = evaluate(trainer, held, kinds, sizes, a.held_tokens)
+        found = evaluate(trainer, held, sizes, a.held_tokens)
         log.write(step=trainer.step, tokens=trainer.seen, held=found)
 
     while trainer.seen < trainer.total and has_time():

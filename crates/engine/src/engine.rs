@@ -17,7 +17,7 @@ use models::{Chat, ChatError, Cost, KvType, Model, Part, Residency, StateOptions
 use tokenizer::{Special, TokenId, Tokenizer};
 
 use crate::{
-    Error, Plan, Session, devices,
+    Error, Plan, SamplerOptions, Session, devices,
     identity::{fingerprint, identity},
     keeper::Keeper,
     machine,

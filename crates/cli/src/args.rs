@@ -832,10 +832,11 @@ mod tests {
     #[test]
     fn the_defaults_that_help_tells_are_those_of_the_sampler() {
         let default = SamplerOptions::default();
-        let help = Cli::command().render_long_help().to_string();
+        let command = Cli::command();
         let told = |flag: &str| {
-            let (_, about) = help.split_once(&format!("--{flag} ")).unwrap();
-            about.split_once("the model's, or ").unwrap().1.split(']').next().unwrap().to_owned()
+            let arg = command.get_arguments().find(|arg| arg.get_long() == Some(flag)).unwrap();
+            let help = arg.get_help().unwrap().to_string();
+            help.split_once("[default: the model's, or ").unwrap().1.trim_end_matches(']').to_owned()
         };
         assert_eq!(told("temp"), default.temperature.to_string());
         assert_eq!(told("top-k"), default.top_k.to_string());

@@ -88,15 +88,20 @@ fn help_is_short_with_one_dash() {
 
             Sampling:
                   --temp <X>               Below 1 more certain, above 1 more random, 0 always the likeliest
-                                           token [default: 1]
-                  --top-k <N>              Draw from the N likeliest tokens only, 0 for all [default: 0]
-                  --top-p <X>              Draw from the likeliest tokens that make up this share [default: 1]
+                                           token [default: the model's, or 1]
+                  --top-k <N>              Draw from the N likeliest tokens only, 0 for all [default: the
+                                           model's, or 0]
+                  --top-p <X>              Draw from the likeliest tokens that make up this share [default: the
+                                           model's, or 1]
                   --min-p <X>              Draw from tokens at least this likely, relative to the likeliest
-                                           [default: 0.05]
-                  --repeat-penalty <X>     Divide the logits of recent tokens by this [default: 1]
+                                           [default: the model's, or 0.05]
+                  --repeat-penalty <X>     Divide the logits of recent tokens by this [default: the model's, or
+                                           1]
                   --presence-penalty <X>   Lower the logits of recent tokens by this [default: 0]
                   --frequency-penalty <X>  Lower the logits of recent tokens by this for each occurrence
                                            [default: 0]
+                  --repeat-last-n <N>      How many tokens are recent for these, the prompt's included, -1 for
+                                           all [default: the model's, or 64]
                   --may-repeat             Let an answer go on that says the same again and again
                   --seed <N>               The same seed gives the same answer [default: a new one each time]
 

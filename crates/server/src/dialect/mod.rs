@@ -68,8 +68,8 @@ that clients send and that change nothing.
 Every reply has an `x-request-id`: the request's own, if that has 1 to 64 letters, digits and `-_.`, else a new one. What cannot be
 read as a request of HTTP/1.1 or 1.0 at all has no more of a reply than a status.
 
-How tokens are chosen is up to the request, else to the flags of `ds4 serve`, else to the model file (`general.sampling.*`, which
-`ds4 quantize` takes from a model's `generation_config.json`), else to the defaults that `ds4 serve --help` shows.
+How tokens are chosen is up to the request, else to the flags of `serve`, else to the model file (`general.sampling.*`, which
+`quantize` takes from a model's `generation_config.json`), else to the defaults that `serve --help` shows.
 
 What became of an answer that its dialect has no word for is in `finish_detail`, beside the reason for its end:
 

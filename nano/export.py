@@ -34,7 +34,9 @@ FIXED = dict(
 )
 """What `config.json` says of every model of the family."""
 
-GENERATION = dict(_from_model_config=True, bos_token_id=0, eos_token_id=1, do_sample=True, temperature=1.0, top_p=1.0)
+GENERATION = dict(_from_model_config=True, bos_token_id=0, eos_token_id=1, do_sample=True, temperature=0.5, top_p=1.0)
+"""So small a model keeps to its story only if it is not drawn far from what it finds likely."""
+
 DTYPES = dict(bf16=torch.bfloat16, f16=torch.float16, f32=torch.float32)
 
 

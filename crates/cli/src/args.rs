@@ -264,8 +264,8 @@ pub(crate) struct SamplingArgs {
     #[arg(long, alias = "temperature", value_name = "X", value_parser = number, allow_negative_numbers = true)]
     pub(crate) temp: Option<f32>,
 
-    /// Draw from the N likeliest tokens only, 0 for all [default: the model's, or 0]
-    #[arg(long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
+    /// Draw from the N likeliest tokens only, 0 or -1 for all [default: the model's, or 0]
+    #[arg(long, value_name = "N", value_parser = budget, allow_negative_numbers = true)]
     pub(crate) top_k: Option<usize>,
 
     /// Draw from the likeliest tokens that make up this share [default: the model's, or 1]
@@ -653,16 +653,16 @@ impl SamplingArgs {
     /// A value outside its range, and who gave it.
     fn refused(&self, e: &SamplerError) -> Error {
         let (value, flag) = (e.value.to_string(), flag_of(e.field));
-        let is_of_model = match e.field {
-            "temperature" => self.temp.is_none(),
-            "top_p" => self.top_p.is_none(),
-            "min_p" => self.min_p.is_none(),
-            "repetition_penalty" => self.repeat_penalty.is_none(),
-            _ => false,
+        let key_of_model = match e.field {
+            "temperature" if self.temp.is_none() => Some("temp"),
+            "top_p" if self.top_p.is_none() => Some("top_p"),
+            "min_p" if self.min_p.is_none() => Some("min_p"),
+            "repetition_penalty" if self.repeat_penalty.is_none() => Some("penalty_repeat"),
+            _ => None,
         };
-        match is_of_model {
-            true => Error::Recommended { field: e.field, value, allowed: e.allowed, flag },
-            false => Error::Value { flag, value, allowed: e.allowed.into() },
+        match key_of_model {
+            Some(key) => Error::Recommended { key, value, allowed: e.allowed, flag },
+            None => Error::Value { flag, value, allowed: e.allowed.into() },
         }
     }
 }
@@ -824,7 +824,7 @@ mod tests {
         let of_model = SamplerOptions { top_p: 1.5, ..SamplerOptions::default() };
         let options = |args: &[&str]| Cli::parse_from(["ds4"].iter().chain(args)).chat.sampling.options(&of_model);
         let refused = options(&[]).unwrap_err();
-        assert_eq!(refused.to_string(), "the model recommends top_p 1.5, but it must be above 0, up to 1");
+        assert_eq!(refused.to_string(), "general.sampling.top_p of the model is 1.5, but must be above 0, up to 1");
         assert!(refused.report().contains("--top-p"), "{}", refused.report());
         assert!(options(&["--top-p", "0.9"]).is_ok());
     }

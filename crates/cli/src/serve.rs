@@ -33,6 +33,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
     let kept = Some(args.store.served(&args.model));
     let key_dir = kept.as_ref().and_then(|kept| kept.dir.clone());
     let engine = model::open(&args.model, &Options { kept, ..args.model.options() })?;
+    let sampling = args.sampling.options(&engine.sampling())?;
     if engine.tokenizer().is_none() {
         return Err(Error::NoVocabulary { path: engine.path().to_path_buf() });
     }
@@ -44,7 +45,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Error> {
         access,
         name,
         aliases: names,
-        sampling: args.sampling.options(&engine.sampling()?)?,
+        sampling,
         seed: args.sampling.seed,
         n_reasoning_max: args.budget.most(),
         n_waiting_max: args.queue,

@@ -157,6 +157,7 @@ impl Local {
         let schema = schema(&args.form)?;
         let options = Options { kept: args.kept.kept(&args.model.cache)?, ..args.model.options() };
         let engine = model::open(&args.model, &options)?;
+        let sampling = args.sampling.options(&engine.sampling())?;
         if engine.tokenizer().is_none() {
             return Err(Error::NoVocabulary { path: engine.path().to_path_buf() });
         }
@@ -164,7 +165,6 @@ impl Local {
         let form = schema.transpose()?;
         let session = open_session(&engine, args.prompt.ctx.unwrap_or_else(|| engine.n_ctx_default()))?;
         interrupt::before_end(engine.flusher());
-        let sampling = args.sampling.options(&engine.sampling()?)?;
         let sampler = Sampler::new(sampling.clone());
         let n_max = args.prompt.tokens.unwrap_or(usize::MAX);
         let n_reasoning_max = args.thinking.budget.most();
@@ -297,6 +297,11 @@ fn sampling(options: &SamplerOptions) -> String {
         (options.repetition_penalty != 1.0, format!("repeat penalty {}", options.repetition_penalty)),
         (options.presence_penalty != 0.0, format!("presence penalty {}", options.presence_penalty)),
         (options.frequency_penalty != 0.0, format!("frequency penalty {}", options.frequency_penalty)),
+        (options.penalty_last_n == usize::MAX, "over all tokens".into()),
+        (
+            options.penalty_last_n != usual.penalty_last_n && options.penalty_last_n < usize::MAX,
+            format!("over {} tokens", options.penalty_last_n),
+        ),
     ];
     let unusual = unusual.into_iter().filter_map(|(is_told, text)| is_told.then(|| format!(", {text}")));
     format!("temperature {}{}, seed {}", options.temperature, unusual.collect::<String>(), options.seed)

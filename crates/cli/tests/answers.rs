@@ -106,8 +106,7 @@ fn tokens_are_chosen_as_the_file_recommends_unless_a_flag_says_otherwise() {
 
     let wrong = saying("wrong.gguf", "general.sampling.top_p", 1.5f32);
     let refused = ran(&wrong, &[]);
-    let lines =
-        "error: the model recommends top_p 1.5, but it must be above 0, up to 1\nhelp: choose another by --top-p\n";
+    let lines = "error: general.sampling.top_p of the model is 1.5, but must be above 0, up to 1\nhelp: choose another by --top-p\n";
     assert!(refused.status == Some(2) && refused.err.contains(lines), "{}", refused.err);
     assert_eq!(ran(&wrong, &["--top-p", "1"]).status, Some(0));
 }

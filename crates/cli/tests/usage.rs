@@ -89,7 +89,7 @@ fn help_is_short_with_one_dash() {
             Sampling:
                   --temp <X>               Below 1 more certain, above 1 more random, 0 always the likeliest
                                            token [default: the model's, or 1]
-                  --top-k <N>              Draw from the N likeliest tokens only, 0 for all [default: the
+                  --top-k <N>              Draw from the N likeliest tokens only, 0 or -1 for all [default: the
                                            model's, or 0]
                   --top-p <X>              Draw from the likeliest tokens that make up this share [default: the
                                            model's, or 1]

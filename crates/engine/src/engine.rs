@@ -281,11 +281,8 @@ impl Engine {
     }
 
     /// How tokens are chosen unless somebody says otherwise: as the file recommends, `general.sampling.*`. To be checked.
-    ///
-    /// # Errors
-    /// The file recommends what is no number.
-    pub fn sampling(&self) -> Result<SamplerOptions, Error> {
-        Ok(SamplerOptions::of_file(self.0.gguf.metadata())?)
+    pub fn sampling(&self) -> SamplerOptions {
+        SamplerOptions::of_file(self.0.gguf.metadata())
     }
 
     /// The files that it is read from: all parts of a split model; none of one inside the program.

@@ -84,29 +84,23 @@ impl SamplerOptions {
     }
 
     /// What a model file recommends, and what it does not speak of by default. Whether the values mean something is not checked, as
-    /// others may be put in their place.
+    /// others may be put in their place: what is no number in any spelling is NaN.
     ///
-    /// Source: `common/common.cpp: common_init_sampler_from_model` in llama.cpp.
-    ///
-    /// # Errors
-    /// A value that is no number.
-    pub(crate) fn of_file(keys: &Metadata) -> Result<SamplerOptions, gguf::Error> {
-        let float = |name: &str, default| match keys.get(&key(name)).and_then(Value::integer) {
-            Some(whole) => Ok(whole as f32),
-            None => keys.f32_opt(&key(name)).map(|value| value.unwrap_or(default)),
-        };
+    /// Source: `common/common.cpp: common_init_sampler_from_model` in llama.cpp, which reads numbers from text.
+    pub(crate) fn of_file(keys: &Metadata) -> SamplerOptions {
+        let number = |name: &str| keys.get(&key(name)).map(number);
+        let float = |name: &str, default: f32| number(name).map_or(default, |x| x as f32);
         let default = SamplerOptions::default();
-        Ok(SamplerOptions {
-            temperature: float("temp", default.temperature)?,
-            top_k: keys.i32_opt(&key("top_k"))?.map_or(default.top_k, |k| k.max(0) as usize),
-            top_p: float("top_p", default.top_p)?,
-            min_p: float("min_p", default.min_p)?,
-            repetition_penalty: float("penalty_repeat", default.repetition_penalty)?,
-            penalty_last_n: keys
-                .i32_opt(&key("penalty_last_n"))?
-                .map_or(default.penalty_last_n, |n| usize::try_from(n).unwrap_or(usize::MAX)),
+        SamplerOptions {
+            temperature: float("temp", default.temperature),
+            top_k: number("top_k").map_or(default.top_k, |k| k.max(0.0) as usize),
+            top_p: float("top_p", default.top_p),
+            min_p: float("min_p", default.min_p),
+            repetition_penalty: float("penalty_repeat", default.repetition_penalty),
+            penalty_last_n: number("penalty_last_n")
+                .map_or(default.penalty_last_n, |n| if n < 0.0 { usize::MAX } else { n as usize }),
             ..default
-        })
+        }
     }
 
     /// Whether the values mean something.
@@ -140,6 +134,16 @@ impl SamplerOptions {
 /// The key of a file that recommends a value.
 fn key(name: &str) -> String {
     format!("general.sampling.{name}")
+}
+
+/// A number in any spelling; NaN for what is none.
+fn number(value: &Value) -> f64 {
+    match value {
+        Value::String(text) => text.trim().parse().unwrap_or(f64::NAN),
+        Value::F64(x) => *x,
+        Value::F32(x) => f64::from(*x),
+        other => other.integer().map_or(f64::NAN, |x| x as f64),
+    }
 }
 
 /// A sampling option outside its range.
@@ -455,20 +459,21 @@ mod tests {
     fn what_a_file_recommends_is_taken_and_the_rest_as_ever() {
         let of_file = |entries: &[(&str, Value)]| {
             let entries = entries.iter().map(|(name, value)| (key(name), value.clone())).collect();
-            SamplerOptions::of_file(&Metadata::new("model.gguf", entries)).map_err(|e| e.to_string())
+            SamplerOptions::of_file(&Metadata::new("model.gguf", entries))
         };
-        assert_eq!(of_file(&[]), Ok(SamplerOptions::default()));
-        let some = [("temp", 0.7f32.into()), ("top_k", 20i32.into()), ("penalty_repeat", 1.25f32.into())];
-        let wanted =
-            SamplerOptions { temperature: 0.7, top_k: 20, repetition_penalty: 1.25, ..SamplerOptions::default() };
-        assert_eq!(of_file(&some), Ok(wanted));
-        let all = SamplerOptions { penalty_last_n: usize::MAX, ..SamplerOptions::default() };
-        assert_eq!(of_file(&[("top_k", (-1i32).into()), ("penalty_last_n", (-1i32).into())]), Ok(all));
-        let whole = SamplerOptions { temperature: 2.0, ..SamplerOptions::default() };
-        assert_eq!(of_file(&[("temp", 2u64.into())]), Ok(whole));
-        assert!(of_file(&[("temp", "warm".into())]).is_err());
-        assert!(of_file(&[("top_k", vec![1i32, 2].into())]).is_err());
-        assert!(of_file(&[("top_k", u64::MAX.into())]).is_err());
+        assert_eq!(of_file(&[]), SamplerOptions::default());
+        let found = of_file(&[("temp", 0.5f32.into()), ("top_k", 20i32.into()), ("penalty_repeat", 1.25f64.into())]);
+        let said =
+            SamplerOptions { temperature: 0.5, top_k: 20, repetition_penalty: 1.25, ..SamplerOptions::default() };
+        assert_eq!(found, said);
+        let found = of_file(&[("top_k", (-1i32).into()), ("penalty_last_n", (-1i32).into())]);
+        assert_eq!(found, SamplerOptions { penalty_last_n: usize::MAX, ..SamplerOptions::default() });
+        let found = of_file(&[("temp", "0.5".into()), ("top_p", 1u64.into()), ("top_k", 50f32.into())]);
+        assert_eq!(found, SamplerOptions { temperature: 0.5, top_k: 50, ..SamplerOptions::default() });
+        assert_eq!(of_file(&[("top_k", u64::MAX.into())]).top_k, usize::MAX);
+        for wrong in ["warm".into(), vec![1i32, 2].into(), true.into(), f32::NAN.into()] {
+            assert!(of_file(&[("temp", wrong)]).check().is_err());
+        }
     }
 
     /// Draws from everything.

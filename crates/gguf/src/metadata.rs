@@ -79,8 +79,6 @@ impl Metadata {
         u32, u32_opt: u32 = read_integer;
         /// An integer of any type.
         u64, u64_opt: u64 = read_integer;
-        /// An integer of any type.
-        i32, i32_opt: i32 = read_integer;
         /// A float of either type.
         f32, f32_opt: f32 = read_f32;
         /// A bool.

@@ -73,7 +73,6 @@ pub(crate) const OPTIONS: &[&[Field]] = &[
             "Longest answer in tokens, reasoning included; below 0 for what there is room for.",
         ),
         acts("stop", Kind::Any, "A text, or up to 64, that end the answer and are not part of it."),
-        acts("repeat_last_n", Kind::Int(-1, i64::MAX), "How many tokens are recent; -1 for all."),
         only("typical_p", "1.0", "tokens are chosen by their probability"),
         only("tfs_z", "1.0", "tokens are chosen by their probability"),
         only("mirostat", "0", "tokens are chosen by their probability"),
@@ -186,10 +185,7 @@ fn options(
 ) -> Result<(SamplerOptions, Option<usize>, Vec<String>), Refusal> {
     let empty = json!({});
     let options = Fields::at(fields.any("options").unwrap_or(&empty), &fields.path("options"), OPTIONS)?;
-    let mut sampling = sampling(&options, default, seed)?;
-    if let Some(n) = options.int("repeat_last_n") {
-        sampling.penalty_last_n = usize::try_from(n).unwrap_or(usize::MAX);
-    }
+    let sampling = sampling(&options, default, seed)?;
     let n_max = options.int("num_predict").and_then(|n| usize::try_from(n).ok());
     Ok((sampling, n_max, stop(&options, "stop")?))
 }

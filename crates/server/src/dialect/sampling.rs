@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Fields that choose tokens.
-pub(crate) const SAMPLING: [Field; 9] = [
+pub(crate) const SAMPLING: [Field; 10] = [
     acts(
         "temperature",
         Kind::Num(0.0, 100.0),
@@ -29,6 +29,7 @@ pub(crate) const SAMPLING: [Field; 9] = [
     acts("frequency_penalty", Kind::Num(-2.0, 2.0), "Lower the logits of recent tokens by this for each occurrence."),
     acts("repetition_penalty", Kind::Num(0.01, 100.0), "Divide the logits of recent tokens by this."),
     acts("repeat_penalty", Kind::Num(0.01, 100.0), "The same, as others spell it."),
+    acts("repeat_last_n", Kind::Int(-1, i64::MAX), "How many tokens are recent; -1 for all."),
     acts(
         "seed",
         Kind::Int(i64::MIN, i64::MAX),
@@ -72,6 +73,9 @@ pub(crate) fn sampling(
         repetition_penalty: num("repetition_penalty", num("repeat_penalty", default.repetition_penalty)),
         presence_penalty: num("presence_penalty", default.presence_penalty),
         frequency_penalty: num("frequency_penalty", default.frequency_penalty),
+        penalty_last_n: fields
+            .int("repeat_last_n")
+            .map_or(default.penalty_last_n, |n| usize::try_from(n).unwrap_or(usize::MAX)),
         seed: fields.int("seed").map(|seed| seed as u64).or(seed).unwrap_or_else(rand::random),
         ..default.clone()
     };

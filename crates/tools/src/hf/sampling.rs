@@ -4,38 +4,49 @@
 
 use std::path::Path;
 
+use engine::SamplerOptions;
 use gguf::Value;
+use serde_json::Value as Json;
 
 use super::{Error, shards::read_json_opt};
-
-/// Floats, by their names there and here.
-const FLOATS: [(&str, &str); 4] =
-    [("temperature", "temp"), ("top_p", "top_p"), ("min_p", "min_p"), ("repetition_penalty", "penalty_repeat")];
 
 /// The keys of what is recommended; none where the file is absent.
 ///
 /// # Errors
-/// A value that is no number.
+/// A value that nobody can sample by.
 pub(super) fn keys(folder: &Path) -> Result<Vec<(String, Value)>, Error> {
     let path = folder.join("generation_config.json");
-    let said = read_json_opt(&path)?.unwrap_or_default();
-    let key = |name: &str| format!("general.sampling.{name}");
+    let Some(said) = read_json_opt(&path)? else { return Ok(Vec::new()) };
     let invalid =
-        |name: &str, allowed: &str| Error::invalid(&path, format!("`{name}`"), &said[name].to_string(), allowed);
-    if said["do_sample"] == false {
-        return Ok(vec![(key("temp"), 0f32.into())]);
+        |name: &str, found: &Json, allowed| Error::invalid(&path, format!("`{name}`"), &found.to_string(), allowed);
+    if !said.is_object() {
+        return Err(Error::invalid(&path, "the file", &said.to_string(), "an object"));
     }
-    let mut keys = Vec::new();
-    for (there, here) in FLOATS.into_iter().filter(|(there, _)| !said[there].is_null()) {
-        let x = said[there].as_f64().ok_or_else(|| invalid(there, "a number"))?;
-        keys.push((key(here), (x as f32).into()));
-    }
-    if !said["top_k"].is_null() {
-        let k = said["top_k"].as_i64().and_then(|k| i32::try_from(k).ok());
-        let k = k.ok_or_else(|| invalid("top_k", "a whole number"))?;
-        keys.push((key("top_k"), k.into()));
-    }
-    Ok(keys)
+    let number = |name: &str| match &said[name] {
+        Json::Null => Ok(None),
+        found => found.as_f64().map(Some).ok_or_else(|| invalid(name, found, "a number")),
+    };
+    let always_the_likeliest = match &said["do_sample"] {
+        Json::Null => false,
+        found => !found.as_bool().ok_or_else(|| invalid("do_sample", found, "true, false"))?,
+    };
+    let temperature = if always_the_likeliest { Some(0.0) } else { number("temperature")? };
+    let (top_p, min_p, penalty) = (number("top_p")?, number("min_p")?, number("repetition_penalty")?);
+    let usual = SamplerOptions::default();
+    let or = |found: Option<f64>, usual: f32| found.map_or(usual, |x| x as f32);
+    let options = SamplerOptions {
+        temperature: or(temperature, usual.temperature),
+        top_p: or(top_p, usual.top_p),
+        min_p: or(min_p, usual.min_p),
+        repetition_penalty: or(penalty, usual.repetition_penalty),
+        ..usual
+    };
+    options.check().map_err(|e| invalid(e.field, &said[e.field], e.allowed))?;
+    let floats = [("temp", temperature), ("top_p", top_p), ("min_p", min_p), ("penalty_repeat", penalty)];
+    let floats = floats.into_iter().filter_map(|(name, x)| Some((name, Value::from(x? as f32))));
+    // Larger than any vocabulary is as good as all; a number below 0 says so.
+    let top_k = number("top_k")?.map(|k| ("top_k", Value::from(k as i32)));
+    Ok(floats.chain(top_k).map(|(name, value)| (format!("general.sampling.{name}"), value)).collect())
 }
 
 #[cfg(test)]
@@ -62,7 +73,15 @@ mod tests {
         assert_eq!(found(), wanted);
         say(r#"{"do_sample": false, "temperature": 0.5}"#).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(found(), [named("temp", 0f32.into())]);
-        say(r#"{"temperature": "warm"}"#).unwrap_or_else(|e| panic!("{e}"));
-        assert!(keys(folder.path()).is_err());
+        for wrong in [
+            r#"{"temperature": "warm"}"#,
+            r#"{"temperature": 1e39}"#,
+            r#"{"top_p": 0}"#,
+            r#"{"do_sample": "false"}"#,
+            "[1]",
+        ] {
+            say(wrong).unwrap_or_else(|e| panic!("{e}"));
+            assert!(keys(folder.path()).is_err(), "{wrong}");
+        }
     }
 }

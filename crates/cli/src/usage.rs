@@ -265,7 +265,6 @@ mod tests {
     fn negative_numbers_are_refused_under_the_names_of_their_flags() {
         for (args, range) in [
             (&["--seed", "-1"][..], "'--seed <N>': must be a whole number, 0 to 18446744073709551615"),
-            (&["--top-k", "-1"], "'--top-k <N>': must be a whole number, 0 to 18446744073709551615"),
             (&["bench", "-p", "-1"], "'--n-prompt <N,...>': must be whole numbers, 0 to 1073741824, with"),
             (&["bench", "-n", "-1"], "'--n-gen <N,...>': must be whole numbers, 0 to 1073741824, with"),
             (&["bench", "-d", "-1"], "'--n-depth <N>': must be a whole number, 0 to 1073741824"),
@@ -274,6 +273,9 @@ mod tests {
             let report = parse(["ds4"].iter().chain(args).map(OsString::from)).unwrap_err().report();
             assert!(report.starts_with(&format!("error: invalid value '-1' for {range}")), "{report}");
         }
+        let report = parse(["ds4", "--top-k", "-2"].map(OsString::from).into_iter()).unwrap_err().report();
+        let range = "must be a whole number, 0 to 18446744073709551615, or -1\n";
+        assert!(report.starts_with(&format!("error: invalid value '-2' for '--top-k <N>': {range}")), "{report}");
         let report = parse(["ds4", "--temp", "warm"].map(OsString::from).into_iter()).unwrap_err().report();
         assert!(report.starts_with("error: invalid value 'warm' for '--temp <X>': must be a number\n"), "{report}");
     }

@@ -154,23 +154,30 @@ fn sessions_side_by_side_answer_as_if_alone() {
     for model in MODELS {
         let engine = open(model, None);
         let alone: Vec<Vec<Vec<f32>>> = (0..4).map(|c| run(&mut session(&engine), c)).collect();
-        let sessions = engine.sessions(4, 128).unwrap_or_else(|e| panic!("{e}"));
-        let load = std::thread::scope(|scope| {
-            let start = |(c, mut session): (usize, Session)| {
-                scope.spawn(move || {
-                    let logits = run(&mut session, c as u32);
-                    (logits, session.load())
-                })
-            };
-            let running: Vec<_> = sessions.into_iter().enumerate().map(start).collect();
-            let ended = running.into_iter().map(|r| r.join().expect("it ends"));
-            let (logits, loads): (Vec<_>, Vec<_>) = ended.unzip();
-            assert!(logits == alone, "{model}");
-            loads.into_iter().max_by_key(|load| load.n_decoded).expect("there are four")
-        });
-        assert_eq!(load.n_decoded, 4 * 20);
-        assert!(load.n_batches < 70, "{model}: {} batches for {} tokens", load.n_batches, load.n_decoded);
+        // Whether such small models meet is up to the system's scheduler, too.
+        let met = (0..10).any(|_| batches_of_four(model, &alone) < 70);
+        assert!(met, "{model}: four sessions never decoded together");
     }
+}
+
+/// Runs four sessions at once, whose answers have to be these, of 20 tokens each. Returns in how many batches.
+fn batches_of_four(model: &str, alone: &[Vec<Vec<f32>>]) -> u64 {
+    let sessions = open(model, None).sessions(4, 128).unwrap_or_else(|e| panic!("{e}"));
+    let load = std::thread::scope(|scope| {
+        let start = |(c, mut session): (usize, Session)| {
+            scope.spawn(move || {
+                let logits = run(&mut session, c as u32);
+                (logits, session.load())
+            })
+        };
+        let running: Vec<_> = sessions.into_iter().enumerate().map(start).collect();
+        let ended = running.into_iter().map(|r| r.join().expect("it ends"));
+        let (logits, loads): (Vec<_>, Vec<_>) = ended.unzip();
+        assert!(logits == alone, "{model}");
+        loads.into_iter().max_by_key(|load| load.n_decoded).expect("there are four")
+    });
+    assert_eq!(load.n_decoded, 4 * 20);
+    load.n_batches
 }
 
 /// The logits after a prompt of conversation `c` and after each token that follows it.

@@ -782,9 +782,8 @@ class Model(nn.Module):
         freq = attn.freq.float()
         place = torch.where(freq > FASTEST, freq.sqrt(), 0.0)
         place *= (SHARE_OF_PLACE * n_plain) ** 0.5 / place.norm()
-        met = (
-            SHARE_IN_COMMON / (1 + SHARE_IN_COMMON**2) ** 0.5 * c.hidden_size**0.5
-        )  # of a normalised input and `common`
+        length = c.hidden_size**0.5  # of an input, as it comes normalised
+        met = length * SHARE_IN_COMMON / (1 + SHARE_IN_COMMON**2) ** 0.5  # its product with `common`
         attn.wkv.weight[n_plain:] *= 0.1
         attn.wkv.weight[n_plain::2] += torch.outer(place, common) / met
         attn.wkv.weight[:n_plain] = attn.wkv.weight[:n_plain] @ aside

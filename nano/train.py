@@ -141,6 +141,11 @@ def optimizers(model: Model, t: dict, team: Team, dtype: torch.dtype) -> list[to
     ]
 
 
+def falls_from(t: dict, total: float) -> float:
+    """After how many tokens the learning rate begins to fall."""
+    return total * (1 - t["decay"])
+
+
 def rate(t: dict, seen: float, total: float) -> float:
     """The learning rate after `seen` tokens."""
     warm = min(1.0, (seen + t["batch_tokens"]) / t["warmup_tokens"])
@@ -159,12 +164,12 @@ class Trainer:
         if rest or parts % self.team.size:
             raise SystemExit(f"{parts} parts of a batch are not to be shared by {self.team.size} processes")
         self.split = Split(data, "train")
-        self.manifest = hashlib.sha256((data / "manifest.json").read_bytes()).hexdigest()
+        manifest = (data / "manifest.json").read_bytes()
+        self.manifest, self.kinds = hashlib.sha256(manifest).hexdigest(), list(json.loads(manifest)["kinds"])
         self.model = Model(Config.of(config["model"])).initialize(self.t["seed"])
         self.hash_tables()
         self.model.to(self.device)
         self.optimizers = optimizers(self.model, self.t, self.team, self.dtype)
-        self.kinds = list(json.loads((data / "manifest.json").read_text())["kinds"])
         self.step = self.seen = self.epoch = self.at = 0
         self.falls = False
         self.seconds = 0.0
@@ -189,7 +194,7 @@ class Trainer:
 
     def next_part(self) -> Batch:
         """The next `micro_tokens` tokens, in rows of one length."""
-        if not self.falls and self.seen >= self.total * (1 - self.t["decay"]):
+        if not self.falls and self.seen >= falls_from(self.t, self.total):
             self.falls, self.epoch, self.at = True, self.epoch + 1, 0
         if self.packing is None or self.packing[0] != self.epoch:
             t, seed = self.t, f"{self.t['seed']} {self.epoch}"
@@ -280,11 +285,9 @@ class Trainer:
         state = torch.load(path, map_location=self.device, weights_only=True)
         if (state["config"], state["manifest"]) != (self.config, self.manifest):
             raise SystemExit(f"{path} is of a run with another config or other data")
-        falls_from = min(state["total"], self.total) * (1 - self.t["decay"])
-        if state["total"] != self.total and state["seen"] > falls_from:
-            raise SystemExit(
-                f"{path} has seen {state['seen']} tokens; --tokens can't be changed after {falls_from:.0f}"
-            )
+        settled = falls_from(self.t, min(state["total"], self.total))
+        if state["total"] != self.total and state["seen"] > settled:
+            raise SystemExit(f"{path} has seen {state['seen']} tokens; --tokens can't be changed after {settled:.0f}")
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)

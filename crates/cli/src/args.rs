@@ -9,7 +9,7 @@ use clap::{
     Args, Parser, Subcommand, ValueEnum, ValueHint,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use engine::{Budget, Experts, KvType, Learning, SamplerError, SamplerOptions};
+use engine::{Budget, Experts, KvType, Learning, SamplerError, SamplerOptions, sampling_key};
 use experts::trace::synth::Choice;
 use models::{Chat, ChatOptions, EFFORTS, Effort, WishError, effort_named, grant};
 
@@ -653,16 +653,16 @@ impl SamplingArgs {
     /// A value outside its range, and who gave it.
     fn refused(&self, e: &SamplerError) -> Error {
         let (value, flag) = (e.value.to_string(), flag_of(e.field));
-        let key_of_model = match e.field {
-            "temperature" if self.temp.is_none() => Some("temp"),
-            "top_p" if self.top_p.is_none() => Some("top_p"),
-            "min_p" if self.min_p.is_none() => Some("min_p"),
-            "repetition_penalty" if self.repeat_penalty.is_none() => Some("penalty_repeat"),
-            _ => None,
+        let is_the_models = match e.field {
+            "temperature" => self.temp.is_none(),
+            "top_p" => self.top_p.is_none(),
+            "min_p" => self.min_p.is_none(),
+            "repetition_penalty" => self.repeat_penalty.is_none(),
+            _ => false,
         };
-        match key_of_model {
-            Some(key) => Error::Recommended { key, value, allowed: e.allowed, flag },
-            None => Error::Value { flag, value, allowed: e.allowed.into() },
+        match is_the_models {
+            true => Error::Recommended { key: sampling_key(e.field), value, allowed: e.allowed, flag },
+            false => Error::Value { flag, value, allowed: e.allowed.into() },
         }
     }
 }

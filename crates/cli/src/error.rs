@@ -25,8 +25,8 @@ pub(crate) enum Error {
     Value { flag: String, value: String, allowed: String },
 
     /// A model's file recommends what means nothing.
-    #[error("general.sampling.{key} of the model is {value}, but must be {allowed}")]
-    Recommended { key: &'static str, value: String, allowed: &'static str, flag: String },
+    #[error("{key} of the model is {value}, but must be {allowed}")]
+    Recommended { key: String, value: String, allowed: &'static str, flag: String },
 
     /// ds4 has it, we have not.
     #[error("{what} is not in this version{}", reason.map(|r| format!(": {r}")).unwrap_or_default())]

@@ -53,7 +53,7 @@ pub use logprobs::{Logprobs, Token};
 pub use machine::memory_bytes;
 pub use models::{Cost, KvType, Work};
 pub use plan::{Arena, Plan};
-pub use sampler::{BIAS_FORBIDS, Sampler, SamplerError, SamplerOptions};
+pub use sampler::{BIAS_FORBIDS, Sampler, SamplerError, SamplerOptions, sampling_key};
 pub use seats::{Seat, Seats};
 pub use secret::kept_key;
 pub use session::{Prefill, Session, Synced};

@@ -88,15 +88,15 @@ impl SamplerOptions {
     ///
     /// Source: `common/common.cpp: common_init_sampler_from_model` in llama.cpp, which reads numbers from text.
     pub(crate) fn of_file(keys: &Metadata) -> SamplerOptions {
-        let number = |name: &str| keys.get(&key(name)).map(number);
-        let float = |name: &str, default: f32| number(name).map_or(default, |x| x as f32);
+        let number = |field: &str| keys.get(&sampling_key(field)).map(number);
+        let float = |field: &str, default: f32| number(field).map_or(default, |x| x as f32);
         let default = SamplerOptions::default();
         SamplerOptions {
-            temperature: float("temp", default.temperature),
+            temperature: float("temperature", default.temperature),
             top_k: number("top_k").map_or(default.top_k, |k| k.max(0.0) as usize),
             top_p: float("top_p", default.top_p),
             min_p: float("min_p", default.min_p),
-            repetition_penalty: float("penalty_repeat", default.repetition_penalty),
+            repetition_penalty: float("repetition_penalty", default.repetition_penalty),
             penalty_last_n: number("penalty_last_n")
                 .map_or(default.penalty_last_n, |n| if n < 0.0 { usize::MAX } else { n as usize }),
             ..default
@@ -131,8 +131,14 @@ impl SamplerOptions {
     }
 }
 
-/// The key of a file that recommends a value.
-fn key(name: &str) -> String {
+/// The key by which a file recommends a value for this field of [`SamplerOptions`]. Other fields have the name that Hugging Face's
+/// `generation_config.json` has for them, too.
+pub fn sampling_key(field: &str) -> String {
+    let name = match field {
+        "temperature" => "temp",
+        "repetition_penalty" => "penalty_repeat",
+        same => same,
+    };
     format!("general.sampling.{name}")
 }
 
@@ -458,7 +464,8 @@ mod tests {
     #[test]
     fn what_a_file_recommends_is_taken_and_the_rest_as_ever() {
         let of_file = |entries: &[(&str, Value)]| {
-            let entries = entries.iter().map(|(name, value)| (key(name), value.clone())).collect();
+            let entries =
+                entries.iter().map(|(name, value)| (format!("general.sampling.{name}"), value.clone())).collect();
             SamplerOptions::of_file(&Metadata::new("model.gguf", entries))
         };
         assert_eq!(of_file(&[]), SamplerOptions::default());

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use engine::SamplerOptions;
+use engine::{SamplerOptions, sampling_key};
 use gguf::Value;
 use serde_json::Value as Json;
 
@@ -42,11 +42,11 @@ pub(super) fn keys(folder: &Path) -> Result<Vec<(String, Value)>, Error> {
         ..usual
     };
     options.check().map_err(|e| invalid(e.field, &said[e.field], e.allowed))?;
-    let floats = [("temp", temperature), ("top_p", top_p), ("min_p", min_p), ("penalty_repeat", penalty)];
+    let floats = [("temperature", temperature), ("top_p", top_p), ("min_p", min_p), ("repetition_penalty", penalty)];
     let floats = floats.into_iter().filter_map(|(name, x)| Some((name, Value::from(x? as f32))));
     // Larger than any vocabulary is as good as all; a number below 0 says so.
     let top_k = number("top_k")?.map(|k| ("top_k", Value::from(k as i32)));
-    Ok(floats.chain(top_k).map(|(name, value)| (format!("general.sampling.{name}"), value)).collect())
+    Ok(floats.chain(top_k).map(|(name, value)| (sampling_key(name), value)).collect())
 }
 
 #[cfg(test)]
